@@ -1,0 +1,41 @@
+# Two commands matter: `make demo` and `make test`. Both set up what they need.
+SHELL := /bin/bash
+PYTHON := .venv/bin/python
+
+.PHONY: help demo test test-python test-cpp lint bench fuzz vectors setup setup-cpp clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: ## the Python environment in .venv
+	@tools/setup.sh
+
+setup-cpp: setup ## compilers and libraries for the C++ layer (Debian packages, needs root)
+	@tools/setup-cpp.sh
+
+demo: setup ## lock a real model, restore it, and show what each tier is worth
+	@$(PYTHON) -m corelocker demo
+
+test: setup ## every test and gate
+	@tools/test.sh
+
+test-python: setup ## Python tests alone
+	@$(PYTHON) -m pytest -n auto
+
+test-cpp: setup-cpp ## C++ tests: host, sanitizers, arm64, cross-compile gates
+	@tools/test-cpp.sh
+
+lint: setup ## ruff and mypy
+	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
+
+bench: setup ## benchmarks; each prints ratios measured in one run
+	@for bench in tools/bench/*/run.sh; do echo "== $$bench"; $$bench || exit 1; done
+
+fuzz: setup ## every fuzz target for SECONDS seconds (default 60)
+	@for target in tests/fuzz/fuzz_*.py; do echo "== $$target"; $(PYTHON) $$target -max_total_time=$${SECONDS_EACH:-60} || exit 1; done
+
+vectors: setup ## make tests/vectors again
+	@for maker in tools/vectors/make_*.py; do $(PYTHON) $$maker; done
+
+clean: ## remove what the other targets made
+	rm -rf .venv .build .cache dist build

@@ -1,0 +1,5 @@
+"""`python -m corelocker`."""
+
+from corelocker.cli import main
+
+main()

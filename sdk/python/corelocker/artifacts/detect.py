@@ -1,0 +1,62 @@
+"""From a path to the adapter that reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from corelocker.artifacts.weights import Artifact
+from corelocker.errors import FileAccessError, UnknownFormatError
+
+
+def open_artifacts(paths: Sequence[Path]) -> list[Artifact]:
+    """Read several artifacts; `.ptd` files among them are the external weights of the `.pte` before them.
+
+    Raises what `open_artifact` raises, and UnknownFormatError for a `.ptd` without a `.pte`.
+    """
+    models: list[tuple[Path, list[Path]]] = []
+    for path in paths:
+        if path.suffix != ".ptd":
+            models.append((path, []))
+        elif models and models[-1][0].suffix == ".pte":
+            models[-1][1].append(path)
+        else:
+            raise UnknownFormatError(
+                f"{path}: external weights need their .pte before them", hint="For example: model.pte weights.ptd"
+            )
+    return [open_artifact(path, data) for path, data in models]
+
+
+def open_artifact(path: Path, data: Sequence[Path] = ()) -> Artifact:
+    """Read the artifact at `path`.
+
+    Args:
+        path: a `.pte` file, an `.mlpackage` or `.mlmodelc` folder, a `.safetensors` file or the index of a sharded checkpoint
+            (`*.safetensors.index.json`).
+        data: `.ptd` files with external weights of a `.pte`; a file of the same stem beside it is found by itself.
+
+    Raises FileAccessError, UnknownFormatError, MalformedArtifactError, UnsupportedLayoutError or NothingToLockError.
+    """
+    if not path.exists():
+        raise FileAccessError(f"{path}: no such file or folder")
+    # Adapters are imported late: a `.safetensors` lock must not pay for the schema of `.pte`.
+    if path.is_dir():
+        from corelocker.artifacts import coreml
+
+        if path.suffix == ".mlpackage" or (path / "Manifest.json").exists():
+            return coreml.open_package(path)
+        if path.suffix == ".mlmodelc" or (path / "model.mil").exists():
+            return coreml.open_compiled(path)
+        raise UnknownFormatError(f"{path}: the folder is neither an .mlpackage nor an .mlmodelc")
+    if path.suffix == ".pte":
+        from corelocker.artifacts import pte
+
+        return pte.open_pte(path, data)
+    if path.name.endswith((".safetensors", ".safetensors.index.json")):
+        from corelocker.artifacts import safetensors
+
+        return safetensors.open_safetensors(path)
+    raise UnknownFormatError(
+        f"{path}: not a .pte, .mlpackage, .mlmodelc or .safetensors",
+        hint="Export the model first, for example with `corelocker export`",
+    )

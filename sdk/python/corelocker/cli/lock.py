@@ -1,0 +1,242 @@
+"""`corelocker lock`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from corelocker.cli.app import Force, Json, KeystorePath, PassphraseFile, emit, human, open_keystore, progress_bar
+
+if TYPE_CHECKING:
+    from corelocker.artifacts import Artifact
+    from corelocker.locking.plan import Plan
+    from corelocker.locking.publish import Publication
+
+DEFAULT_TIERS = "free=0.05,full=0"
+
+
+@dataclass(frozen=True)
+class LockOptions:
+    """How to lock; the same for `corelocker lock`, `corelocker export` and `[lock]` of a corelocker.toml."""
+
+    tiers: str = DEFAULT_TIERS
+    criterion: Literal["l1", "bn-scale", "random"] = "l1"
+    scope: Literal["layer", "global"] = "layer"
+    fill: Literal["zero", "decoy"] = "decoy"
+    consumers: bool = False
+    include_io: bool = False
+    exclude: Sequence[str] = ()
+    source: Path | None = None
+    seed: str | None = None
+    plan: Path | None = None
+    save_plan: Path | None = None
+
+
+def lock(
+    artifacts: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Finished models: .pte, .mlpackage, .mlmodelc, .safetensors, .safetensors.index.json; .ptd files of a .pte."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the locked models and the key bundle.")],
+    model_id: Annotated[
+        str, typer.Option(help="Id of the model, the same for all its versions. The bundle is MODEL_ID.clkey.")
+    ],
+    model_version: Annotated[int, typer.Option(min=0, help="Grows with every version.")],
+    tiers: Annotated[
+        str, typer.Option(help="NAME=FRACTION of channels that stay removed, first what ships, last 0.")
+    ] = DEFAULT_TIERS,
+    criterion: Annotated[
+        Literal["l1", "bn-scale", "random"], typer.Option(help="What ranks channels. random is a baseline, not a lock.")
+    ] = "l1",
+    scope: Annotated[
+        Literal["layer", "global"], typer.Option(help="Rank within each layer, or over the whole network.")
+    ] = "layer",
+    fill: Annotated[
+        Literal["zero", "decoy"],
+        typer.Option(help="What stands in the place of locked channels. zero shows where they are."),
+    ] = "decoy",
+    consumers: Annotated[
+        bool, typer.Option("--consumers", help="Also take the next layers' weights that read a locked channel.")
+    ] = False,
+    include_io: Annotated[bool, typer.Option("--include-io", help="Also lock input and output layers.")] = False,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="Leave layers alone whose name matches this pattern; repeatable.")
+    ] = None,
+    source: Annotated[
+        Path | None, typer.Option(help="Training checkpoint (.safetensors) with the BatchNorm scales, for bn-scale.")
+    ] = None,
+    seed: Annotated[
+        str | None,
+        typer.Option(help="Makes the lock repeatable. Whoever knows it can find the decoys: keep it secret."),
+    ] = None,
+    plan: Annotated[Path | None, typer.Option(help="Lock the channels of a saved plan.")] = None,
+    save_plan: Annotated[
+        Path | None, typer.Option(help="Save the plan here. It tells where the access key was: keep it secret.")
+    ] = None,
+    keystore: KeystorePath = None,  # type: ignore[assignment]
+    passphrase_file: PassphraseFile = None,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Lock finished models and pack their access keys into one encrypted, signed key bundle.
+
+    The originals stay as they are; the locked files have the same names and lengths.
+
+    Example: `corelocker lock A.pte B.mlpackage --out dist --model-id scanner --model-version 3 --tiers free=0.05,plus=0.01,full=0`
+    """
+    options = LockOptions(
+        tiers, criterion, scope, fill, consumers, include_io, tuple(exclude or ()), source, seed, plan, save_plan
+    )
+    publication, chosen = lock_files(
+        artifacts, out, options, model_id, model_version, keystore, passphrase_file, force=force, quiet=json
+    )
+    report(publication, chosen, as_json=json)
+
+
+def lock_files(
+    paths: Sequence[Path],
+    out: Path,
+    options: LockOptions,
+    model_id: str,
+    model_version: int,
+    keystore_path: Path | None,
+    passphrase_file: Path | None,
+    *,
+    force: bool,
+    quiet: bool,
+) -> tuple[Publication, Plan]:
+    """Lock the files at `paths` into `out` under one bundle, and save its content key in the keystore."""
+    import secrets
+    from uuid import uuid4
+
+    from corelocker.artifacts.detect import open_artifacts
+    from corelocker.bundle.content_keys import new_content_key
+    from corelocker.errors import ConfigError, OutputExistsError
+    from corelocker.locking.criteria import check_criterion, score
+    from corelocker.locking.plan import NAME, Plan, make_plan, parse_tiers
+    from corelocker.locking.publish import publish
+
+    if not NAME.fullmatch(model_id):
+        raise ConfigError(f"model id {model_id!r} is not letters, digits, '.', '_' and '-' (at most 64)")
+    tiers = parse_tiers(options.tiers)
+    if options.save_plan is not None and options.save_plan.exists() and not force:
+        raise OutputExistsError(f"{options.save_plan} exists already", hint="Choose another name or pass --force")
+    store = open_keystore(keystore_path, passphrase_file)
+    artifacts = open_artifacts(paths)
+    seed = secrets.token_bytes(32) if options.seed is None else options.seed.encode()
+    with progress_bar(quiet) as show:
+        if options.plan is not None:
+            plan = Plan.load(options.plan, artifacts)
+        else:
+            check_criterion(options.criterion, artifacts, options.source)
+            plan = make_plan(
+                artifacts,
+                tiers,
+                score(options.criterion, seed, options.source),
+                criterion=options.criterion,
+                scope=options.scope,
+                fill=options.fill,
+                seed=seed,
+                consumers=options.consumers,
+                include_io=options.include_io,
+                exclude=options.exclude,
+                progress=lambda done, total: show("rank", done, total),
+            )
+        bundle_id, content_key = uuid4(), new_content_key()
+
+        def save() -> None:
+            if options.save_plan is not None:
+                plan.save(options.save_plan, force=force)
+            store.add_content_key(bundle_id, model_id, model_version, tuple(t.name for t in plan.tiers), content_key)
+
+        publication = publish(
+            artifacts,
+            plan,
+            out,
+            model=model_id,
+            model_version=model_version,
+            bundle_id=bundle_id,
+            signing_key=store.signing_key,
+            content_key=content_key,
+            force=force,
+            before_commit=save,
+            progress=lambda stage: show(stage.name, stage.done, stage.total),
+        )
+    return publication, plan
+
+
+def document(publication: Publication, plan: Plan) -> dict[str, Any]:
+    """The result of a lock run, as `--json` prints it."""
+    artifacts = []
+    for index, (locked, outputs, sizes) in enumerate(
+        zip(publication.artifacts, publication.outputs, publication.key_bytes, strict=True)
+    ):
+        artifact: Artifact = locked.artifact
+        artifacts.append(
+            {
+                "name": artifact.path.name,
+                "format": artifact.format,
+                "outputs": [str(p) for p in outputs],
+                "channels": locked.channels,
+                "locked_channels": locked.locked_channels,
+                "weight_bytes": locked.weight_bytes,
+                "key_bytes": sum(sizes),
+                "key_bytes_of_tier": dict(zip([t.name for t in plan.tiers[1:]], sizes, strict=True)),
+                "key_fraction": round(sum(sizes) / max(1, locked.weight_bytes), 6),
+                "left_alone": plan.left_alone[index] | {s.name: s.reason for s in artifact.skipped},
+                "consumers_not_followed": locked.not_followed,
+            }
+        )
+    return {
+        "bundle": str(publication.bundle),
+        "bundle_bytes": publication.bundle_bytes,
+        "tiers": [{"name": t.name, "removed": t.removed} for t in plan.tiers],
+        "criterion": plan.criterion,
+        "scope": plan.scope,
+        "fill": plan.fill,
+        "artifacts": artifacts,
+    }
+
+
+def report(publication: Publication, plan: Plan, *, as_json: bool) -> None:
+    """Print what was locked."""
+    result = document(publication, plan)
+
+    def text() -> None:
+        from rich.console import Console
+        from rich.table import Table
+
+        console = Console()
+        table = Table("locked", "channels", "access key", "of weights")
+        for entry in result["artifacts"]:
+            table.add_row(
+                ", ".join(entry["outputs"]),
+                f"{entry['locked_channels']} of {entry['channels']}",
+                human(entry["key_bytes"]),
+                f"{100 * entry['key_fraction']:.2f} %",
+            )
+        console.print(table)
+        console.print(
+            f"key bundle: {result['bundle']} ({human(result['bundle_bytes'])}), tiers {' > '.join(t['name'] for t in result['tiers'])}"
+        )
+        for entry in result["artifacts"]:
+            if entry["left_alone"]:
+                console.print(f"{entry['name']}: left alone: {_some(entry['left_alone'])}", highlight=False)
+            if entry["consumers_not_followed"]:
+                console.print(
+                    f"{entry['name']}: consumers not followed: {_some(entry['consumers_not_followed'])}",
+                    highlight=False,
+                )
+
+    emit(as_json, result, text)
+
+
+def _some(reasons: dict[str, str], most: int = 6) -> str:
+    shown = [f"{name} ({reason})" for name, reason in list(reasons.items())[:most]]
+    return ", ".join(shown) + (f" and {len(reasons) - most} more (--json lists them)" if len(reasons) > most else "")

@@ -1,0 +1,127 @@
+"""Reading files by mapping them, and writing files so that a failure leaves nothing behind."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from corelocker.errors import FileAccessError, MalformedArtifactError, OutputExistsError
+
+Bytes = npt.NDArray[np.uint8]
+
+
+class MappedFile:
+    """A file mapped for reading.
+
+    Attributes:
+        path: where the file is.
+        name: its path inside its artifact, with forward slashes.
+        data: uint8 array of shape (size,), backed by the mapping.
+    """
+
+    def __init__(self, path: Path, name: str) -> None:
+        self.path = path
+        self.name = name
+        try:
+            with open(path, "rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                if size == 0:
+                    raise MalformedArtifactError(f"{path}: the file is empty")
+                self._map = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+        except OSError as error:
+            raise FileAccessError(f"{path}: {error.strerror or error}") from None
+        self.data: Bytes = np.frombuffer(self._map, np.uint8)
+
+    def __len__(self) -> int:
+        return self.data.size
+
+    def read(self, offset: int, length: int) -> memoryview:
+        """Bytes at `offset`, without a copy. Raises MalformedArtifactError when they are not all there."""
+        if offset < 0 or length < 0 or offset + length > self.data.size:
+            raise MalformedArtifactError(
+                f"{self.name}: needs {length} bytes at {offset}, but the file has {self.data.size}"
+            )
+        return memoryview(self._map)[offset : offset + length]
+
+    def release(self, offset: int, length: int) -> None:
+        """Give the pages that lie wholly inside the range back to the kernel; a later read maps them again."""
+        start = -(-offset // mmap.PAGESIZE) * mmap.PAGESIZE
+        stop = min(offset + length, len(self)) // mmap.PAGESIZE * mmap.PAGESIZE
+        if stop > start and hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED, start, stop - start)
+
+
+@contextmanager
+def write_atomically(path: Path, *, force: bool = False, mode: int = 0o644) -> Iterator[BinaryIO]:
+    """Open a new file beside `path`; it takes the name `path` only when the block ends without an exception.
+
+    Raises OutputExistsError when `path` exists and `force` is not set, FileAccessError when the folder cannot be written.
+    """
+    if not force and path.exists():
+        raise OutputExistsError(f"{path} exists already", hint="Choose another name or pass --force")
+    temporary: str | None = None
+    try:
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            os.fchmod(file.fileno(), mode)
+        os.replace(temporary, path)
+        temporary = None
+    except OSError as error:
+        raise FileAccessError(f"{path}: cannot be written: {error.strerror or error}") from None
+    finally:
+        if temporary is not None and os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+@contextmanager
+def staging_folder(target: Path) -> Iterator[Path]:
+    """A scratch folder beside `target` (so that a rename stays on one file system), removed when the block ends."""
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=".corelocker-", dir=target))
+    except OSError as error:
+        raise FileAccessError(f"{target}: cannot be written: {error.strerror or error}") from None
+    try:
+        yield folder
+    except OSError as error:
+        raise FileAccessError(f"{target}: cannot be written: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def move_into_place(sources: list[Path], target: Path, *, force: bool) -> None:
+    """Rename each source (a file or a folder) into the folder `target`; either all are there afterwards or none.
+
+    Raises OutputExistsError when one exists and `force` is not set.
+    """
+    targets = [target / source.name for source in sources]
+    taken = [path for path in targets if path.exists()]
+    if taken and not force:
+        raise OutputExistsError(f"{taken[0]} exists already", hint="Choose another --out or pass --force")
+    undo: list[tuple[Path, Path | None]] = []
+    try:
+        for source, path in zip(sources, targets, strict=True):
+            old = source.with_name(f"{source.name}.old") if path.exists() else None
+            if old is not None:
+                os.rename(path, old)
+            undo.append((path, old))
+            os.rename(source, path)
+    except OSError as error:
+        for path, old in reversed(undo):
+            if path.exists():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if old is not None:
+                os.rename(old, path)
+        raise FileAccessError(f"{target}: cannot be written: {error.strerror or error}") from None

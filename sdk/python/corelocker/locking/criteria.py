@@ -1,0 +1,132 @@
+"""How much a channel matters, without data.
+
+Criteria of CoreLocker (IEEE S&P 2024, section on core-weight extraction): the l1 norm of a filter, and the scale of the
+BatchNorm that follows it. `random` is the baseline that every audit sets beside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from corelocker.artifacts import Artifact, WeightTensor
+from corelocker.artifacts.weights import Floats
+from corelocker.errors import CriterionError
+
+Criterion = Literal["l1", "bn-scale", "random"]
+Scores = npt.NDArray[np.float64]
+CHUNK = 1 << 23  # bytes of weights that are dequantized at a time
+MATCH = 0.98  # cosine between a folded, possibly quantized channel and its source
+
+
+def chunks(tensor: WeightTensor) -> Iterator[slice]:
+    """Slices of channels of about CHUNK bytes; pages that were read go back to the kernel, so memory stays bounded."""
+    part = tensor.weight
+    step = max(1, CHUNK // max(1, part.elements * 4))
+    for first in range(0, tensor.channels, step):
+        yield slice(first, min(first + step, tensor.channels))
+        offset, length = part.extent
+        per_channel = length / tensor.channels
+        part.file.release(offset + int(first * per_channel), int(step * per_channel))
+
+
+def l1(tensor: WeightTensor) -> Scores:
+    """Sum of absolute dequantized weights of each channel, float64 (channels,)."""
+    scores = np.empty(tensor.channels)
+    for rows in chunks(tensor):
+        values = tensor.values(rows)
+        scores[rows] = np.abs(values).sum(axis=1) if values.flags.owndata else _absolute_sums(values)
+    return scores
+
+
+def _absolute_sums(values: Floats) -> Scores:
+    """Like np.abs(values).sum(axis=1), through a buffer that stays in the processor's cache."""
+    rows, width = values.shape
+    step = max(1, (1 << 18) // max(1, width * 4))
+    buffer = np.empty((min(step, rows), width), np.float32)
+    sums = np.empty(rows)
+    for first in range(0, rows, step):
+        block = values[first : first + step]
+        sums[first : first + step] = np.abs(block, out=buffer[: block.shape[0]]).sum(axis=1)
+    return sums
+
+
+def random_scores(tensor: WeightTensor, seed: bytes) -> Scores:
+    """A seeded permutation, the same for a tensor name whatever else is locked."""
+    generator = np.random.Generator(np.random.PCG64(list(seed + tensor.name.encode())))
+    return generator.permutation(tensor.channels).astype(np.float64)
+
+
+def bn_scale(tensor: WeightTensor, source: BatchNormSource | None) -> Scores:
+    """|gamma| of the BatchNorm behind each channel.
+
+    Raises CriterionError when neither the file nor the source has one for this layer.
+    """
+    if gamma := tensor.part("gamma"):
+        return np.abs(gamma.read()[:, 0]).astype(np.float64)
+    if source is not None and (found := source.match(tensor)) is not None:
+        return found
+    raise CriterionError(f"{tensor.name}: no BatchNorm scale for this layer")
+
+
+class BatchNormSource:
+    """The BatchNorm scales of a training checkpoint, matched to the layers of an exported model by value.
+
+    Exporters fold a BatchNorm into its convolution: w' = w * gamma / sqrt(variance + eps). That scales every channel, so a
+    channel of the exported weight points the same way as its source (or the opposite way for a negative gamma).
+    """
+
+    def __init__(self, path: Path) -> None:
+        from corelocker.artifacts.safetensors import open_safetensors
+
+        artifact = open_safetensors(path)
+        self._layers = [t for t in artifact.tensors if t.part("gamma") is not None]
+        if not self._layers:
+            raise CriterionError(f"{path}: the source checkpoint holds no BatchNorm", hint="Use --criterion l1")
+
+    def match(self, tensor: WeightTensor) -> Scores | None:
+        """|gamma| of the layer whose channels are `tensor`'s up to scale, float64 (channels,); by name where it is the same."""
+        candidates = sorted(self._layers, key=lambda t: t.name != tensor.name)
+        for candidate in candidates:
+            if candidate.shape == tensor.shape and self._alike(candidate, tensor):
+                gamma = candidate.part("gamma")
+                return None if gamma is None else np.abs(gamma.read()[:, 0]).astype(np.float64)
+        return None
+
+    @staticmethod
+    def _alike(candidate: WeightTensor, tensor: WeightTensor) -> bool:
+        cosines = []
+        for rows in chunks(tensor):
+            a = candidate.read(rows).reshape(rows.stop - rows.start, -1)
+            b = tensor.read(rows).reshape(rows.stop - rows.start, -1)
+            norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+            # Channels whose gamma has died carry no direction any more.
+            alive = norms > 1e-6 * max(float(norms.max()), 1e-30)
+            cosines.append(np.abs(np.einsum("ce,ce->c", a, b)[alive] / norms[alive]))
+        found = np.concatenate(cosines)
+        return bool(found.size and np.median(found) > MATCH)
+
+
+def score(criterion: Criterion, seed: bytes, source: Path | None) -> Callable[[WeightTensor], Scores]:
+    """The function that scores a tensor's channels, float64 (channels,), higher is locked first."""
+    if criterion == "l1":
+        return l1
+    if criterion == "random":
+        return lambda tensor: random_scores(tensor, seed)
+    known = BatchNormSource(source) if source is not None else None
+    return lambda tensor: bn_scale(tensor, known)
+
+
+def check_criterion(criterion: Criterion, artifacts: list[Artifact], source: Path | None) -> None:
+    """Refuse early what cannot work. Raises CriterionError."""
+    if criterion != "bn-scale" or source is not None:
+        return
+    if not any(t.part("gamma") for artifact in artifacts for t in artifact.tensors):
+        raise CriterionError(
+            "bn-scale needs BatchNorm scales, and the exporter has folded them into the weights",
+            hint="Pass the training checkpoint with --source checkpoint.safetensors, or use --criterion l1",
+        )

@@ -1,0 +1,386 @@
+"""What stands in the place of a locked channel.
+
+`zero` is the paper's choice: the channel is silent, and its place is plain to see. `decoy` draws a channel that the layer's
+remaining channels could have had: each decoy imitates the statistics of one of them (the target), so that no score of single
+channels tells decoys from the rest, and it never depends on a locked byte. Decoys are drawn as floats and then quantized as
+an exporter would: the scale follows from the values and from how far the target's codes reach.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from corelocker.artifacts import Part, WeightTensor
+from corelocker.artifacts.elements import Numbers
+from corelocker.artifacts.weights import Floats, SparsePart
+from corelocker.files import Bytes
+from corelocker.locking.plan import Fill
+
+Indices = npt.NDArray[np.int64]
+POOL_BYTES = 12 << 20  # remaining channels that are looked at, of one layer
+DRAWS = 48  # sets of targets that compete
+CANDIDATE_ELEMENTS = 2048  # elements of candidates that are made for one decoy, in each way
+STATISTICS: tuple[str, ...] = ("l1", "max", "kurtosis", "distance to the mean", "alignment with the mean")
+JITTER = 0.05  # greatest relative noise, so that no decoy repeats the numbers of its target
+
+
+@dataclass
+class Balance:
+    """Running sums over all layers of how far the decoys' ranks lie from those of a fair draw.
+
+    For each statistic the first sum sees decoys that tend to be large or small, the second decoys that crowd the middle.
+    """
+
+    lean: Floats = field(default_factory=lambda: np.zeros(len(STATISTICS), np.float32))
+    crowd: Floats = field(default_factory=lambda: np.zeros(len(STATISTICS), np.float32))
+
+
+def statistics(values: Floats, mean: Floats, others: int | None = None) -> Floats:
+    """What a detector could rank channels (n, elements) by: float32 (n, len(STATISTICS)).
+
+    `mean` (elements,) is the layer's mean channel. It contains the channels themselves; for one that is still to join
+    `others` channels, `others` says how many they are.
+    """
+    magnitudes = np.abs(values)
+    squares = values * values
+    energy = squares.sum(axis=1)
+    elements = values.shape[1]
+    average = values.mean(axis=1)
+    variance = energy / elements - average**2
+    cubes = np.einsum("ce,ce->c", squares, values) / elements
+    fourth = np.einsum("ce,ce->c", squares, squares) / elements
+    moment = fourth - 4 * average * cubes + 6 * average**2 * energy / elements - 3 * average**4
+    along = values @ mean
+    spread = np.maximum(energy - 2 * along + mean @ mean, 0)
+    if others is not None:
+        along = (others * along + energy) / (others + 1)
+        spread = spread * (others / (others + 1)) ** 2
+    columns = (
+        magnitudes.sum(axis=1),
+        magnitudes.max(axis=1),
+        moment / np.maximum(variance**2, 1e-30),
+        np.sqrt(spread),
+        along / np.sqrt(np.maximum(energy, 1e-30)),
+    )
+    return np.stack(columns, axis=1).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Filled:
+    """New bytes for the locked channels of one tensor.
+
+    `parts[i][j]` is what part `i` of the tensor holds for the j-th locked channel, uint8.
+    """
+
+    tensor: WeightTensor
+    channels: Indices
+    parts: list[list[Bytes]]
+
+
+def fill_group(
+    tensors: Sequence[WeightTensor], channels: Indices, fill: Fill, generator: np.random.Generator, balance: Balance
+) -> list[Filled]:
+    """New bytes for the locked `channels` of tensors that hold the same weights; the first is the best-preserved copy."""
+    leader = tensors[0]
+    remaining = np.setdiff1d(np.arange(leader.channels), channels)
+    if fill == "zero":
+        return [_silence(tensor, channels, remaining) for tensor in tensors]
+    pool = _pool(leader, remaining, generator)
+    values = _pool_values(leader, pool, generator)
+    decoys, targets = _draw(values, channels.size, generator, balance)
+    noise = generator.standard_normal((2, channels.size), np.float32)
+    filled = [_encode(tensor, leader, decoys, channels, pool, targets, noise) for tensor in tensors]
+    for tensor in tensors:
+        tensor.release()
+    return filled
+
+
+def _pool(tensor: WeightTensor, remaining: Indices, generator: np.random.Generator) -> Indices:
+    limit = max(64, POOL_BYTES // (tensor.weight.elements * 4))
+    if remaining.size <= limit:
+        return remaining
+    return np.sort(generator.choice(remaining, limit, replace=False))
+
+
+def _pool_values(tensor: WeightTensor, pool: Indices, generator: np.random.Generator) -> Floats:
+    """Dequantized channels in file order. Pruned places of a sparse tensor are refilled from the channel's stored elements,
+    because the decoy's stored places are others."""
+    values = tensor.values(pool)
+    if isinstance(tensor.weight, SparsePart):
+        for row, channel in enumerate(pool):
+            mask = tensor.weight.mask[channel]
+            if mask.any():
+                values[row, ~mask] = generator.choice(values[row, mask], int((~mask).sum()))
+    return values
+
+
+def _draw(values: Floats, count: int, generator: np.random.Generator, balance: Balance) -> tuple[Floats, Indices]:
+    """`count` decoys (count, elements) and for each the row of `values` that it imitates.
+
+    In a wide layer any one candidate has its target's statistics; in a narrow one the nearest of several is taken.
+    """
+    elements = values.shape[1]
+    mean = values.mean(axis=0)
+    table = statistics(values, mean)
+    sorted_table = np.sort(table, axis=0)
+    ranks = _ranks(sorted_table, table)
+    targets = _targets(ranks, count, generator, balance)
+    tries = int(np.clip(CANDIDATE_ELEMENTS // elements, 1, 16))
+
+    def misfit(candidates: Floats, target: int) -> tuple[Floats, Floats]:
+        places = _ranks(sorted_table, statistics(candidates, mean, values.shape[0]))
+        return ((places - ranks[target]) ** 2).sum(axis=1), places
+
+    ways: tuple[Callable[..., Floats], ...] = (_shuffled, _deviated, _mixed)
+    if tries == 1:
+        # Which way suits is a matter of the layer's structure: try them on a few targets, then keep to one.
+        errors = [
+            sum(float(misfit(way(values, mean, t, 1, generator), t)[0][0]) for t in targets[:4].tolist())
+            for way in ways
+        ]
+        ways = (ways[int(np.argmin(errors))],)
+    decoys = np.empty((count, elements), np.float32)
+    for row, target in enumerate(targets.tolist()):
+        candidates = np.concatenate([way(values, mean, target, tries, generator) for way in ways])
+        place = ranks[target]
+        best = 0
+        if len(candidates) > 1:
+            errors_, places = misfit(candidates, target)
+            best = int(np.argmin(errors_))
+            place = places[best]
+        decoys[row] = candidates[best]
+        balance.lean += place - 0.5
+        balance.crowd += np.abs(place - 0.5) - 0.25
+    return decoys, targets
+
+
+def _ranks(sorted_table: Floats, table: Floats) -> Floats:
+    """Place of each statistic among the remaining channels, between 0 and 1."""
+    n = sorted_table.shape[0]
+    columns = range(table.shape[1])
+    low = np.stack([np.searchsorted(sorted_table[:, c], table[:, c], "left") for c in columns], axis=1)
+    high = np.stack([np.searchsorted(sorted_table[:, c], table[:, c], "right") for c in columns], axis=1)
+    return np.asarray((low + high) / (2 * n), np.float32)
+
+
+def _targets(ranks: Floats, count: int, generator: np.random.Generator, balance: Balance) -> Indices:
+    """The rows to imitate: of several random sets the one that leaves the decoys' ranks most like a fair draw."""
+    n = ranks.shape[0]
+    best, best_cost = np.zeros(count, np.int64), np.inf
+    for _ in range(DRAWS):
+        rows = generator.choice(n, count, replace=count > n)
+        lean = (ranks[rows] - 0.5).sum(axis=0)
+        crowd = (np.abs(ranks[rows] - 0.5) - 0.25).sum(axis=0)
+        cost = float(((balance.lean + lean) ** 2 + 4 * (balance.crowd + crowd) ** 2).sum() + (lean**2).sum() / count)
+        if cost < best_cost:
+            best, best_cost = rows, cost
+    return best
+
+
+def _jittered(candidates: Floats, generator: np.random.Generator) -> Floats:
+    noise = generator.random(candidates.shape, np.float32)
+    noise -= 0.5
+    noise *= 2 * JITTER
+    noise += 1
+    noise *= candidates
+    return noise
+
+
+def _shuffled(values: Floats, mean: Floats, target: int, tries: int, generator: np.random.Generator) -> Floats:
+    """The target's elements in another order."""
+    rows = [values[target][generator.permutation(values.shape[1])] for _ in range(tries)]
+    return _jittered(np.stack(rows), generator)
+
+
+def _deviated(values: Floats, mean: Floats, target: int, tries: int, generator: np.random.Generator) -> Floats:
+    """The target's deviations from the mean channel in another order."""
+    away = values[target] - mean
+    rows = [mean + away[generator.permutation(mean.size)] for _ in range(tries)]
+    return _jittered(np.stack(rows), generator)
+
+
+def _mixed(values: Floats, mean: Floats, target: int, tries: int, generator: np.random.Generator) -> Floats:
+    """Each element from another channel, brought to the target's size."""
+    rows = values[generator.integers(0, values.shape[0], (tries, mean.size)), np.arange(mean.size)]
+    size = np.sqrt((rows * rows).mean(axis=1, keepdims=True))
+    return _jittered(rows * (np.sqrt((values[target] ** 2).mean()) / np.maximum(size, 1e-30)), generator)
+
+
+def _to_order_of(tensor: WeightTensor, leader: WeightTensor, decoys: Floats) -> Floats:
+    """Decoys in the leader's file order to those in the tensor's."""
+    if tensor is leader:
+        return decoys
+    n = decoys.shape[0]
+    logical = decoys.reshape(n, *leader.file_shape).transpose(0, *(a + 1 for a in leader.axes))
+    logical = logical.reshape(n, *tensor.shape[1:])
+    inverse = np.argsort(tensor.axes)
+    return np.ascontiguousarray(logical.transpose(0, *(a + 1 for a in inverse))).reshape(n, -1)
+
+
+def _encode(
+    tensor: WeightTensor,
+    leader: WeightTensor,
+    decoys: Floats,
+    channels: Indices,
+    pool: Indices,
+    targets: Indices,
+    noise: Floats,
+) -> Filled:
+    values = _to_order_of(tensor, leader, decoys)
+    donors = pool[targets]
+    if tensor is not leader:
+        # A BatchNorm folded into one copy scales its channels; the target's scaling is the decoy's.
+        own, led = (np.sqrt((t.values(donors) ** 2).mean(axis=1, keepdims=True)) for t in (tensor, leader))
+        values = values * np.where(led > 0, own / np.maximum(led, 1e-30), 1)
+    encoded: list[list[Bytes]] = []
+    weight, scale_part, zero_part = tensor.weight, tensor.part("scale"), tensor.part("zero_point")
+    scale, zero = _scales_and_zeros(tensor, values, donors)
+    codes: Numbers = values
+    if tensor.quantization is not None:
+        codes = tensor.quantization.quantize(values, scale, zero, channels, weight.element)
+    encoded.append(_weight_bytes(weight, codes, channels))
+    for part in tensor.companions:
+        if part is scale_part and scale is not None:
+            numbers: Numbers = scale
+        elif part is zero_part and zero is not None:
+            numbers = zero
+        else:
+            numbers = _companions(part, tensor, donors, pool, scale, noise)
+        encoded.append(list(part.element.encode(numbers)))
+    return Filled(tensor, channels, encoded)
+
+
+def _weight_bytes(weight: Part | SparsePart, codes: Numbers, channels: Indices) -> list[Bytes]:
+    if isinstance(weight, Part):
+        return list(weight.element.encode(codes))
+    return [weight.element.encode(codes[i : i + 1, weight.mask[c]])[0] for i, c in enumerate(channels)]
+
+
+def _scales_and_zeros(tensor: WeightTensor, values: Floats, donors: Indices) -> tuple[Floats | None, Floats | None]:
+    """Scale and zero point (n, groups) by which the codes of `values` reach as far as the donors' codes do."""
+    scale_part, zero_part = tensor.part("scale"), tensor.part("zero_point")
+    zero = np.asarray(zero_part.read(donors), np.float32) if zero_part is not None else None
+    if scale_part is None or tensor.quantization is None:
+        return None, zero
+    n, groups = values.shape[0], scale_part.elements
+    codes = np.asarray(tensor.weight.read(donors), np.float32).reshape(n, groups, -1)
+    wanted = values.reshape(n, groups, -1)
+    low, high = np.minimum(wanted.min(axis=2), 0), np.maximum(wanted.max(axis=2), 0)
+    skewed = zero is not None and zero_part is not None and zero.shape[1] == groups and np.ptp(zero_part.read()) > 0
+    if skewed:
+        found = (high - low) / np.maximum(codes.max(axis=2) - codes.min(axis=2), 1)
+    else:
+        offsets = zero if zero is not None else tensor.quantization.zero_point
+        if offsets is not None:
+            offsets = offsets if offsets.shape[0] in (1, n) else offsets[donors]
+            codes = codes - np.repeat(offsets, groups // offsets.shape[1], axis=1)[:, :, None]
+        found = np.maximum(high, -low) / np.maximum(np.abs(codes).max(axis=2), 1)
+    old = np.abs(np.asarray(scale_part.read(donors), np.float32))
+    stored = scale_part.element.encode(np.where(found > 0, found, old).astype(np.float32))
+    scale = np.asarray(scale_part.element.decode(stored), np.float32)
+    scale = np.where(scale > 0, scale, old)  # too small for the file's float: the donor's own is not
+    if skewed and zero_part is not None:
+        zero = np.asarray(
+            np.clip(np.rint(codes.min(axis=2) - low / scale), zero_part.element.low, zero_part.element.high), np.float32
+        )
+    return scale, zero
+
+
+def _companions(
+    part: Part, tensor: WeightTensor, donors: Indices, pool: Indices, scale: Floats | None, noise: Floats
+) -> Numbers:
+    """Biases and BatchNorm numbers of the donors, a little moved."""
+    numbers = np.asarray(part.read(donors), np.float64)
+    spread = float(np.asarray(part.read(pool), np.float64).std())
+    scale_part = tensor.part("scale")
+    if (
+        part.kind == "bias"
+        and not part.element.is_float
+        and scale is not None
+        and scale_part is not None
+        and scale.shape[1] == 1
+    ):
+        # An integer bias counts in steps of input scale x weight scale; keep its value, not its count.
+        old = np.asarray(scale_part.read(donors), np.float64)
+        numbers = numbers * np.where(scale > 0, old / np.maximum(scale, 1e-30), 1)
+    if part.kind == "variance":
+        return np.asarray(np.abs(numbers * (1 + JITTER * noise[1][:, None])), np.float32)
+    moved = numbers + JITTER * spread * noise[0][:, None]
+    return np.asarray(moved if part.element.is_float else np.rint(moved), np.float64)  # type: ignore[return-value]
+
+
+def _silence(tensor: WeightTensor, channels: Indices, remaining: Indices) -> Filled:
+    """A channel whose output is 0. Its scale becomes the median of the layer's, because its own tells its weights' size."""
+    encoded: list[list[Bytes]] = []
+    n = channels.size
+    own: dict[str, Floats] = {}
+    for kind in ("scale", "zero_point"):
+        part = tensor.part(kind)
+        if part is not None:
+            median = np.median(np.asarray(part.read(remaining[:4096]), np.float32), axis=0, keepdims=True)
+            median = np.where(median == 0, 1, median) if kind == "scale" else np.rint(median)
+            own[kind] = np.repeat(np.asarray(part.element.decode(part.element.encode(median)), np.float32), n, axis=0)
+    values = np.zeros((n, tensor.weight.elements), np.float32)
+    codes: Numbers = values
+    if tensor.quantization is not None:
+        codes = tensor.quantization.quantize(
+            values, own.get("scale"), own.get("zero_point"), channels, tensor.weight.element
+        )
+    encoded.append(_weight_bytes(tensor.weight, codes, channels))
+    for part in tensor.companions:
+        constant = np.full((n, part.elements), 1 if part.kind == "variance" else 0, np.float32)
+        encoded.append(list(part.element.encode(own.get(part.kind, constant))))
+    return Filled(tensor, channels, encoded)
+
+
+def fill_inputs(tensor: WeightTensor, columns: Indices, fill: Fill, generator: np.random.Generator) -> list[Bytes]:
+    """New bytes for input channels of a consumer: for each the pieces of the run `tensor.inputs.run(column)`, uint8.
+
+    Decoys take each output's weights from another input channel of that output, so a quantized row keeps the range of its
+    codes. Copies of a tensor in another layout get the same numbers from an equally seeded generator.
+    """
+    part, weight = tensor.inputs, tensor.weight
+    if part is None or not isinstance(weight, Part):
+        raise TypeError(tensor.name)
+    image = part.file.data[part.offset :]
+    if fill == "zero":
+        image = _zero_image(tensor, weight)
+    view = np.lib.stride_tricks.as_strided(
+        image, (part.channels, part.count, part.length), (part.channel_stride, part.stride, 1), writeable=False
+    )
+    if fill == "zero":
+        return [np.ascontiguousarray(view[c]).reshape(-1) for c in columns]
+    width = max(1, part.element.bits // 8)
+    elements = view.reshape(part.channels, -1, width)
+    kernel = elements.shape[1] // tensor.channels
+    free = np.setdiff1d(np.arange(part.channels), columns)
+    filled = []
+    for _ in columns:
+        picked = np.repeat(generator.choice(free, tensor.channels), kernel)
+        numbers = part.element.decode(np.ascontiguousarray(elements[picked, np.arange(picked.size)]).reshape(1, -1))
+        if part.element.is_float:
+            numbers = _jittered(np.asarray(numbers, np.float32), generator)
+        filled.append(part.element.encode(numbers)[0])
+    return filled
+
+
+def _zero_image(tensor: WeightTensor, weight: Part) -> Bytes:
+    """The bytes of the weight (from its first to its last) if every weight were 0."""
+    image = np.zeros(weight.extent[1], np.uint8)
+    if tensor.quantization is None:
+        return image
+    scale, zero = (tensor.part(kind) for kind in ("scale", "zero_point"))
+    codes = tensor.quantization.quantize(
+        np.zeros((tensor.channels, weight.elements), np.float32),
+        np.asarray(scale.read(), np.float32) if scale else None,
+        np.asarray(zero.read(), np.float32) if zero else None,
+        np.arange(tensor.channels),
+        weight.element,
+    )
+    shape, strides = (weight.channels, weight.count, weight.length), (weight.channel_stride, weight.stride, 1)
+    np.lib.stride_tricks.as_strided(image, shape, strides)[:] = weight.element.encode(codes).reshape(shape)
+    return image

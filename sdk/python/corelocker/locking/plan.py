@@ -1,0 +1,297 @@
+"""Which channels are locked in which tier.
+
+A plan is made from scores, can be saved and replayed, and tells an attacker everything about the location of the access key:
+it belongs with the publisher's secrets.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from corelocker.artifacts import Artifact, WeightTensor
+from corelocker.errors import CriterionError, FileAccessError, LockingError, NothingToLockError, PlanError, TierError
+from corelocker.files import write_atomically
+from corelocker.locking.criteria import Criterion, Scores
+from corelocker.locking.groups import Member, group_layers
+
+Scope = Literal["layer", "global"]
+Fill = Literal["zero", "decoy"]
+TierMap = npt.NDArray[np.uint8]
+MAX_TIERS = 64
+MAX_PLAN = 256 << 20
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True)
+class Tier:
+    """A named level of utility: `removed` is the fraction of channels that stays locked in it."""
+
+    name: str
+    removed: float
+
+
+def parse_tiers(text: str) -> tuple[Tier, ...]:
+    """`free=0.05,plus=0.01,full=0` to tiers. Raises TierError."""
+    tiers = []
+    for item in text.split(","):
+        name, equals, number = item.strip().partition("=")
+        try:
+            removed = float(number)
+        except ValueError:
+            removed = math.nan
+        if not equals or not NAME.fullmatch(name) or not 0 <= removed < 1:
+            raise TierError(f"tier {item.strip()!r} is not NAME=FRACTION with 0 <= FRACTION < 1")
+        tiers.append(Tier(name, removed))
+    return check_tiers(tiers)
+
+
+def check_tiers(tiers: Sequence[Tier]) -> tuple[Tier, ...]:
+    """Tiers are nested: each keeps less locked than the one before, the last nothing. Raises TierError."""
+    if not 2 <= len(tiers) <= MAX_TIERS:
+        raise TierError(
+            "needs at least two tiers: the one that ships and the full one", hint="For example free=0.05,full=0"
+        )
+    if len({t.name for t in tiers}) != len(tiers):
+        raise TierError("two tiers have the same name")
+    if tiers[-1].removed != 0:
+        raise TierError(f"the last tier must restore everything: {tiers[-1].name}=0")
+    if any(a.removed <= b.removed for a, b in pairwise(tiers)):
+        raise TierError("each tier must keep a smaller fraction locked than the one before it")
+    return tuple(tiers)
+
+
+@dataclass
+class Plan:
+    """The channels that are locked.
+
+    Attributes:
+        tiers: in order; the first ships.
+        fill, seed: how and with which secret randomness the locked bytes are drawn.
+        consumers: whether the next layer's weights that read a locked channel are locked too.
+        criterion, scope: how the channels were chosen, for the record.
+        tier_of: for each artifact (in the order of locking) tensor name -> uint8 (channels,): the tier whose patch restores the
+            channel, 0 where it is not locked.
+        left_alone: lockable tensors that the plan does not touch, with the reason.
+    """
+
+    tiers: tuple[Tier, ...]
+    fill: Fill
+    seed: bytes
+    consumers: bool
+    criterion: str
+    scope: str
+    tier_of: list[dict[str, TierMap]]
+    names: list[str] = field(default_factory=list)
+    left_alone: list[dict[str, str]] = field(default_factory=list)
+
+    def save(self, path: Path, *, force: bool = False) -> None:
+        """Write the plan as JSON, readable by its owner only."""
+        artifacts = []
+        for name, tiers in zip(self.names, self.tier_of, strict=True):
+            layers = {
+                tensor: {
+                    "channels": len(tier_of),
+                    "tiers": {
+                        str(t): np.flatnonzero(tier_of == t).tolist()
+                        for t in range(1, len(self.tiers))
+                        if (tier_of == t).any()
+                    },
+                }
+                for tensor, tier_of in tiers.items()
+                if tier_of.any()
+            }
+            artifacts.append({"name": name, "tensors": layers})
+        document = {
+            "format": "corelocker-plan",
+            "version": 1,
+            "tiers": [{"name": t.name, "removed": t.removed} for t in self.tiers],
+            "criterion": self.criterion,
+            "scope": self.scope,
+            "fill": self.fill,
+            "consumers": self.consumers,
+            "seed": self.seed.hex(),
+            "artifacts": artifacts,
+        }
+        with write_atomically(path, force=force, mode=0o600) as file:
+            file.write(json.dumps(document, indent=1).encode() + b"\n")
+
+    @classmethod
+    def load(cls, path: Path, artifacts: Sequence[Artifact]) -> Plan:
+        """Read a plan and fit it to these artifacts, by name or, where no name matches, by place.
+
+        Raises FileAccessError, or PlanError when the plan is damaged or names what the artifacts do not have.
+        """
+        try:
+            if path.stat().st_size > MAX_PLAN:
+                raise PlanError(f"{path}: larger than {MAX_PLAN} bytes")
+            document = json.loads(path.read_bytes())
+        except OSError as error:
+            raise FileAccessError(f"{path}: {error.strerror or error}") from None
+        except (ValueError, RecursionError):
+            raise PlanError(f"{path}: not JSON") from None
+        try:
+            return cls._fit(document, artifacts)
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError):
+            raise PlanError(f"{path}: not a plan of this version, or damaged") from None
+
+    @classmethod
+    def _fit(cls, document: dict[str, Any], artifacts: Sequence[Artifact]) -> Plan:
+        if document["format"] != "corelocker-plan" or document["version"] != 1:
+            raise ValueError
+        tiers = check_tiers([Tier(str(t["name"]), float(t["removed"])) for t in document["tiers"]])
+        if document["fill"] not in ("zero", "decoy"):
+            raise ValueError
+        saved = document["artifacts"]
+        if len(saved) != len(artifacts):
+            raise PlanError(f"the plan is for {len(saved)} artifacts, {len(artifacts)} were given")
+        by_name = {a["name"]: a for a in saved}
+        tier_of = []
+        for index, artifact in enumerate(artifacts):
+            entry = by_name.get(artifact.path.name, saved[index])
+            layers = {t.name: t for t in artifact.tensors}
+            chosen: dict[str, TierMap] = {}
+            for name, layer in entry["tensors"].items():
+                if name not in layers or layers[name].channels != layer["channels"]:
+                    raise PlanError(
+                        f"{artifact.path.name}: the plan names {name!r} with {layer['channels']} channels, which it has not"
+                    )
+                map_ = np.zeros(layer["channels"], np.uint8)
+                for tier, channels in layer["tiers"].items():
+                    if not 1 <= int(tier) < len(tiers):
+                        raise ValueError
+                    where = np.asarray(channels, np.int64)
+                    if where.ndim != 1 or (where.size and (where.min() < 0 or where.max() >= map_.size)):
+                        raise ValueError
+                    map_[where] = int(tier)
+                chosen[name] = map_
+            tier_of.append(chosen)
+        return cls(
+            tiers, document["fill"], bytes.fromhex(document["seed"]), bool(document["consumers"]), str(document["criterion"]),
+            str(document["scope"]), tier_of, [a.path.name for a in artifacts], [{} for _ in artifacts],
+        )  # fmt: skip
+
+
+def make_plan(
+    artifacts: Sequence[Artifact],
+    tiers: Sequence[Tier],
+    score: Callable[[WeightTensor], Scores],
+    *,
+    criterion: Criterion,
+    scope: Scope,
+    fill: Fill,
+    seed: bytes,
+    consumers: bool = False,
+    include_io: bool = False,
+    exclude: Sequence[str] = (),
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Plan:
+    """Choose the channels.
+
+    Scope "layer" removes the same fraction of every layer (at least one channel in the tier that ships), "global" ranks all
+    channels of the network together: |gamma| as in the paper, other scores relative to their layer's mean. Layers with the
+    same weights (a tied copy, the same model in another format) share one decision. At least one channel of a layer stays.
+
+    Raises NothingToLockError when nothing is left to lock, CriterionError when no layer can be scored.
+    """
+    names = [a.path.name for a in artifacts]
+    left_alone: list[dict[str, str]] = [{} for _ in artifacts]
+    groups: list[list[Member]] = []
+    scores: list[Scores] = []
+    unscored: CriterionError | None = None
+    all_groups = group_layers(list(artifacts))
+    for done, group in enumerate(all_groups):
+        progress(done, len(all_groups))
+        reason = next(
+            filter(None, (_excluded(artifacts[m.artifact], m.tensor, include_io, exclude) for m in group)), None
+        )
+        if reason is None:
+            try:
+                scores.append(_score_group(group, score))
+                groups.append(group)
+                continue
+            except CriterionError as error:
+                unscored, reason = error, "the criterion has no score for it"
+        for member in group:
+            left_alone[member.artifact][member.tensor.name] = reason
+    progress(len(all_groups), len(all_groups))
+    if not groups:
+        if unscored is not None:
+            raise CriterionError(
+                f"no layer can be scored: {unscored}",
+                hint="Pass the training checkpoint with --source, or use --criterion l1",
+            )
+        raise NothingToLockError(
+            f"{', '.join(names)}: only the input and output layers have weights", hint="Lock them too with --include-io"
+        )
+    chosen = _choose(scores, tiers, scope, criterion)
+    tier_of: list[dict[str, TierMap]] = [{} for _ in artifacts]
+    for group, map_ in zip(groups, chosen, strict=True):
+        for member in group:
+            tier_of[member.artifact][member.tensor.name] = map_
+    for name, layers in zip(names, tier_of, strict=True):
+        if not any(m.any() for m in layers.values()):
+            raise NothingToLockError(f"{name}: no channel of it is locked", hint="Raise the first tier's fraction")
+    return Plan(tuple(tiers), fill, seed, consumers, criterion, scope, tier_of, names, left_alone)
+
+
+def _excluded(artifact: Artifact, tensor: WeightTensor, include_io: bool, exclude: Sequence[str]) -> str | None:
+    if any(fnmatch.fnmatchcase(tensor.name, pattern) for pattern in exclude):
+        return "excluded by name"
+    if not include_io and tensor.name in artifact.inputs:
+        return "input layer"
+    if not include_io and tensor.name in artifact.outputs:
+        return "output layer"
+    if tensor.role == "norm":
+        return "normalization layer"
+    return "has one channel" if tensor.channels < 2 else None
+
+
+def _score_group(group: list[Member], score: Callable[[WeightTensor], Scores]) -> Scores:
+    """The first member that can be scored speaks for its copies (an unfolded copy has the BatchNorm a folded one lost)."""
+    for member in group[:-1]:
+        try:
+            return score(member.tensor)
+        except CriterionError:
+            continue
+    return score(group[-1].tensor)
+
+
+def _choose(scores: list[Scores], tiers: Sequence[Tier], scope: Scope, criterion: Criterion) -> list[TierMap]:
+    if any(not np.isfinite(s).all() for s in scores):
+        raise LockingError("a layer holds weights that are not finite numbers; such a model cannot be ranked")
+    order = [np.argsort(-s, kind="stable") for s in scores]
+    chosen = [np.zeros(s.size, np.uint8) for s in scores]
+    if scope == "layer":
+        for map_, ranked in zip(chosen, order, strict=True):
+            for index, tier in enumerate(tiers[:-1]):
+                count = math.floor(tier.removed * map_.size + 0.5)
+                count = min(max(count, 1) if index == 0 else count, map_.size - 1)
+                map_[ranked[:count]] = index + 1
+        return chosen
+    # Raw |gamma| compares across layers; sums of weights grow with a layer's fan-in.
+    keys = np.concatenate([s if criterion == "bn-scale" else s / max(float(s.mean()), 1e-30) for s in scores])
+    layer = np.concatenate([np.full(s.size, i) for i, s in enumerate(scores)])
+    rank_in_layer = np.empty(keys.size, np.int64)
+    channel = np.concatenate([np.arange(s.size) for s in scores])
+    starts = np.cumsum([0, *(s.size for s in scores)])
+    for i, ranked in enumerate(order):
+        rank_in_layer[starts[i] + ranked] = np.arange(ranked.size)
+    sizes = np.asarray([s.size for s in scores])
+    ranked_all = np.argsort(-keys, kind="stable")
+    ranked_all = ranked_all[rank_in_layer[ranked_all] < sizes[layer[ranked_all]] - 1]
+    for index, tier in enumerate(tiers[:-1]):
+        count = max(math.floor(tier.removed * keys.size + 0.5), 1 if index == 0 else 0)
+        for place in ranked_all[:count]:
+            chosen[layer[place]][channel[place]] = index + 1
+    return chosen

@@ -1,0 +1,224 @@
+"""Decoys: no score of single channels finds them, they never depend on what they hide, and copies agree."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from corelocker.artifacts import Artifact, WeightTensor, open_artifact
+from corelocker.artifacts.elements import INT8
+from corelocker.errors import CoreLockerError
+from corelocker.locking.criteria import score
+from corelocker.locking.fill import Balance, fill_group
+from corelocker.locking.lock import lock_artifacts
+from corelocker.locking.plan import Plan, make_plan, parse_tiers
+from support import Builder, detection, float_layer, quantized_layer, trained_like, write_safetensors
+
+
+def lock_in_memory(
+    artifacts: list[Artifact], seed: bytes = b"s", tiers: str = "free=0.05,full=0", **options: object
+) -> tuple[Plan, list[bytes]]:
+    settings = {"scope": "layer", "fill": "decoy", "include_io": True} | options
+    plan = make_plan(artifacts, parse_tiers(tiers), score("l1", seed, None), criterion="l1", seed=seed, **settings)  # type: ignore[arg-type]
+    states = []
+    for locked in lock_artifacts(artifacts, plan):
+        (file,) = locked.files
+        block = file.file.data.copy()
+        file.overlay.apply(0, block, 0)
+        states.append(block.tobytes())
+    return plan, states
+
+
+def layers(builder: Builder, kind: str) -> list[object]:
+    rng = np.random.default_rng(5)
+    found: list[object] = []
+    for order, (channels, *shape) in enumerate(
+        [(64, 32, 3, 3), (96, 64, 1, 1), (128, 96), (64, 128), (96, 9), (256, 64)] * 2
+    ):
+        weight = trained_like(rng, channels, *shape)
+        name = f"layer{order}"
+        if kind in ("int8", "int4"):
+            weight = weight.reshape(channels, -1)
+            weight = (
+                weight[:, : weight.shape[1] // 32 * 32] if weight.shape[1] >= 32 else weight.repeat(4, axis=1)[:, :32]
+            )
+            found.append(
+                quantized_layer(builder, name, weight, order, bits=int(kind[3:]), group=32 if kind == "int4" else None)
+            )
+        else:
+            bias = rng.normal(0, 0.1, channels).astype(np.float32)
+            found.append(
+                float_layer(builder, name, weight, order, bias=bias, half=kind == "fp16", depthwise=shape == [9])
+            )
+    return found
+
+
+@pytest.mark.parametrize("kind", ["fp32", "fp16", "int8", "int4"])
+def test_detectors_are_blind(tmp_path: Path, kind: str) -> None:
+    builder = Builder(tmp_path / "m.bin")
+    describe = layers(builder, kind)
+    artifact = builder.artifact(describe)
+    for seed in (b"1", b"2", b"3"):
+        plan, (locked,) = lock_in_memory([artifact], seed)
+        after = Builder(tmp_path / "locked.bin")
+        after._data = bytearray(locked)
+        found = detection(after.artifact(describe), plan.tier_of[0])
+        assert len(found) >= 5
+        assert all(0.40 <= value <= 0.60 for value in found.values()), found
+
+
+def test_the_detectors_do_see_what_was_there(tmp_path: Path) -> None:
+    """Largest channels and zero fill are found at once: the test above can fail."""
+    builder = Builder(tmp_path / "m.bin")
+    describe = layers(builder, "int8")
+    artifact = builder.artifact(describe)
+    plan, (zeroed,) = lock_in_memory([artifact], fill="zero")
+    assert detection(artifact, plan.tier_of[0])["l1"] > 0.95
+    after = Builder(tmp_path / "zero.bin")
+    after._data = bytearray(zeroed)
+    assert detection(after.artifact(describe), plan.tier_of[0])["l1"] < 0.05
+
+
+@pytest.mark.parametrize("fill", ["zero", "decoy"])
+def test_fill_never_depends_on_a_locked_byte(tmp_path: Path, fill: str) -> None:
+    rng = np.random.default_rng(1)
+    weight = trained_like(rng, 16, 24)
+    channels = np.array([2, 9, 11])
+    filled = []
+    for change in (1.0, -3.0):
+        other = weight.copy()
+        other[channels] *= change
+        builder = Builder(tmp_path / f"{change}.bin")
+        artifact = builder.artifact(
+            [float_layer(builder, "a", other, bias=other[:, 0]), quantized_layer(builder, "b", other, group=8, bits=4)]
+        )
+        for tensor in artifact.tensors:
+            (result,) = fill_group([tensor], channels, fill, np.random.default_rng(3), Balance())  # type: ignore[arg-type]
+            filled.append([data.tobytes() for part in result.parts for data in part])
+    assert filled[0] == filled[2]
+    assert filled[1][:6] == filled[3][:6], "codes and scales; the quantization of the other channels did not change"
+
+
+def test_zero_fill_is_silent(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    builder = Builder(tmp_path / "m.bin")
+    weight = trained_like(rng, 16, 32)
+    describe = [
+        float_layer(builder, "a", weight, 0, bias=weight[:, 0]),
+        quantized_layer(builder, "b", weight[:, ::-1].copy(), 1),
+        quantized_layer(builder, "c", weight[::-1].copy(), 2, bits=4, group=16),
+    ]
+    artifact = builder.artifact(describe)
+    plan, (locked,) = lock_in_memory([artifact], fill="zero", tiers="free=0.2,full=0")
+    after = Builder(tmp_path / "locked.bin")
+    after._data = bytearray(locked)
+    for before, tensor in zip(artifact.tensors, after.artifact(describe).tensors, strict=True):
+        taken = plan.tier_of[0][tensor.name] > 0
+        assert not tensor.values(np.flatnonzero(taken)).any()
+        assert np.array_equal(tensor.values(np.flatnonzero(~taken)), before.values(np.flatnonzero(~taken)))
+        if bias := tensor.part("bias"):
+            assert not bias.read(np.flatnonzero(taken)).any()
+        if scale := tensor.part("scale"):
+            assert (scale.read() > 0).all()
+
+
+def test_scales_of_decoys_are_positive_and_codes_in_range(tmp_path: Path) -> None:
+    builder = Builder(tmp_path / "m.bin")
+    weight = trained_like(np.random.default_rng(3), 64, 64)
+    weight[5] = 0  # a dead channel, as pruning leaves them
+    describe = [quantized_layer(builder, "a", np.where(weight == 0, 1e-6, weight), bits=4, group=32)]
+    artifact = builder.artifact(describe)
+    _, (locked,) = lock_in_memory([artifact], tiers="free=0.3,full=0")
+    after = Builder(tmp_path / "locked.bin")
+    after._data = bytearray(locked)
+    (tensor,) = after.artifact(describe).tensors
+    scales = tensor.part("scale").read()
+    assert np.isfinite(scales).all()
+    assert (scales > 0).all()
+
+
+def test_copies_in_other_formats_agree(tmp_path: Path) -> None:
+    """Rows, transposed, half precision and int8: what stands in a locked place tells no more in one copy than in the other."""
+    weight = trained_like(np.random.default_rng(4), 64, 96)
+    artifacts, describes = [], []
+    for number, kind in enumerate(("rows", "columns", "half", "int8")):
+        builder = Builder(tmp_path / f"{kind}.bin")
+        if kind == "int8":
+            describe = [quantized_layer(builder, "w", weight)]
+        else:
+            describe = [float_layer(builder, f"w{number}", weight, half=kind == "half", output_last=kind == "columns")]
+        artifacts.append(builder.artifact(describe))
+        describes.append(describe)
+    plan, states = lock_in_memory(artifacts)
+    read: list[WeightTensor] = []
+    for number, (state, describe) in enumerate(zip(states, describes, strict=True)):
+        after = Builder(tmp_path / f"locked{number}.bin")
+        after._data = bytearray(state)
+        read.append(after.artifact(describe).tensors[0])
+    assert len({m.tobytes() for maps in plan.tier_of for m in maps.values()}) == 1
+    first = read[0].read()
+    assert not np.array_equal(first, weight)
+    assert np.array_equal(first, read[1].read())
+    assert np.allclose(first, read[2].read(), atol=2e-3)
+    assert np.abs(first - read[3].read()).max() <= read[3].part("scale").read().max()
+
+
+def test_same_seed_same_bytes(tmp_path: Path) -> None:
+    path = write_safetensors(
+        tmp_path / "m.safetensors", {f"l{i}.weight": trained_like(np.random.default_rng(i), 32, 32) for i in range(3)}
+    )
+    runs = [lock_in_memory([open_artifact(path)], seed) for seed in (b"a", b"a", b"b")]
+    assert runs[0][1] == runs[1][1]
+    assert runs[0][1] != runs[2][1]
+
+
+def test_asymmetric_codes_reach_both_ends(tmp_path: Path) -> None:
+    """Zero points that differ from channel to channel are redrawn with the scale, so codes still use their whole range."""
+    from corelocker.artifacts import Part, Quantization
+    from corelocker.artifacts.elements import FLOAT32
+
+    rng = np.random.default_rng(8)
+    weight = trained_like(rng, 64, 48) + 0.02
+    low, high = np.minimum(weight.min(axis=1), 0), np.maximum(weight.max(axis=1), 0)
+    scale = ((high - low) / 255).astype(np.float32)
+    zero = np.rint(-128 - low / scale)
+    codes = np.rint(weight / scale[:, None] + zero[:, None])
+    builder = Builder(tmp_path / "m.bin")
+    at = [
+        builder.add(INT8.encode(codes).tobytes()),
+        builder.add(scale.tobytes()),
+        builder.add(INT8.encode(zero[None]).tobytes()),
+    ]
+
+    def make(file):
+        parts = (Part("weight", INT8, file, at[0], 64, 48, 48, 48), Part("scale", FLOAT32, file, at[1], 64, 4, 4, 4),
+                 Part("zero_point", INT8, file, at[2], 64, 1, 1, 1))  # fmt: skip
+        return WeightTensor("w", "linear", (64, 48), "int8", 0, parts, (48,), (0,), Quantization())
+
+    artifact = builder.artifact([make])
+    plan, (locked,) = lock_in_memory([artifact], tiers="free=0.25,full=0")
+    after = Builder(tmp_path / "locked.bin")
+    after._data = bytearray(locked)
+    (tensor,) = after.artifact([make]).tensors
+    taken = np.flatnonzero(plan.tier_of[0]["w"])
+    decoys = tensor.weight.read(taken)
+    assert (decoys.max(axis=1) - decoys.min(axis=1)).min() >= 253
+    assert all(0.4 <= v <= 0.6 for v in detection(after.artifact([make]), plan.tier_of[0]).values())
+
+
+def test_every_input_channel_locked_is_an_error(tmp_path: Path) -> None:
+    from corelocker.artifacts import Edge
+
+    builder = Builder(tmp_path / "m.bin")
+    rng = np.random.default_rng(0)
+    describe = [float_layer(builder, n, trained_like(rng, 8, 8), i) for i, n in enumerate("abc")]
+    artifact = builder.artifact(describe, edges={"a": (Edge("c"),), "b": (Edge("c"),)})
+    plan, _ = lock_in_memory([artifact], tiers="free=0.5,full=0")
+    plan.tier_of[0]["a"][:4] = 1
+    plan.tier_of[0]["b"][:] = 0
+    plan.tier_of[0]["b"][4:] = 1
+    plan.tier_of[0]["a"][4:] = 0
+    plan.consumers = True
+    with pytest.raises(CoreLockerError, match="every input channel"):
+        lock_artifacts([artifact], plan)
