@@ -93,13 +93,15 @@ def float_layer(builder: Builder, name: str, weight: Floats, order: int = 0, *, 
 def quantized_layer(
     builder: Builder, name: str, weight: Floats, order: int = 0, *, bits: int = 8, group: int | None = None
 ):
-    """Symmetric integer codes with a float scale for each channel, or for each group of `group` inputs."""
+    """Symmetric integer codes with a float scale for each channel, or for each group of `group` inputs.
+
+    8 bits use -127 to 127 (XNNPACK's quantizer), 4 bits -8 to 7 with 7.5 steps to an extreme (torchao)."""
     channels, fan_in = weight.shape[0], int(np.prod(weight.shape[1:]))
     groups = fan_in // (group or fan_in)
-    reach = (1 << (bits - 1)) - 1
+    reach = 127 if bits == 8 else 7.5
     grouped = weight.reshape(channels, groups, -1)
     scales = (np.abs(grouped).max(axis=2) / reach).astype(np.float32)
-    codes = np.clip(np.rint(grouped / scales[:, :, None]), -reach - 1, reach).astype(np.int32).reshape(channels, fan_in)
+    codes = np.clip(np.rint(grouped / scales[:, :, None]), -127 if bits == 8 else -8, 127 if bits == 8 else 7).astype(np.int32).reshape(channels, fan_in)
     element: ElementType = INT8 if bits == 8 else INT4
     offset = builder.add(element.encode(codes).tobytes())
     scale_at = builder.add(scales.tobytes())
@@ -160,7 +162,8 @@ def detection(artifact: Artifact, tier_of: dict[str, npt.NDArray[np.uint8]]) -> 
         scores = {name: detector(values) for name, detector in DETECTORS.items()}
         if scale := tensor.part("scale"):
             scores["scale"] = np.asarray(scale.read(), np.float64).mean(axis=1)
-            codes = np.abs(tensor.weight.read().astype(np.float64))
+            zero = tensor.quantization.zero_point if tensor.quantization is not None else None
+            codes = np.abs(tensor.weight.read().astype(np.float64) - (0 if zero is None else zero))
             scores["reach of the codes"] = codes.reshape(tensor.channels, scale.elements, -1).max(axis=2).mean(axis=1)
         for name, score in scores.items():
             places = np.unique(score, return_inverse=True)[1].reshape(-1)

@@ -32,6 +32,9 @@ class Part:
         element: their type.
         file: which file of the artifact.
         channels: number of channels.
+        factor: set for a second part of kind "scale": its elements are this factor (a float32) times those of the first,
+            rounded to float32. An integer bias counts in steps of input scale x weight scale; a fill that does not keep
+            that tells a locked channel.
 
     Rows that start inside a byte have no such form; adapters refuse them with UnsupportedLayoutError.
     """
@@ -45,6 +48,7 @@ class Part:
     length: int
     stride: int
     count: int = 1
+    factor: float | None = None
 
     def __post_init__(self) -> None:
         if min(self.channels, self.length, self.count) < 1 or min(self.offset, self.channel_stride, self.stride) < 0:
@@ -323,7 +327,8 @@ class Identity:
     """A name by which a runtime recognizes content (an XNNPACK named key, a Core ML delegate identifier).
 
     Where bytes that it covers are locked, every copy is overwritten by a fresh name: each character that is a lower-case
-    hexadecimal digit becomes a random one (DESIGN decision 3).
+    hexadecimal digit becomes a random one (DESIGN decision 3). Identities of an artifact that have equal bytes are one name in
+    several files (a key in a `.pte` and in its `.ptd`) and cover the same: they get the same fresh name.
 
     Attributes:
         file: the file that holds the copies.

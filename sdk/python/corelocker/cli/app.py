@@ -15,6 +15,8 @@ from corelocker import __version__
 from corelocker.errors import ConfigError, CoreLockerError, FileAccessError, TierError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from corelocker.bundle.keystore import Keystore
 
 app = typer.Typer(
@@ -29,10 +31,8 @@ app = typer.Typer(
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for pipelines.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace outputs that exist.")]
 KeystorePath = Annotated[
-    Path,
-    typer.Option(
-        "--keystore", envvar="CORELOCKER_KEYSTORE", help="The publisher's keystore.", show_default="keys.json"
-    ),
+    Path | None,
+    typer.Option("--keystore", envvar="CORELOCKER_KEYSTORE", help="The publisher's keystore.", show_default="keys.json"),
 ]
 PassphraseFile = Annotated[
     Path | None,
@@ -162,6 +162,13 @@ def publisher_thumbprint(publisher: str | None) -> str | None:
     raise ConfigError(
         f"{publisher}: not the PEM of a P-256 public key", hint="`corelocker keystore show --pem` prints one"
     )
+
+
+def wide_console() -> Console:
+    """A console for tables: as wide as the terminal, and where there is none wide enough for file names."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 140)
 
 
 def human(size: int) -> str:

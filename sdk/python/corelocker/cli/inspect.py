@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from corelocker.cli.app import Json, emit, human
+from corelocker.cli.app import Json, emit, human, wide_console
 
 if TYPE_CHECKING:
     from corelocker.bundle.clkey import KeyBundle
@@ -55,10 +55,9 @@ def _show_bundle(bundle: KeyBundle, as_json: bool) -> None:
     }
 
     def text() -> None:
-        from rich.console import Console
         from rich.table import Table
 
-        console = Console()
+        console = wide_console()
         console.print(f"model {bundle.model}, version {bundle.model_version}, bundle {bundle.id}", highlight=False)
         console.print(f"signed by {bundle.publisher}; tiers {' > '.join(bundle.tiers)}", highlight=False)
         table = Table("artifact", "file", "size", *(f"to {name}" for name in bundle.tiers[1:]))
@@ -104,10 +103,9 @@ def _show_artifact(path: Path, data: list[Path], as_json: bool) -> None:
     }
 
     def text() -> None:
-        from rich.console import Console
         from rich.table import Table
 
-        console = Console()
+        console = wide_console()
         sizes = ", ".join(f"{f.name} ({human(len(f))})" for f in artifact.files)
         console.print(f"{path}: {artifact.format}, {sizes}", highlight=False)
         table = Table("layer", "role", "shape", "type", "bytes", "place", "with")

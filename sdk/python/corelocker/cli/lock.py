@@ -9,21 +9,50 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from corelocker.cli.app import Force, Json, KeystorePath, PassphraseFile, emit, human, open_keystore, progress_bar
+from corelocker.cli.app import Force, Json, KeystorePath, PassphraseFile, emit, human, open_keystore, progress_bar, wide_console
 
 if TYPE_CHECKING:
     from corelocker.artifacts import Artifact
-    from corelocker.locking.plan import Plan
+    from corelocker.bundle.keystore import Keystore
+    from corelocker.locking.plan import Plan, Tier
     from corelocker.locking.publish import Publication
 
 DEFAULT_TIERS = "free=0.05,full=0"
+
+ModelVersion = Annotated[int, typer.Option(min=0, help="Grows with every version.")]
+Tiers = Annotated[str, typer.Option(help="NAME=FRACTION of channels that stay removed, first what ships, last 0.")]
+CriterionName = Annotated[
+    Literal["l1", "bn-scale", "random"], typer.Option(help="What ranks channels. random is a baseline, not a lock.")
+]
+ScopeName = Annotated[Literal["layer", "global"], typer.Option(help="Rank within each layer, or over the whole network.")]
+FillName = Annotated[
+    Literal["zero", "decoy"],
+    typer.Option(help="What stands in the place of locked channels. zero shows where they are."),
+]
+Consumers = Annotated[
+    bool, typer.Option("--consumers", help="Also take the next layers' weights that read a locked channel.")
+]
+IncludeIo = Annotated[bool, typer.Option("--include-io", help="Also lock input and output layers.")]
+Exclude = Annotated[
+    list[str] | None, typer.Option(help="Leave layers alone whose name matches this pattern; repeatable.")
+]
+Source = Annotated[
+    Path | None, typer.Option(help="Training checkpoint (.safetensors) with the BatchNorm scales, for bn-scale.")
+]
+Seed = Annotated[
+    str | None,
+    typer.Option(help="Makes the lock repeatable. Whoever knows it can find the decoys: keep it secret."),
+]
+SavePlan = Annotated[
+    Path | None, typer.Option(help="Save the plan here. It tells where the access key was: keep it secret.")
+]
 
 
 @dataclass(frozen=True)
 class LockOptions:
     """How to lock; the same for `corelocker lock`, `corelocker export` and `[lock]` of a corelocker.toml."""
 
-    tiers: str = DEFAULT_TIERS
+    tiers: tuple[Tier, ...]
     criterion: Literal["l1", "bn-scale", "random"] = "l1"
     scope: Literal["layer", "global"] = "layer"
     fill: Literal["zero", "decoy"] = "decoy"
@@ -40,46 +69,26 @@ def lock(
     artifacts: Annotated[
         list[Path],
         typer.Argument(
-            help="Finished models: .pte, .mlpackage, .mlmodelc, .safetensors, .safetensors.index.json; .ptd files of a .pte."
+            help="Finished models: .pte, .mlpackage, .mlmodelc, .safetensors, .safetensors.index.json; .ptd files behind their .pte."
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the locked models and the key bundle.")],
     model_id: Annotated[
         str, typer.Option(help="Id of the model, the same for all its versions. The bundle is MODEL_ID.clkey.")
     ],
-    model_version: Annotated[int, typer.Option(min=0, help="Grows with every version.")],
-    tiers: Annotated[
-        str, typer.Option(help="NAME=FRACTION of channels that stay removed, first what ships, last 0.")
-    ] = DEFAULT_TIERS,
-    criterion: Annotated[
-        Literal["l1", "bn-scale", "random"], typer.Option(help="What ranks channels. random is a baseline, not a lock.")
-    ] = "l1",
-    scope: Annotated[
-        Literal["layer", "global"], typer.Option(help="Rank within each layer, or over the whole network.")
-    ] = "layer",
-    fill: Annotated[
-        Literal["zero", "decoy"],
-        typer.Option(help="What stands in the place of locked channels. zero shows where they are."),
-    ] = "decoy",
-    consumers: Annotated[
-        bool, typer.Option("--consumers", help="Also take the next layers' weights that read a locked channel.")
-    ] = False,
-    include_io: Annotated[bool, typer.Option("--include-io", help="Also lock input and output layers.")] = False,
-    exclude: Annotated[
-        list[str] | None, typer.Option(help="Leave layers alone whose name matches this pattern; repeatable.")
-    ] = None,
-    source: Annotated[
-        Path | None, typer.Option(help="Training checkpoint (.safetensors) with the BatchNorm scales, for bn-scale.")
-    ] = None,
-    seed: Annotated[
-        str | None,
-        typer.Option(help="Makes the lock repeatable. Whoever knows it can find the decoys: keep it secret."),
-    ] = None,
+    model_version: ModelVersion,
+    tiers: Tiers = DEFAULT_TIERS,
+    criterion: CriterionName = "l1",
+    scope: ScopeName = "layer",
+    fill: FillName = "decoy",
+    consumers: Consumers = False,
+    include_io: IncludeIo = False,
+    exclude: Exclude = None,
+    source: Source = None,
+    seed: Seed = None,
     plan: Annotated[Path | None, typer.Option(help="Lock the channels of a saved plan.")] = None,
-    save_plan: Annotated[
-        Path | None, typer.Option(help="Save the plan here. It tells where the access key was: keep it secret.")
-    ] = None,
-    keystore: KeystorePath = None,  # type: ignore[assignment]
+    save_plan: SavePlan = None,
+    keystore: KeystorePath = None,
     passphrase_file: PassphraseFile = None,
     force: Force = False,
     json: Json = False,
@@ -88,15 +97,17 @@ def lock(
 
     The originals stay as they are; the locked files have the same names and lengths.
 
-    Example: `corelocker lock A.pte B.mlpackage --out dist --model-id scanner --model-version 3 --tiers free=0.05,plus=0.01,full=0`
+    Example: `corelocker lock A.pte B.mlpackage --out dist --model-id scanner --model-version 3
+    --tiers free=0.05,plus=0.01,full=0`
     """
+    from corelocker.locking.plan import parse_tiers
+
     options = LockOptions(
-        tiers, criterion, scope, fill, consumers, include_io, tuple(exclude or ()), source, seed, plan, save_plan
-    )
-    publication, chosen = lock_files(
-        artifacts, out, options, model_id, model_version, keystore, passphrase_file, force=force, quiet=json
-    )
-    report(publication, chosen, as_json=json)
+        parse_tiers(tiers), criterion, scope, fill, consumers, include_io, tuple(exclude or ()), source, seed, plan, save_plan
+    )  # fmt: skip
+    store = open_keystore(keystore, passphrase_file)
+    publication, chosen = lock_files(artifacts, out, options, model_id, model_version, store, force=force, quiet=json)
+    report(document(publication, chosen), as_json=json)
 
 
 def lock_files(
@@ -105,8 +116,7 @@ def lock_files(
     options: LockOptions,
     model_id: str,
     model_version: int,
-    keystore_path: Path | None,
-    passphrase_file: Path | None,
+    store: Keystore,
     *,
     force: bool,
     quiet: bool,
@@ -119,15 +129,13 @@ def lock_files(
     from corelocker.bundle.content_keys import new_content_key
     from corelocker.errors import ConfigError, OutputExistsError
     from corelocker.locking.criteria import check_criterion, score
-    from corelocker.locking.plan import NAME, Plan, make_plan, parse_tiers
+    from corelocker.locking.plan import NAME, Plan, make_plan
     from corelocker.locking.publish import publish
 
     if not NAME.fullmatch(model_id):
         raise ConfigError(f"model id {model_id!r} is not letters, digits, '.', '_' and '-' (at most 64)")
-    tiers = parse_tiers(options.tiers)
     if options.save_plan is not None and options.save_plan.exists() and not force:
         raise OutputExistsError(f"{options.save_plan} exists already", hint="Choose another name or pass --force")
-    store = open_keystore(keystore_path, passphrase_file)
     artifacts = open_artifacts(paths)
     seed = secrets.token_bytes(32) if options.seed is None else options.seed.encode()
     with progress_bar(quiet) as show:
@@ -137,7 +145,7 @@ def lock_files(
             check_criterion(options.criterion, artifacts, options.source)
             plan = make_plan(
                 artifacts,
-                tiers,
+                options.tiers,
                 score(options.criterion, seed, options.source),
                 criterion=options.criterion,
                 scope=options.scope,
@@ -178,6 +186,8 @@ def document(publication: Publication, plan: Plan) -> dict[str, Any]:
         zip(publication.artifacts, publication.outputs, publication.key_bytes, strict=True)
     ):
         artifact: Artifact = locked.artifact
+        names = {tensor.name for tensor in artifact.tensors}
+        skipped = {s.name: s.reason for s in artifact.skipped}
         artifacts.append(
             {
                 "name": artifact.path.name,
@@ -186,10 +196,11 @@ def document(publication: Publication, plan: Plan) -> dict[str, Any]:
                 "channels": locked.channels,
                 "locked_channels": locked.locked_channels,
                 "weight_bytes": locked.weight_bytes,
-                "key_bytes": sum(sizes),
-                "key_bytes_of_tier": dict(zip([t.name for t in plan.tiers[1:]], sizes, strict=True)),
-                "key_fraction": round(sum(sizes) / max(1, locked.weight_bytes), 6),
-                "left_alone": plan.left_alone[index] | {s.name: s.reason for s in artifact.skipped},
+                "locked_bytes": locked.locked_bytes,
+                "locked_fraction": round(locked.locked_bytes / max(1, locked.weight_bytes), 6),
+                "patch_bytes": dict(zip([t.name for t in plan.tiers[1:]], sizes, strict=True)),
+                "left_alone": plan.left_alone[index] | {n: r for n, r in skipped.items() if n not in names},
+                "notes": {n: r for n, r in skipped.items() if n in names},
                 "consumers_not_followed": locked.not_followed,
             }
         )
@@ -204,35 +215,28 @@ def document(publication: Publication, plan: Plan) -> dict[str, Any]:
     }
 
 
-def report(publication: Publication, plan: Plan, *, as_json: bool) -> None:
-    """Print what was locked."""
-    result = document(publication, plan)
+def report(result: dict[str, Any], *, as_json: bool) -> None:
+    """Print what was locked, from its `document`."""
 
     def text() -> None:
-        from rich.console import Console
         from rich.table import Table
 
-        console = Console()
+        console = wide_console()
         table = Table("locked", "channels", "access key", "of weights")
         for entry in result["artifacts"]:
             table.add_row(
                 ", ".join(entry["outputs"]),
                 f"{entry['locked_channels']} of {entry['channels']}",
-                human(entry["key_bytes"]),
-                f"{100 * entry['key_fraction']:.2f} %",
+                human(entry["locked_bytes"]),
+                f"{100 * entry['locked_fraction']:.2f} %",
             )
         console.print(table)
-        console.print(
-            f"key bundle: {result['bundle']} ({human(result['bundle_bytes'])}), tiers {' > '.join(t['name'] for t in result['tiers'])}"
-        )
+        tiers = " > ".join(tier["name"] for tier in result["tiers"])
+        console.print(f"key bundle: {result['bundle']} ({human(result['bundle_bytes'])}), tiers {tiers}", highlight=False)
         for entry in result["artifacts"]:
-            if entry["left_alone"]:
-                console.print(f"{entry['name']}: left alone: {_some(entry['left_alone'])}", highlight=False)
-            if entry["consumers_not_followed"]:
-                console.print(
-                    f"{entry['name']}: consumers not followed: {_some(entry['consumers_not_followed'])}",
-                    highlight=False,
-                )
+            for key, words in (("left_alone", "left alone"), ("notes", "note"), ("consumers_not_followed", "not followed")):
+                if entry[key]:
+                    console.print(f"{entry['name']}: {words}: {_some(entry[key])}", highlight=False)
 
     emit(as_json, result, text)
 

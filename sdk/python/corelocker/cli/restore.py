@@ -23,7 +23,6 @@ from corelocker.cli.app import (
     publisher_thumbprint,
 )
 from corelocker.errors import BundleMismatchError, FileAccessError, FileSizeError, OutputExistsError, ReplacedBytesError
-from corelocker.files import staging_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,7 +49,7 @@ def verify(
         bool, typer.Option("--full", help="Also restore every tier in memory, with the keystore's key.")
     ] = False,
     publisher: Publisher = None,
-    keystore: KeystorePath = None,  # type: ignore[assignment]
+    keystore: KeystorePath = None,
     passphrase_file: PassphraseFile = None,
     json: Json = False,
 ) -> None:
@@ -111,7 +110,7 @@ def restore(
     out: Annotated[Path, typer.Option(help="Where to write it, restored.")],
     tier: Annotated[str | None, typer.Option(help="Tier to restore to.", show_default="the last")] = None,
     publisher: Publisher = None,
-    keystore: KeystorePath = None,  # type: ignore[assignment]
+    keystore: KeystorePath = None,
     passphrase_file: PassphraseFile = None,
     force: Force = False,
     json: Json = False,
@@ -153,37 +152,34 @@ def find_files(path: Path, bundle: KeyBundle) -> list[Match]:
     """
     if not path.exists():
         raise FileAccessError(f"{path}: no such file or folder")
-    candidates: list[list[Match]] = []
+    exact: list[list[Match]] = []
+    renamed: list[list[Match]] = []
     for number, artifact in enumerate(bundle.artifacts):
         found = [Match(_place(path, artifact.name, f.path), number, i) for i, f in enumerate(artifact.files)]
-        named = artifact.name == path.name or Path(artifact.name).stem == path.stem
-        if path.is_dir() and artifact.format.startswith("coreml"):
-            candidates.append(found) if named else candidates.insert(0, found)
-        elif not path.is_dir() and artifact.name == path.name:
-            candidates.append(found)
-        elif not path.is_dir():
-            candidates += [[m] for m in found if m.path.name == path.name or len(artifact.files) == 1]
-    candidates.reverse()
-    if not candidates:
-        raise BundleMismatchError(f"the key bundle (model {bundle.model}) holds nothing like {path.name}")
-    for matches in candidates:
-        if all(
-            m.path.is_file() and m.path.stat().st_size == bundle.artifacts[m.artifact].files[m.file].size
-            for m in matches
-        ):
+        if path.is_dir():
+            if artifact.format.startswith("coreml"):
+                # The compiled form has the package's stem, and the package's weights.
+                (exact if Path(artifact.name).stem == path.stem else renamed).append(found)
+        elif artifact.name == path.name:
+            exact.append(found)
+        else:
+            exact += [[m] for m in found if bundle.artifacts[number].files[m.file].path == path.name]
+            renamed += [[Match(path, m.artifact, m.file)] for m in found]
+    for matches in exact or renamed:
+        if all(m.path.is_file() and m.path.stat().st_size == _size(bundle, m) for m in matches):
             return matches
-    for match in candidates[0]:
-        size, wanted = (
-            match.path.stat().st_size if match.path.is_file() else None,
-            bundle.artifacts[match.artifact].files[match.file].size,
-        )
-        if size is None:
+    for match in (exact or [[]])[0]:
+        if not match.path.is_file():
             raise FileAccessError(f"{match.path}: no such file, but the key bundle names it")
-        if size != wanted:
+        if (size := match.path.stat().st_size) != _size(bundle, match):
             raise FileSizeError(
-                f"{match.path} has {size} bytes, the locked file {wanted}", hint="Is it cut off, or of another version?"
+                f"{match.path} has {size} bytes, the locked file {_size(bundle, match)}", hint="Is it cut off, or of another version?"
             )
-    raise BundleMismatchError(f"the key bundle is not for {path}")
+    raise BundleMismatchError(f"the key bundle (model {bundle.model}) holds nothing like {path.name}")
+
+
+def _size(bundle: KeyBundle, match: Match) -> int:
+    return bundle.artifacts[match.artifact].files[match.file].size
 
 
 def _place(path: Path, artifact: str, file: str) -> Path:
@@ -205,7 +201,7 @@ def _write_restored(
     force: bool,
     show: Callable[[int], None],
 ) -> list[Path]:
-    from corelocker.files import move_into_place
+    from corelocker.files import move_into_place, staging_folder
     from corelocker.runtime.restored import restore_to_file
 
     key, top = store.content_key(bundle.id), len(bundle.tiers) - 1

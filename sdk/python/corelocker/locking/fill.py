@@ -24,7 +24,9 @@ Indices = npt.NDArray[np.int64]
 POOL_BYTES = 12 << 20  # remaining channels that are looked at, of one layer
 DRAWS = 48  # sets of targets that compete
 CANDIDATE_ELEMENTS = 2048  # elements of candidates that are made for one decoy, in each way
+NUDGE = 0.06  # steps off a tie: more than the rounding of a stored bfloat16 scale, and too little to be seen
 STATISTICS: tuple[str, ...] = ("l1", "max", "kurtosis", "distance to the mean", "alignment with the mean")
+CODE_STATISTICS: tuple[str, ...] = ("scale", "reach of the codes")
 JITTER = 0.05  # greatest relative noise, so that no decoy repeats the numbers of its target
 
 
@@ -35,8 +37,8 @@ class Balance:
     For each statistic the first sum sees decoys that tend to be large or small, the second decoys that crowd the middle.
     """
 
-    lean: Floats = field(default_factory=lambda: np.zeros(len(STATISTICS), np.float32))
-    crowd: Floats = field(default_factory=lambda: np.zeros(len(STATISTICS), np.float32))
+    lean: Floats = field(default_factory=lambda: np.zeros(len(STATISTICS + CODE_STATISTICS), np.float32))
+    crowd: Floats = field(default_factory=lambda: np.zeros(len(STATISTICS + CODE_STATISTICS), np.float32))
 
 
 def statistics(values: Floats, mean: Floats, others: int | None = None) -> Floats:
@@ -91,7 +93,7 @@ def fill_group(
         return [_silence(tensor, channels, remaining) for tensor in tensors]
     pool = _pool(leader, remaining, generator)
     values = _pool_values(leader, pool, generator)
-    decoys, targets = _draw(values, channels.size, generator, balance)
+    decoys, targets = _draw(values, _code_statistics(leader, pool), channels.size, generator, balance)
     noise = generator.standard_normal((2, channels.size), np.float32)
     filled = [_encode(tensor, leader, decoys, channels, pool, targets, noise) for tensor in tensors]
     for tensor in tensors:
@@ -118,8 +120,34 @@ def _pool_values(tensor: WeightTensor, pool: Indices, generator: np.random.Gener
     return values
 
 
-def _draw(values: Floats, count: int, generator: np.random.Generator, balance: Balance) -> tuple[Floats, Indices]:
+def _code_statistics(tensor: WeightTensor, pool: Indices) -> Floats:
+    """What quantization shows of the pool's channels, (pool, len(CODE_STATISTICS)); 0 for a layer without own scales."""
+    scale, weight = tensor.part("scale"), tensor.weight
+    if scale is None or tensor.quantization is None:
+        return np.zeros((pool.size, len(CODE_STATISTICS)), np.float32)
+    codes = _centred_codes(tensor, pool, scale.elements)
+    reach = np.abs(codes).max(axis=2).mean(axis=1)
+    return np.stack([np.asarray(scale.read(pool), np.float32).mean(axis=1), reach], axis=1)
+
+
+def _centred_codes(tensor: WeightTensor, channels: Indices, groups: int) -> Floats:
+    """Codes less their zero points, float32 (n, groups, elements of a group)."""
+    codes = np.asarray(tensor.weight.read(channels), np.float32).reshape(channels.size, groups, -1)
+    part = tensor.part("zero_point")
+    zero = tensor.quantization.zero_point if tensor.quantization is not None else None
+    if part is not None:
+        zero = np.asarray(part.read(channels), np.float32)
+    elif zero is not None and zero.shape[0] > 1:
+        zero = zero[channels]
+    return codes if zero is None else codes - np.repeat(zero, groups // zero.shape[1], axis=1)[:, :, None]
+
+
+def _draw(
+    values: Floats, shown: Floats, count: int, generator: np.random.Generator, balance: Balance
+) -> tuple[Floats, Indices]:
     """`count` decoys (count, elements) and for each the row of `values` that it imitates.
+
+    `shown` holds what else can be seen of those rows (`_code_statistics`); a decoy takes it over from its target.
 
     In a wide layer any one candidate has its target's statistics; in a narrow one the nearest of several is taken.
     """
@@ -128,7 +156,8 @@ def _draw(values: Floats, count: int, generator: np.random.Generator, balance: B
     table = statistics(values, mean)
     sorted_table = np.sort(table, axis=0)
     ranks = _ranks(sorted_table, table)
-    targets = _targets(ranks, count, generator, balance)
+    shown_ranks = _ranks(np.sort(shown, axis=0), shown)
+    targets = _targets(np.concatenate([ranks, shown_ranks], axis=1), count, generator, balance)
     tries = int(np.clip(CANDIDATE_ELEMENTS // elements, 1, 16))
 
     def misfit(candidates: Floats, target: int) -> tuple[Floats, Floats]:
@@ -153,6 +182,7 @@ def _draw(values: Floats, count: int, generator: np.random.Generator, balance: B
             best = int(np.argmin(errors_))
             place = places[best]
         decoys[row] = candidates[best]
+        place = np.concatenate([place, shown_ranks[target]])
         balance.lean += place - 0.5
         balance.crowd += np.abs(place - 0.5) - 0.25
     return decoys, targets
@@ -181,26 +211,31 @@ def _targets(ranks: Floats, count: int, generator: np.random.Generator, balance:
     return best
 
 
-def _jittered(candidates: Floats, generator: np.random.Generator) -> Floats:
+def _jittered(candidates: Floats, generator: np.random.Generator, limit: float = np.inf) -> Floats:
+    """Candidates moved by up to JITTER; what the noise lifts over `limit` falls back just below it, or decoys would reach
+    further than their targets."""
     noise = generator.random(candidates.shape, np.float32)
     noise -= 0.5
     noise *= 2 * JITTER
     noise += 1
     noise *= candidates
+    over = np.abs(noise) > limit
+    if over.any():
+        noise[over] = np.sign(noise[over]) * limit * (1 - JITTER * generator.random(int(over.sum()), np.float32))
     return noise
 
 
 def _shuffled(values: Floats, mean: Floats, target: int, tries: int, generator: np.random.Generator) -> Floats:
     """The target's elements in another order."""
     rows = [values[target][generator.permutation(values.shape[1])] for _ in range(tries)]
-    return _jittered(np.stack(rows), generator)
+    return _jittered(np.stack(rows), generator, float(np.abs(values[target]).max()))
 
 
 def _deviated(values: Floats, mean: Floats, target: int, tries: int, generator: np.random.Generator) -> Floats:
     """The target's deviations from the mean channel in another order."""
     away = values[target] - mean
     rows = [mean + away[generator.permutation(mean.size)] for _ in range(tries)]
-    return _jittered(np.stack(rows), generator)
+    return _jittered(np.stack(rows), generator, float(np.abs(values[target]).max()))
 
 
 def _mixed(values: Floats, mean: Floats, target: int, tries: int, generator: np.random.Generator) -> Floats:
@@ -230,7 +265,7 @@ def _encode(
     targets: Indices,
     noise: Floats,
 ) -> Filled:
-    values = _to_order_of(tensor, leader, decoys)
+    values = _to_order_of(tensor, leader, decoys).copy()
     donors = pool[targets]
     if tensor is not leader:
         # A BatchNorm folded into one copy scales its channels; the target's scaling is the decoy's.
@@ -238,7 +273,7 @@ def _encode(
         values = values * np.where(led > 0, own / np.maximum(led, 1e-30), 1)
     encoded: list[list[Bytes]] = []
     weight, scale_part, zero_part = tensor.weight, tensor.part("scale"), tensor.part("zero_point")
-    scale, zero = _scales_and_zeros(tensor, values, donors)
+    scale, zero = _scales_and_zeros(tensor, values, pool, targets)
     codes: Numbers = values
     if tensor.quantization is not None:
         codes = tensor.quantization.quantize(values, scale, zero, channels, weight.element)
@@ -248,6 +283,8 @@ def _encode(
             numbers: Numbers = scale
         elif part is zero_part and zero is not None:
             numbers = zero
+        elif part.factor is not None and scale is not None:
+            numbers = scale * np.float32(part.factor)
         else:
             numbers = _companions(part, tensor, donors, pool, scale, noise)
         encoded.append(list(part.element.encode(numbers)))
@@ -260,34 +297,63 @@ def _weight_bytes(weight: Part | SparsePart, codes: Numbers, channels: Indices) 
     return [weight.element.encode(codes[i : i + 1, weight.mask[c]])[0] for i, c in enumerate(channels)]
 
 
-def _scales_and_zeros(tensor: WeightTensor, values: Floats, donors: Indices) -> tuple[Floats | None, Floats | None]:
-    """Scale and zero point (n, groups) by which the codes of `values` reach as far as the donors' codes do."""
+def _scales_and_zeros(
+    tensor: WeightTensor, values: Floats, pool: Indices, targets: Indices
+) -> tuple[Floats | None, Floats | None]:
+    """Scale and zero point (n, groups) by which the codes of `values` reach as far as their targets' do.
+
+    Where codes reach further down than up, the sign of a group's largest value shows in its code: it takes that of the
+    target's (`values` is changed).
+    """
     scale_part, zero_part = tensor.part("scale"), tensor.part("zero_point")
+    donors = pool[targets]
     zero = np.asarray(zero_part.read(donors), np.float32) if zero_part is not None else None
     if scale_part is None or tensor.quantization is None:
         return None, zero
-    n, groups = values.shape[0], scale_part.elements
-    codes = np.asarray(tensor.weight.read(donors), np.float32).reshape(n, groups, -1)
-    wanted = values.reshape(n, groups, -1)
-    low, high = np.minimum(wanted.min(axis=2), 0), np.maximum(wanted.max(axis=2), 0)
+    groups = scale_part.elements
+    wanted = values.reshape(values.shape[0], groups, -1)
     skewed = zero is not None and zero_part is not None and zero.shape[1] == groups and np.ptp(zero_part.read()) > 0
     if skewed:
+        low, high = np.minimum(wanted.min(axis=2), 0), np.maximum(wanted.max(axis=2), 0)
+        codes = np.asarray(tensor.weight.read(donors), np.float32).reshape(wanted.shape)
         found = (high - low) / np.maximum(codes.max(axis=2) - codes.min(axis=2), 1)
     else:
-        offsets = zero if zero is not None else tensor.quantization.zero_point
-        if offsets is not None:
-            offsets = offsets if offsets.shape[0] in (1, n) else offsets[donors]
-            codes = codes - np.repeat(offsets, groups // offsets.shape[1], axis=1)[:, :, None]
-        found = np.maximum(high, -low) / np.maximum(np.abs(codes).max(axis=2), 1)
+        known = _extremes(_centred_codes(tensor, pool, groups))[0]
+        largest, where = _extremes(wanted)
+        up, down = (float(np.abs(known[sign * known > 0]).max(initial=0)) for sign in (1, -1))
+        if up > 0 and down > 0 and abs(up - down) == 1:
+            largest = np.where(known[targets] < 0, -np.abs(largest), np.abs(largest))
+            np.put_along_axis(wanted, where[:, :, None], largest[:, :, None], axis=2)
+        found = np.abs(largest) / _steps(known[targets], up, down)
     old = np.abs(np.asarray(scale_part.read(donors), np.float32))
     stored = scale_part.element.encode(np.where(found > 0, found, old).astype(np.float32))
     scale = np.asarray(scale_part.element.decode(stored), np.float32)
     scale = np.where(scale > 0, scale, old)  # too small for the file's float: the donor's own is not
     if skewed and zero_part is not None:
-        zero = np.asarray(
-            np.clip(np.rint(codes.min(axis=2) - low / scale), zero_part.element.low, zero_part.element.high), np.float32
-        )
+        first = codes.min(axis=2) - low / scale
+        zero = np.asarray(np.clip(np.rint(first), zero_part.element.low, zero_part.element.high), np.float32)
     return scale, zero
+
+
+def _extremes(grouped: Floats) -> tuple[Floats, Indices]:
+    """The element of each group (n, groups, elements) that is furthest from 0, with its sign, and where it is: (n, groups)."""
+    where = np.abs(grouped).argmax(axis=2)
+    return np.take_along_axis(grouped, where[:, :, None], axis=2)[:, :, 0], where
+
+
+def _steps(of_target: Floats, up: float, down: float) -> Floats:
+    """How many steps of the scale lie between 0 and the largest value of each group (n, groups), as for the targets' codes.
+
+    `up` and `down` are how far the layer's codes reach. Where that is to the ends of two's complement (7 and -8), the exporter
+    divided by what lies between (7.5), and its rounding decided between -7 and -8: the decoy is nudged to its target's side.
+    """
+    steps = np.abs(of_target)
+    short, long = sorted((up, down))
+    if short > 0 and long == short + 1:
+        sign = 1 if up == long else -1
+        nudge = np.where(sign * of_target > 0, np.where(steps == long, NUDGE, -NUDGE), 0)
+        steps = np.where(steps >= short, (short + long) / 2 + nudge, steps)
+    return np.asarray(np.maximum(steps, 1), np.float32)
 
 
 def _companions(
@@ -333,7 +399,10 @@ def _silence(tensor: WeightTensor, channels: Indices, remaining: Indices) -> Fil
     encoded.append(_weight_bytes(tensor.weight, codes, channels))
     for part in tensor.companions:
         constant = np.full((n, part.elements), 1 if part.kind == "variance" else 0, np.float32)
-        encoded.append(list(part.element.encode(own.get(part.kind, constant))))
+        numbers = own.get(part.kind, constant)
+        if part.factor is not None:
+            numbers = numbers * np.float32(part.factor)
+        encoded.append(list(part.element.encode(numbers)))
     return Filled(tensor, channels, encoded)
 
 

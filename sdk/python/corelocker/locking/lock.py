@@ -39,8 +39,8 @@ class LockedFile:
 
     @property
     def locked_bytes(self) -> int:
-        """Bytes of the file that differ, or may differ, between the first and the last tier."""
-        return sum(c.run.size for c in self.overlay.cells) + sum(len(n.states[0]) for n in self.overlay.names)
+        """Bytes of weights that are locked in the tier that ships."""
+        return sum(c.run.size for c in self.overlay.cells)
 
 
 @dataclass
@@ -60,6 +60,11 @@ class LockedArtifact:
     channels: int
     weight_bytes: int
     not_followed: dict[str, str]
+
+    @property
+    def locked_bytes(self) -> int:
+        """Bytes of weights that are locked in the tier that ships."""
+        return sum(file.locked_bytes for file in self.files)
 
 
 @dataclass(frozen=True)
@@ -164,8 +169,8 @@ def _lay_out(
 ) -> LockedArtifact:
     places = {file: _Places(cells[file]) for file in artifact.files}
     names: dict[MappedFile, list[Name]] = {file: [] for file in artifact.files}
-    for number, identity in enumerate(artifact.identities):
-        states = _identity_states(identity, places, plan, b"name/%d/%d" % (index, number))
+    for identity in artifact.identities:
+        states = _identity_states(identity, places, plan, b"name/%d/" % index)
         if states[0] != states[-1]:
             names[identity.file] += [Name(offset, states) for offset in identity.copies]
     return LockedArtifact(
@@ -203,7 +208,7 @@ def _identity_states(
         elif states and state not in tiers:
             states.append(states[-1])
         else:
-            states.append(_fresh_name(original, plan.seed, label + b"/%d" % state))
+            states.append(_fresh_name(original, plan.seed, label + original + b"/%d" % state))
     return tuple(states)
 
 

@@ -1,0 +1,1 @@
+"""The demo classifier: its architecture, and factories that `corelocker export` can call."""

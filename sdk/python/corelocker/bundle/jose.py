@@ -1,0 +1,98 @@
+"""The JOSE forms that key bundles, licenses and the unlock API share, for the curve P-256 alone.
+
+Everything here takes or gives values of the standards: base64url without padding (RFC 4648 section 5), public JWK (RFC
+7517, RFC 7518 section 6.2.1), JWK thumbprint (RFC 7638), and the 64-byte signature r || s of ES256 (RFC 7518 section
+3.4). What is not in the one form that they allow is a ValueError, which callers turn into an error of their own format.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+from collections.abc import Mapping
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
+
+SIGNATURE_SIZE = 64
+THUMBPRINT_SIZE = 43
+
+
+def encode_base64url(data: bytes) -> str:
+    """`data` in base64url without padding."""
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+
+
+def decode_base64url(text: str) -> bytes:
+    """The bytes of `text`. Raises ValueError for padding, other characters or bits that are left over."""
+    try:
+        data = base64.b64decode(text.encode("ascii") + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, UnicodeEncodeError):
+        raise ValueError("not base64url") from None
+    # b64decode takes "+" and "/" too, and left-over bits of any value.
+    if encode_base64url(data) != text:
+        raise ValueError("not the one base64url form of its bytes")
+    return data
+
+
+def public_jwk(key: ec.EllipticCurvePublicKey) -> dict[str, str]:
+    """The public JWK of a P-256 key: kty, crv, x and y."""
+    _require_p256(key)
+    numbers = key.public_numbers()
+    x, y = (encode_base64url(value.to_bytes(32, "big")) for value in (numbers.x, numbers.y))
+    return {"kty": "EC", "crv": "P-256", "x": x, "y": y}
+
+
+def key_of_jwk(jwk: object) -> ec.EllipticCurvePublicKey:
+    """The key of a public P-256 JWK; members beyond kty, crv, x and y are ignored.
+
+    Raises ValueError when it is not one, has a private part, or the point is not on the curve.
+    """
+    if not isinstance(jwk, Mapping) or jwk.get("kty") != "EC" or jwk.get("crv") != "P-256":
+        raise ValueError("not a JWK of kty EC and crv P-256")
+    if "d" in jwk:
+        raise ValueError("a private JWK where a public one belongs")
+    x, y = (_coordinate(jwk.get(name)) for name in ("x", "y"))
+    return ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), b"\x04" + x + y)
+
+
+def thumbprint(key: ec.EllipticCurvePublicKey) -> str:
+    """The SHA-256 thumbprint of the key's JWK in base64url (RFC 7638): 43 characters."""
+    canonical = json.dumps(public_jwk(key), sort_keys=True, separators=(",", ":"))
+    return encode_base64url(hashlib.sha256(canonical.encode()).digest())
+
+
+def sign(key: ec.EllipticCurvePrivateKey, data: bytes) -> bytes:
+    """The 64-byte ES256 signature of `data`, deterministic (RFC 6979)."""
+    _require_p256(key)
+    r, s = decode_dss_signature(key.sign(data, ec.ECDSA(hashes.SHA256(), deterministic_signing=True)))
+    return r.to_bytes(32, "big") + s.to_bytes(32, "big")
+
+
+def verify(key: ec.EllipticCurvePublicKey, signature: bytes, data: bytes) -> bool:
+    """Whether `signature` is the key's 64-byte ES256 signature of `data`."""
+    _require_p256(key)
+    if len(signature) != SIGNATURE_SIZE:
+        return False
+    der = encode_dss_signature(int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:], "big"))
+    try:
+        key.verify(der, data, ec.ECDSA(hashes.SHA256()))
+    except InvalidSignature:
+        return False
+    return True
+
+
+def _require_p256(key: ec.EllipticCurvePublicKey | ec.EllipticCurvePrivateKey) -> None:
+    if not isinstance(key.curve, ec.SECP256R1):
+        raise ValueError(f"a key of the curve {key.curve.name} where P-256 belongs")
+
+
+def _coordinate(value: object) -> bytes:
+    data = decode_base64url(value) if isinstance(value, str) else b""
+    if len(data) != 32:
+        raise ValueError("a JWK coordinate that is not 32 bytes in base64url")
+    return data

@@ -1,0 +1,211 @@
+"""`corelocker demo`: the main job on a real model, with measured accuracies."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from corelocker.cli.app import Json, emit, human, progress_bar, wide_console
+from corelocker.errors import FileAccessError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+    import numpy.typing as npt
+
+    from corelocker.bundle.clkey import KeyBundle
+    from corelocker.locking.publish import Publication
+
+TIERS = "free=0.05,plus=0.01,full=0"
+FACTORY = "demo.model.fashion_mobilenet:calibrated"
+
+
+@dataclass(frozen=True)
+class Row:
+    """An artifact's figures: accuracy in percent by state, key size, seconds and exactness."""
+
+    name: str
+    accuracy: dict[str, float]
+    locked_bytes: int
+    locked_fraction: float
+    restore_ms: float
+    bit_exact: bool
+
+
+def demo(
+    images: Annotated[int, typer.Option(min=10, max=2000, help="How many of the 2,000 test images to use.")] = 2000,
+    keep: Annotated[Path | None, typer.Option(help="Keep originals, locked files and keys in this folder.")] = None,
+    json: Json = False,
+) -> None:
+    """Lock a small Fashion-MNIST classifier for ExecuTorch and Core ML, restore it, and measure what each tier is worth.
+
+    Runs in a checkout of the repository, where the model and its test images lie, and needs `corelocker[export]`.
+
+    Example: `corelocker demo --images 500`
+    """
+    root = _repository()
+    if str(root) not in sys.path:
+        sys.path.insert(0, str(root))
+    if keep is not None:
+        keep.mkdir(parents=True, exist_ok=True)
+        result = _run(root, keep, images, json)
+    else:
+        with tempfile.TemporaryDirectory(prefix="corelocker-demo-") as folder:
+            result = _run(root, Path(folder), images, json)
+    emit(json, result, lambda: _print(result))
+    if not all(row["bit_exact"] for row in result["artifacts"]):
+        raise typer.Exit(1)
+
+
+def _repository() -> Path:
+    for folder in (Path.cwd(), Path(__file__).resolve().parents[4]):
+        if (folder / "demo" / "data" / "fashion_mobilenet.safetensors").exists():
+            return folder
+    raise FileAccessError("the demo's model was not found", hint="Run it in a checkout of the CoreLocker repository")
+
+
+def _run(root: Path, folder: Path, images: int, as_json: bool) -> dict[str, Any]:
+    import numpy as np
+
+    from corelocker.bundle.clkey import KeyBundle
+    from corelocker.bundle.keystore import Keystore
+    from corelocker.cli.lock import LockOptions, lock_files
+    from corelocker.export import ExportTarget, export_target, load_model
+    from corelocker.locking.plan import parse_tiers
+
+    with np.load(root / "demo" / "data" / "fashion_test_2000.npz") as data:
+        chosen = np.linspace(0, len(data["y"]) - 1, images).astype(np.int64)
+        x, y = data["x"][chosen].astype(np.float32)[:, None] / 255, data["y"][chosen]
+    originals, dist = folder / "original", folder / "dist"
+    originals.mkdir(exist_ok=True)
+    targets = (
+        ExportTarget("fashion_fp32", "executorch"),
+        ExportTarget("fashion_int8", "executorch", quantize="int8"),
+        ExportTarget("fashion", "coreml"),
+    )
+    with progress_bar(as_json) as show:
+        started = time.perf_counter()
+        source = load_model(FACTORY)
+        paths = []
+        for done, target in enumerate(targets):
+            show("export", done, len(targets))
+            paths.append(export_target(source, target, originals, force=True).path)
+        show("export", len(targets), len(targets))
+        exported = time.perf_counter() - started
+
+    # A publisher has a passphrase or a key-encryption key; the demo's keystore lives for a minute.
+    store = Keystore.create(folder / f"keys-{secrets.token_hex(4)}.json", secrets.token_bytes(16).hex().encode())
+    started = time.perf_counter()
+    publication, _ = lock_files(
+        paths, dist, LockOptions(parse_tiers(TIERS)), "fashion", 1, store, force=True, quiet=as_json
+    )
+    locked = time.perf_counter() - started
+
+    bundle = KeyBundle.open(publication.bundle, store.publisher)
+    key = store.content_key(bundle.id)
+    rows = []
+    with progress_bar(as_json) as show:
+        total = len(paths) * (len(bundle.tiers) + 1)
+        for number, path in enumerate(paths):
+            evaluate = _evaluate_pte if path.suffix == ".pte" else _evaluate_package
+            steps = iter(range(number * (len(bundle.tiers) + 1), total))
+            rows.append(
+                _measure(
+                    publication, number, path, dist / path.name, bundle, key,
+                    lambda package, weights, run=evaluate, steps=steps: (
+                        show("measure", next(steps), total), run(package, weights, x, y)
+                    )[1],
+                )  # fmt: skip
+            )
+        show("measure", total, total)
+    return {
+        "tiers": list(bundle.tiers),
+        "images": images,
+        "artifacts": [vars(row) for row in rows],
+        "bundle_bytes": publication.bundle_bytes,
+        "export_s": round(exported, 2),
+        "lock_s": round(locked, 2),
+    }
+
+
+def _measure(
+    publication: Publication,
+    number: int,
+    original: Path,
+    locked: Path,
+    bundle: KeyBundle,
+    key: bytes,
+    evaluate: Callable[[Path, bytes], float],
+) -> Row:
+    """Accuracy of the original and of every tier, each loaded from memory as a device would."""
+    from corelocker.runtime.restored import restore
+
+    artifact = publication.artifacts[number]
+    file = artifact.files[0].file.name
+    weights, sealed = (p if p.is_file() else p / file for p in (original, locked))
+    accuracy = {"original": evaluate(original, weights.read_bytes())}
+    milliseconds, exact = 0.0, False
+    for tier, name in enumerate(bundle.tiers):
+        started = time.perf_counter()
+        with restore(sealed, bundle, key, tier, key_tier=len(bundle.tiers) - 1) as restored:
+            milliseconds = (time.perf_counter() - started) * 1e3
+            state = bytes(restored)
+        accuracy[name] = evaluate(locked, state)
+        exact = state == weights.read_bytes()
+    fraction = artifact.locked_bytes / artifact.weight_bytes
+    return Row(original.name, accuracy, artifact.locked_bytes, fraction, round(milliseconds, 2), exact)
+
+
+def _evaluate_pte(path: Path, program: bytes, x: npt.NDArray[np.float32], y: npt.NDArray[np.uint8]) -> float:
+    """Top-1 in percent through the ExecuTorch runtime."""
+    import torch
+    from executorch.runtime import Runtime
+
+    method = Runtime.get().load_program(program).load_method("forward")
+    images = torch.from_numpy(x)
+    right = sum(int(method.execute([images[i : i + 1]])[0].argmax()) == int(y[i]) for i in range(len(y)))
+    return round(100 * right / len(y), 2)
+
+
+def _evaluate_package(path: Path, weights: bytes, x: npt.NDArray[np.float32], y: npt.NDArray[np.uint8]) -> float:
+    """Top-1 in percent by the Linux evaluator of mlprograms (fp32 arithmetic; Core ML itself runs on Apple's systems alone)."""
+    from demo.evaluate_mlprogram import MLProgram
+
+    program = MLProgram(path, weights)
+    right = 0
+    for i in range(len(y)):
+        (logits,) = program.run({program.inputs[0]: x[i : i + 1]}).values()
+        right += int(logits.argmax()) == int(y[i])
+    return round(100 * right / len(y), 2)
+
+
+def _print(result: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    console = wide_console()
+    tiers = result["tiers"]
+    states = ["original", *(f"locked: {tiers[0]}", *tiers[1:-1], f"restored: {tiers[-1]}")]
+    table = Table("model", *states, "access key", "of weights", "restore", "bit-exact")
+    for row in result["artifacts"]:
+        accuracies = [f"{row['accuracy'][name]:.2f} %" for name in ("original", *tiers)]
+        table.add_row(
+            row["name"], *accuracies, human(row["locked_bytes"]), f"{100 * row['locked_fraction']:.2f} %",
+            f"{row['restore_ms']:.1f} ms", "yes" if row["bit_exact"] else "NO",
+        )  # fmt: skip
+    console.print(table)
+    console.print(f"Top-1 accuracy on {result['images']} test images of Fashion-MNIST; a blind guess is right in 10 %.")
+    console.print(".pte through the ExecuTorch runtime, .mlpackage through an fp32 evaluator (Core ML runs on Apple's systems).")
+    console.print(
+        f"One key bundle for all: {human(result['bundle_bytes'])}. "
+        f"Export {result['export_s']} s, lock {result['lock_s']} s (most of it scrypt of the keystore's passphrase)."
+    )
+    exact = all(row["bit_exact"] for row in result["artifacts"])
+    console.print(f"bit-exact: {'yes' if exact else 'NO'}")

@@ -1,0 +1,209 @@
+// Every system call of the core fails once, or is interrupted: the linker
+// routes the core's calls through here (--wrap).
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include <cerrno>
+#include <cstdarg>
+#include <string>
+#include <vector>
+
+#include "support.h"
+
+namespace {
+
+constexpr int kPopulateWrite = 23;  // MADV_POPULATE_WRITE
+
+// What happens to the calls from now on. Only calls while an open function runs
+// count.
+struct Plan {
+  bool active = false;
+  int calls = 0;            // made so far
+  int failing_call = -1;    // the call with this number fails
+  int interruptions = 0;    // so many interruptible calls in a row return EINTR
+  size_t longest_read = 0;  // 0: no limit
+  int populate_error = 0;   // what the kernel says when asked for private pages
+  std::vector<std::string> made;
+
+  bool fails(const char* name) {
+    if (!active) return false;
+    made.emplace_back(name);
+    return calls++ == failing_call;
+  }
+
+  bool interrupts() {
+    if (!active || interruptions == 0) return false;
+    interruptions--;
+    errno = EINTR;
+    return true;
+  }
+};
+
+Plan plan;
+
+bool fails_with(const char* name, int reason) {
+  if (!plan.fails(name)) return false;
+  errno = reason;
+  return true;
+}
+
+}  // namespace
+
+extern "C" {
+int __real_open64(const char* path, int flags, ...);
+ssize_t __real_pread64(int fd, void* bytes, size_t size, off64_t offset);
+int __real_fstat64(int fd, struct stat64* status);
+void* __real_mmap64(void* address, size_t size, int protection, int flags, int fd, off64_t offset);
+int __real_mprotect(void* address, size_t size, int protection);
+int __real_fcntl64(int fd, int command, ...);
+int __real_madvise(void* address, size_t size, int advice);
+void* __real_malloc(size_t size);
+void* __real_calloc(size_t count, size_t size);
+
+int __wrap_open64(const char* path, int flags, ...) {
+  if (plan.interrupts() || fails_with("open", EACCES)) return -1;
+  return __real_open64(path, flags);
+}
+
+ssize_t __wrap_pread64(int fd, void* bytes, size_t size, off64_t offset) {
+  if (plan.interrupts() || fails_with("pread", EIO)) return -1;
+  if (plan.longest_read != 0 && size > plan.longest_read) size = plan.longest_read;
+  return __real_pread64(fd, bytes, size, offset);
+}
+
+int __wrap_fstat64(int fd, struct stat64* status) {
+  if (plan.interrupts() || fails_with("fstat", EIO)) return -1;
+  return __real_fstat64(fd, status);
+}
+
+void* __wrap_mmap64(void* address, size_t size, int protection, int flags, int fd, off64_t offset) {
+  if (fails_with("mmap", ENOMEM)) return MAP_FAILED;
+  return __real_mmap64(address, size, protection, flags, fd, offset);
+}
+
+int __wrap_mprotect(void* address, size_t size, int protection) {
+  if (fails_with("mprotect", ENOMEM)) return -1;
+  return __real_mprotect(address, size, protection);
+}
+
+int __wrap_fcntl64(int fd, int command, int argument) {
+  if (fails_with("fcntl", EMFILE)) return -1;
+  return __real_fcntl64(fd, command, argument);
+}
+
+int __wrap_madvise(void* address, size_t size, int advice) {
+  if (advice == kPopulateWrite && plan.active && plan.populate_error != 0) {
+    errno = plan.populate_error;
+    return -1;
+  }
+  return __real_madvise(address, size, advice);
+}
+
+void* __wrap_malloc(size_t size) { return plan.fails("malloc") ? nullptr : __real_malloc(size); }
+void* __wrap_calloc(size_t count, size_t size) { return plan.fails("calloc") ? nullptr : __real_calloc(count, size); }
+}
+
+namespace corelocker::tests {
+namespace {
+
+const std::vector<TestRun> kRuns = {{100, 4, 8, 10}, {104, 4, 8, 10}, {5'000, 200, 200, 1}};
+const Bytes kOriginal = noise(20'000, 1);
+const Bytes kLocked = [] {
+  Bytes bytes = kOriginal;
+  for (const TestRun& run : kRuns) {
+    for (uint32_t i = 0; i < run.count; i++) {
+      for (uint32_t j = 0; j < run.length; j++) bytes[run.offset + i * run.stride + j] ^= 0xFF;
+    }
+  }
+  return bytes;
+}();
+
+// An overlap check that needs memory: the strides differ, so residues decide
+// nothing.
+const std::vector<TestRun> kTangledRuns = {{0, 1, 6, 5}, {1, 1, 10, 3}};
+
+corelocker_error open_with(const Plan& chosen, const char* path, uint32_t flags, FilePointer& file) {
+  const Options options({TestPatch(kLocked, kOriginal, kRuns), TestPatch(kOriginal, kOriginal, kTangledRuns)}, flags);
+  plan = chosen;
+  plan.active = true;
+  corelocker_file* opened = nullptr;
+  const corelocker_error error = corelocker_open_path(path, options.get(), &opened);
+  plan.active = false;
+  file.reset(opened);
+  EXPECT_EQ(file != nullptr, error == CORELOCKER_OK);
+  return error;
+}
+
+class Faults : public testing::TestWithParam<uint32_t> {};
+
+TEST_P(Faults, EachFailingCallGivesAnErrorAndLeavesNothing) {
+  const TemporaryFile on_disk(kLocked);
+  FilePointer file;
+  ASSERT_EQ(open_with({}, on_disk.path(), GetParam(), file), CORELOCKER_OK);
+  const std::vector<std::string> calls = plan.made;
+  EXPECT_GE(calls.size(), 7u);
+  for (int i = 0; i < static_cast<int>(calls.size()); i++) {
+    Plan failing;
+    failing.failing_call = i;
+    const corelocker_error error = open_with(failing, on_disk.path(), GetParam(), file);
+    const std::string& call = calls[static_cast<size_t>(i)];
+    const bool memory = call == "mmap" || call == "mprotect" || call == "malloc" || call == "calloc";
+    EXPECT_EQ(error, memory ? CORELOCKER_MEMORY : CORELOCKER_FILE_ACCESS) << i << " " << call;
+    if (call == "open") {
+      EXPECT_EQ(errno, EACCES);
+    }
+    if (call == "fcntl") {
+      EXPECT_EQ(errno, EMFILE);
+    }
+  }
+  EXPECT_EQ(read_file(on_disk.path()), kLocked);
+}
+
+TEST_P(Faults, InterruptionsAndShortReadsChangeNothing) {
+  const TemporaryFile on_disk(kLocked);
+  Plan interrupted;
+  interrupted.interruptions = 3;
+  interrupted.longest_read = 7;
+  FilePointer file;
+  ASSERT_EQ(open_with(interrupted, on_disk.path(), GetParam(), file), CORELOCKER_OK);
+  EXPECT_EQ(plan.interruptions, 0);
+  EXPECT_EQ(contents(file.get()), kOriginal);
+}
+
+// Where somebody shortens the file between mapping and patching, the kernel refuses to make the pages private.
+TEST(FaultsOfPages, AreErrorsUnlessTheKernelIsOld) {
+  const TemporaryFile on_disk(kLocked);
+  for (const auto& [reason, expected] :
+       {std::pair{EFAULT, CORELOCKER_FILE_CHANGED}, {ENOMEM, CORELOCKER_MEMORY}, {EINVAL, CORELOCKER_OK}}) {
+    Plan refused;
+    refused.populate_error = reason;
+    FilePointer file;
+    EXPECT_EQ(open_with(refused, on_disk.path(), 0, file), expected);
+    if (expected == CORELOCKER_OK) {
+      EXPECT_EQ(contents(file.get()), kOriginal);
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(MappedAndCopied, Faults, testing::Values(0u, CORELOCKER_COPY));
+
+TEST(FaultsInBuffers, LeaveThemAsTheyWere) {
+  for (int i = 0; i < 3; i++) {
+    const Options options({TestPatch(kLocked, kOriginal, kRuns)});
+    Bytes buffer = kLocked;
+    corelocker_file* file = nullptr;
+    plan = {};
+    plan.failing_call = i;
+    plan.active = true;
+    const corelocker_error error = corelocker_open_buffer(buffer.data(), buffer.size(), options.get(), &file);
+    plan.active = false;
+    EXPECT_EQ(error, CORELOCKER_MEMORY) << plan.made.back();
+    EXPECT_EQ(file, nullptr);
+    EXPECT_EQ(buffer, kLocked);
+  }
+}
+
+}  // namespace
+}  // namespace corelocker::tests

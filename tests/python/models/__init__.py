@@ -1,0 +1,1 @@
+"""Small torch models for the tests, and what the exporters make of them."""

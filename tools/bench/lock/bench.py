@@ -1,0 +1,145 @@
+"""How long `corelocker lock` takes, as a multiple of one hashlib SHA-256 pass over the same file in the same run.
+
+    .venv/bin/python tools/bench/lock/bench.py [--runs 3] [--json]
+
+Models are made once under .cache/bench. Memory is the peak resident set of the command's process, mapped pages included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[3]
+CACHE = ROOT / ".cache" / "bench"
+COMMAND = [sys.executable, "-m", "corelocker"]
+
+
+def checkpoint(path: Path, megabytes: int) -> Path:
+    """A language-model-like checkpoint: square and wide matrices, float32."""
+    if path.exists():
+        return path
+    shapes = []
+    while sum(4 * a * b for _, a, b in shapes) < megabytes << 20:
+        block = len(shapes) // 7
+        shapes += [
+            (f"layers.{block}.{name}.weight", rows, columns)
+            for name, rows, columns in [
+                *((n, 2048, 2048) for n in ("q", "k", "v", "o")),
+                ("up", 5504, 2048), ("gate", 5504, 2048), ("down", 2048, 5504),
+            ]
+        ]  # fmt: skip
+    header, offset = {}, 0
+    for name, rows, columns in shapes:
+        header[name] = {"dtype": "F32", "shape": [rows, columns], "data_offsets": [offset, offset + 4 * rows * columns]}
+        offset += 4 * rows * columns
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    generator = np.random.default_rng(0)
+    with path.with_suffix(".part").open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for _, rows, columns in shapes:
+            file.write((generator.standard_normal((rows, columns), np.float32) * 0.02).data)
+    return path.with_suffix(".part").rename(path)
+
+
+def program(path: Path, layers: int, width: int) -> Path:
+    """An XNNPACK program of linear layers, 4 * layers * width^2 bytes of weights."""
+    if not path.exists():
+        code = f"""
+import torch
+from executorch.exir import to_edge_transform_and_lower
+from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+model = torch.nn.Sequential(*(m for _ in range({layers}) for m in (torch.nn.Linear({width}, {width}), torch.nn.ReLU()))).eval()
+exported = torch.export.export(model, (torch.zeros(1, {width}),))
+program = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()]).to_executorch()
+with open({str(path)!r}, "wb") as file:
+    program.write_to_file(file)
+"""
+        subprocess.run([sys.executable, "-c", code], check=True, stderr=subprocess.DEVNULL)
+    return path
+
+
+def measured(command: list[str], environment: dict[str, str]) -> tuple[float, float]:
+    """Seconds and peak megabytes of a command, in a process of its own."""
+    script = (
+        "import resource, subprocess, sys, time\n"
+        "start = time.perf_counter()\n"
+        "subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)\n"
+        "print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", script, *command], check=True, capture_output=True, text=True, env=environment
+    )
+    seconds, peak = done.stdout.split()
+    return float(seconds), float(peak)
+
+
+def sha256_seconds(path: Path) -> float:
+    start = time.perf_counter()
+    with path.open("rb") as file:
+        hashlib.file_digest(file, "sha256")
+    return time.perf_counter() - start
+
+
+def bench_lock(path: Path, runs: int, environment: dict[str, str], folder: Path) -> dict[str, object]:
+    """Lock and hash in turn, so that both see the same machine."""
+    hashing, locking, peaks = [], [], []
+    for _ in range(runs):
+        hashing.append(sha256_seconds(path))
+        out = folder / "out"
+        seconds, peak = measured(
+            [*COMMAND, "lock", str(path), "--out", str(out), "--model-id", "bench", "--model-version", "1", "--json",
+             "--keystore", str(folder / "keys.json")],
+            environment,
+        )  # fmt: skip
+        locking.append(seconds)
+        peaks.append(peak)
+        shutil.rmtree(out)
+    sha, lock = statistics.median(hashing), statistics.median(locking)
+    return {"file": path.name, "megabytes": round(path.stat().st_size / 1e6, 1), "sha256_s": round(sha, 3),
+            "lock_s": round(lock, 3), "ratio": round(lock / sha, 2), "goal": 3.0, "peak_MB": round(max(peaks), 1), "peak_goal_MB": 300}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    CACHE.mkdir(parents=True, exist_ok=True)
+    big = checkpoint(CACHE / "1GB.safetensors", 1000)
+    pte, small = program(CACHE / "400MB.pte", 24, 2048), program(CACHE / "14MB.pte", 14, 500)
+    environment = os.environ | {"CORELOCKER_PASSPHRASE": "bench"}
+    with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
+        folder = Path(scratch)
+        subprocess.run(
+            [*COMMAND, "keystore", "init", str(folder / "keys.json")], check=True, env=environment, stdout=subprocess.DEVNULL
+        )
+        rows = [bench_lock(path, options.runs, environment, folder) for path in (big, pte, small)]
+        start_up = statistics.median(measured([*COMMAND, "--help"], environment)[0] for _ in range(2 * options.runs + 1))
+        bare = statistics.median(measured([sys.executable, "-c", "pass"], environment)[0] for _ in range(2 * options.runs + 1))
+    result = {"lock": rows, "help_s": round(start_up, 3), "help_goal_s": 0.3, "bare_python_s": round(bare, 3),
+              "cores": os.cpu_count(), "page_size": resource.getpagesize()}  # fmt: skip
+    if options.json:
+        print(json.dumps(result, indent=1))
+        return
+    for row in rows:
+        print(f"{row['file']:>16}  {row['megabytes']:>7} MB  SHA-256 {row['sha256_s']:.2f} s  lock {row['lock_s']:.2f} s  "
+              f"ratio {row['ratio']} (goal 3)  peak {row['peak_MB']} MB (goal 300)")  # fmt: skip
+    print(f"corelocker --help {start_up:.2f} s (goal 0.3), bare Python {bare:.2f} s")
+
+
+if __name__ == "__main__":
+    main()
