@@ -31,9 +31,9 @@ from corelocker.artifacts.mlprogram import (
     Value,
     read_model,
 )
+from torch import Tensor
 from torch.nn import functional
 
-Tensor = torch.Tensor
 MODEL = Path("Data/com.apple.CoreML/model.mlmodel")
 WEIGHTS = Path("Data/com.apple.CoreML/weights/weight.bin")
 NUMPY = {
@@ -85,7 +85,7 @@ class MlProgram:
 
     def constant(self, name: str) -> Tensor:
         """A constant of the program by name, expanded to float32 (or integers)."""
-        return self._constants[name]  # type: ignore[no-any-return]
+        return self._constants[name]
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """One call with inputs of the program's own shapes; returns float32 or integer tensors by name."""
@@ -216,7 +216,7 @@ class Arguments:
         return self._values.get(name) is not None
 
     def tensor(self, name: str) -> Tensor:
-        return self._values[name]  # type: ignore[no-any-return]
+        return self._values[name]
 
     def optional(self, name: str) -> Tensor | None:
         return self._values.get(name)

@@ -7,11 +7,15 @@
 #include <sys/wait.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <cstdio>
 #include <numeric>
 #include <random>
+#include <set>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "support.h"
@@ -350,6 +354,35 @@ TEST(Handle, SeesThatTheFileChanged) {
   // A copy does not depend on the file.
   EXPECT_EQ(open_then(shorten, CORELOCKER_COPY), CORELOCKER_OK);
   EXPECT_EQ(open_then(write_into, CORELOCKER_COPY), CORELOCKER_OK);
+}
+
+// Whatever happens to the file while it is copied, there is an error or the restored bytes; a mapping cannot promise
+// that.
+TEST(Handle, CopiesWhileTheFileIsShortened) {
+  const TwoTiers tiers;
+  std::atomic<bool> done{false};
+  std::thread vandal([&] {
+    const int fd = open(tiers.file.path(), O_RDWR);
+    while (!done) {
+      EXPECT_EQ(ftruncate(fd, 5'000), 0);
+      EXPECT_EQ(pwrite(fd, tiers.locked.data(), kFileSize, 0), static_cast<ssize_t>(kFileSize));
+    }
+    close(fd);
+  });
+  std::set<corelocker_error> seen;
+  for (int i = 0; i < 2'000; i++) {
+    Options options({tiers.to_plus}, CORELOCKER_COPY);
+    options.options.file_size = kFileSize;
+    FilePointer file;
+    seen.insert(open_path(tiers.file.path(), options, file));
+  }
+  done = true;
+  vandal.join();
+  for (const corelocker_error error :
+       {CORELOCKER_OK, CORELOCKER_RESTORE_SIZE, CORELOCKER_RESTORE_REPLACED, CORELOCKER_FILE_CHANGED}) {
+    seen.erase(error);
+  }
+  EXPECT_TRUE(seen.empty()) << corelocker_error_name(*seen.begin());
 }
 
 TEST(Patch, IsAppliedAboveFourGigabytes) {

@@ -6,7 +6,7 @@
 #include <sys/stat.h>
 
 #include <cerrno>
-#include <cstdarg>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -20,11 +20,12 @@ constexpr int kPopulateWrite = 23;  // MADV_POPULATE_WRITE
 // count.
 struct Plan {
   bool active = false;
-  int calls = 0;            // made so far
-  int failing_call = -1;    // the call with this number fails
-  int interruptions = 0;    // so many interruptible calls in a row return EINTR
-  size_t longest_read = 0;  // 0: no limit
-  int populate_error = 0;   // what the kernel says when asked for private pages
+  int calls = 0;                             // made so far
+  int failing_call = -1;                     // the call with this number fails
+  std::map<std::string, int> interruptions;  // so many calls of a kind return EINTR before one gets through
+  size_t longest_read = 0;                   // 0: no limit
+  off64_t shortened_to = INT64_MAX;          // reads from here on see the end of the file
+  int populate_error = 0;                    // what the kernel says when asked for private pages
   std::vector<std::string> made;
 
   bool fails(const char* name) {
@@ -33,9 +34,9 @@ struct Plan {
     return calls++ == failing_call;
   }
 
-  bool interrupts() {
-    if (!active || interruptions == 0) return false;
-    interruptions--;
+  bool interrupts(const char* name) {
+    if (!active || interruptions[name] == 0) return false;
+    interruptions[name]--;
     errno = EINTR;
     return true;
   }
@@ -63,18 +64,19 @@ void* __real_malloc(size_t size);
 void* __real_calloc(size_t count, size_t size);
 
 int __wrap_open64(const char* path, int flags, ...) {
-  if (plan.interrupts() || fails_with("open", EACCES)) return -1;
+  if (plan.interrupts("open") || fails_with("open", EACCES)) return -1;
   return __real_open64(path, flags);
 }
 
 ssize_t __wrap_pread64(int fd, void* bytes, size_t size, off64_t offset) {
-  if (plan.interrupts() || fails_with("pread", EIO)) return -1;
+  if (plan.interrupts("pread") || fails_with("pread", EIO)) return -1;
+  if (plan.active && offset >= plan.shortened_to) return 0;
   if (plan.longest_read != 0 && size > plan.longest_read) size = plan.longest_read;
   return __real_pread64(fd, bytes, size, offset);
 }
 
 int __wrap_fstat64(int fd, struct stat64* status) {
-  if (plan.interrupts() || fails_with("fstat", EIO)) return -1;
+  if (plan.interrupts("fstat") || fails_with("fstat", EIO)) return -1;
   return __real_fstat64(fd, status);
 }
 
@@ -164,12 +166,21 @@ TEST_P(Faults, EachFailingCallGivesAnErrorAndLeavesNothing) {
 TEST_P(Faults, InterruptionsAndShortReadsChangeNothing) {
   const TemporaryFile on_disk(kLocked);
   Plan interrupted;
-  interrupted.interruptions = 3;
+  interrupted.interruptions = {{"open", 2}, {"fstat", 2}, {"pread", GetParam() == CORELOCKER_COPY ? 2 : 0}};
   interrupted.longest_read = 7;
   FilePointer file;
   ASSERT_EQ(open_with(interrupted, on_disk.path(), GetParam(), file), CORELOCKER_OK);
-  EXPECT_EQ(plan.interruptions, 0);
+  for (const auto& [call, left] : plan.interruptions) EXPECT_EQ(left, 0) << call;
   EXPECT_EQ(contents(file.get()), kOriginal);
+}
+
+TEST(FaultsOfReads, AFileThatEndsEarlyIsAnError) {
+  const TemporaryFile on_disk(kLocked);
+  Plan shortened;
+  shortened.longest_read = 4'096;
+  shortened.shortened_to = 8'192;
+  FilePointer file;
+  EXPECT_EQ(open_with(shortened, on_disk.path(), CORELOCKER_COPY, file), CORELOCKER_FILE_CHANGED);
 }
 
 // Where somebody shortens the file between mapping and patching, the kernel refuses to make the pages private.

@@ -1,6 +1,6 @@
 """Coverage-guided fuzzing of the safetensors reader: only typed errors, and what it accepts can be read.
 
-    .venv/bin/python tests/fuzz/fuzz_safetensors.py -max_total_time=60
+.venv/bin/python tests/fuzz/fuzz_safetensors.py -max_total_time=60
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ def one_input(data: bytes) -> None:
     if provider.ConsumeBool():
         raw = provider.ConsumeBytes(4096)
     else:  # keep the frame, so that the fuzzer reaches the entries
-        text = provider.ConsumeUnicodeNoSurrogates(600).encode() if provider.ConsumeBool() else json.dumps(SEED).encode()
+        text = (
+            provider.ConsumeUnicodeNoSurrogates(600).encode() if provider.ConsumeBool() else json.dumps(SEED).encode()
+        )
         raw = len(text).to_bytes(8, "little") + text + provider.ConsumeBytes(200)
     path = FOLDER / "m.safetensors"
     path.write_bytes(raw)

@@ -101,7 +101,11 @@ def quantized_layer(
     reach = 127 if bits == 8 else 7.5
     grouped = weight.reshape(channels, groups, -1)
     scales = (np.abs(grouped).max(axis=2) / reach).astype(np.float32)
-    codes = np.clip(np.rint(grouped / scales[:, :, None]), -127 if bits == 8 else -8, 127 if bits == 8 else 7).astype(np.int32).reshape(channels, fan_in)
+    codes = (
+        np.clip(np.rint(grouped / scales[:, :, None]), -127 if bits == 8 else -8, 127 if bits == 8 else 7)
+        .astype(np.int32)
+        .reshape(channels, fan_in)
+    )
     element: ElementType = INT8 if bits == 8 else INT4
     offset = builder.add(element.encode(codes).tobytes())
     scale_at = builder.add(scales.tobytes())

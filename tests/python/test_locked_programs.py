@@ -7,8 +7,6 @@ from uuid import uuid4
 
 import pytest
 import torch
-from cryptography.hazmat.primitives.asymmetric import ec
-
 from corelocker.artifacts import Artifact, open_artifact
 from corelocker.bundle.clkey import KeyBundle
 from corelocker.bundle.content_keys import new_content_key
@@ -16,6 +14,7 @@ from corelocker.locking.criteria import score
 from corelocker.locking.plan import make_plan, parse_tiers
 from corelocker.locking.publish import publish
 from corelocker.runtime.restored import restore
+from cryptography.hazmat.primitives.asymmetric import ec
 from models import lowering
 
 KEY = ec.generate_private_key(ec.SECP256R1())
@@ -36,7 +35,9 @@ def lock(path: Path, out: Path, fill: str, consumers: bool) -> tuple[Artifact, K
     artifact = open_artifact(path)
     plan = make_plan([artifact], parse_tiers("free=0.2,plus=0.1,full=0"), score("l1", b"s", None), criterion="l1", scope="layer",
                      fill=fill, seed=b"s", consumers=consumers)  # type: ignore[arg-type]  # fmt: skip
-    made = publish([artifact], plan, out, model="m", model_version=1, bundle_id=uuid4(), signing_key=KEY, content_key=TOP)
+    made = publish(
+        [artifact], plan, out, model="m", model_version=1, bundle_id=uuid4(), signing_key=KEY, content_key=TOP
+    )
     return artifact, KeyBundle.open(made.bundle, KEY.public_key())
 
 
@@ -70,9 +71,7 @@ def test_locked_programs(tmp_path: Path, name: str, variant: str, fill: str) -> 
     changed = [[a != b for a, b in zip(names(artifact, s), names(artifact, original), strict=True)] for s in states]
     for identity, free, plus in zip(artifact.identities, *changed[:2], strict=True):
         for moved, state in ((free, states[0]), (plus, states[1])):
-            covered = any(
-                state[f.name][at : at + n] != original[f.name][at : at + n] for f, at, n in identity.covers
-            )
+            covered = any(state[f.name][at : at + n] != original[f.name][at : at + n] for f, at, n in identity.covers)
             assert moved or not covered, "content that differs from the original's must not keep its name"
     if artifact.identities:
         assert any(changed[0])

@@ -193,6 +193,20 @@ def good_vectors() -> list[Vector]:
                 json.dumps(claims_of(), indent=1).encode(), header=json.dumps({"typ": TYPE, "alg": "ES256"}).encode()
             ),
         ),
+        vector("longest-text", "a text of 256 characters", token_of(claims_of(jti="j" * 256))),
+        vector(
+            "smallest-numbers",
+            "iat, nbf and model_version are 0",
+            token_of(claims_of(iat=0, nbf=0, model_version=0)),
+            expected={"model_version": 0},
+            state="renew",
+        ),
+        vector(
+            "largest-numbers",
+            "exp and model_version are 2^53 - 1",
+            token_of(claims_of(exp=2**53 - 1, model_version=2**53 - 1)),
+            expected={"model_version": 2**53 - 1},
+        ),
         vector("exact-tier", "the app asks for exactly this tier", GOOD, expected={"tier": "full"}),
         vector("first-second", "now = iat = nbf", GOOD, clock=first_light, mark=mark(ISSUED)),
         vector("before-renewal", "a second before two thirds of the time", GOOD, clock={"wall": ISSUED + 20 * DAY - 1}),
@@ -320,6 +334,14 @@ def time_vectors() -> list[Vector]:
             GOOD,
             "license-clock",
             clock={"wall": ISSUED - DAY - 1},
+            mark=mark(ISSUED),
+        ),
+        vector(
+            "clock-before-issue-with-older-mark",
+            "the same with a mark from before the issue",
+            GOOD,
+            "license-clock",
+            clock={"wall": ISSUED - DAY - 1, "mark": mark(ISSUED - 20 * DAY)},
             mark=mark(ISSUED),
         ),
         vector(
@@ -507,6 +529,7 @@ def claim_vectors() -> list[Vector]:
             "license-format",
         ),
         changed("ends-at-begin", "exp = nbf", exp=ISSUED),
+        changed("ends-at-issue", "exp = iat, nbf before", nbf=ISSUED - 5, exp=ISSUED),
         changed("ends-before-nbf", "exp after iat, but before nbf", nbf=END + 1),
         changed("aud-list", "aud is a list", aud=["com.example.camera"]),
         changed("aud-empty", "aud is empty", aud=""),

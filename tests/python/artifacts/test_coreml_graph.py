@@ -137,17 +137,16 @@ def test_columns_of_a_silent_channel_have_no_effect(name: str, variant: str) -> 
             consumer = tensors[edge.consumer]
             if consumer.inputs is None or producer in ("const_6", "const_12"):
                 continue  # a shortcut adds another layer's channel
+            read = {(edge.first + channel * edge.block + i) for i in range(edge.block)}
             outputs = []
-            for shift in (None, 0, 1):
+            for columns in (set(), read, set(range(consumer.inputs.channels)) - read):
                 data = bytearray(silent)
-                for column in () if shift is None else range(edge.block):
-                    place = (edge.first + channel * edge.block + column + shift * edge.block) % consumer.inputs.channels
-                    run = consumer.inputs.run(place)
+                for column in columns:
+                    run = consumer.inputs.run(column)
                     for piece in range(run.count):
                         start = run.offset + piece * run.stride
-                        data[start : start + run.length] = generator.standard_normal(
-                            run.length // 4, np.float32
-                        ).tobytes()
+                        other = generator.standard_normal(run.length // 4, np.float32)
+                        data[start : start + run.length] = other.tobytes()
                 outputs.append(next(iter(program.with_weights(bytes(data)).batch(x).values())))
             plain, inside, beside = outputs
             torch.testing.assert_close(inside, plain, rtol=0, atol=1e-6)

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from corelocker.artifacts import Artifact, Edge, WeightTensor, open_artifact
+from corelocker.artifacts.flatbuffer import Budget
+from corelocker.artifacts.flow import Tracer
+from corelocker.artifacts.layers import Collector, Region
 from corelocker.artifacts.pte import open_pte
+from corelocker.artifacts.walk import Walk
+from corelocker.artifacts.xnnpack import XnnpackGraph
 from corelocker.errors import (
     FileAccessError,
     MalformedArtifactError,
@@ -17,8 +24,12 @@ from corelocker.errors import (
     UnknownFormatError,
     UnsupportedLayoutError,
 )
+from corelocker.files import MappedFile
+from corelocker.locking.criteria import score
+from corelocker.locking.lock import lock_artifacts, write_locked_file
+from corelocker.locking.plan import make_plan, parse_tiers
 from models import nets, reference
-from models.lowering import GROUP, built, exported, run
+from models.lowering import GROUP, built, exported, innermost, run
 from torch import nn
 
 FLOAT = [
@@ -30,9 +41,9 @@ FLOAT = [
 ]  # fmt: skip
 CODED = [
     ("gated", "half"), ("gated", "int4"), ("mobilenet", "int8"), ("unet", "int8"), ("shared", "int4-per-channel"),
-    ("shared", "int8-per-tensor"), ("shared", "int8-portable"), ("vgg", "coreml"),
+    ("shared", "int8-per-tensor"), ("shared", "int8-portable"), ("stack", "channels-last"), ("vgg", "coreml"),
 ]  # fmt: skip
-UNFOLDED = ("portable", "external", "mixed")
+UNFOLDED = ("portable", "external", "mixed", "channels-last")
 
 ids = "-".join
 
@@ -280,6 +291,16 @@ def test_silent_channels_and_their_unread_inputs_are_the_same(name: str, produce
     assert seen
 
 
+def test_channels_last() -> None:
+    artifact = opened("stack", "channels-last")
+    model, inputs = built("stack")
+    tensor = artifact.tensors[1]
+    assert tensor.file_shape == (3, 3, 8)
+    found = run_files(zeroed(artifact, tensor.runs(5)), tuple(map(innermost, inputs)))
+    wanted = reference.silenced(model, inputs, reference.layers(model, inputs)[1], 5)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
 def test_second_method() -> None:
     artifact = opened("shared", "methods-xnnpack")
     model, inputs = built("shared")
@@ -313,13 +334,14 @@ CHAINS: dict[str, Table] = {
     },
     "unet": {0: {(1, 1, 0), (3, 1, 6)}, 1: {(2, 1, 0)}, 2: {(3, 1, 0)}, 3: set()},
     "audio": {0: {(1, 1, 0)}, 1: {(2, 1, 0)}, 2: {(3, 1, 0)}, 3: set()},
+    "stack": {0: {(1, 1, 0)}, 1: {(2, 64, 0)}, 2: set()},
     "shared": {0: {(1, 1, 0)}, 1: {(2, 1, 0)}, 2: set()},
     "shared methods": {0: {(1, 1, 0)}, 1: {(2, 1, 0), (3, 1, 0)}, 2: set(), 3: set()},
     "lastaxis": {0: {(1, 1, 0)}, 2: set()},
 }  # fmt: skip
 ENDS: dict[str, tuple[set[int], set[int]]] = {
     "resnet": ({0}, {6}), "mobilenet": ({0}, {8}), "vgg": ({0}, {3}), "transformer": ({0}, {7}), "gated": ({0}, {4}),
-    "branches": ({0}, {7}), "unet": ({0}, {3}), "audio": ({0}, {3}), "shared": ({0}, {2}),
+    "branches": ({0}, {7}), "unet": ({0}, {3}), "audio": ({0}, {3}), "shared": ({0}, {2}), "stack": ({0}, {2}),
     "shared methods": ({0}, {2, 3}), "lastaxis": ({0}, {2}),
 }  # fmt: skip
 
@@ -534,3 +556,126 @@ def test_other_files(content: bytes, tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises((UnknownFormatError, MalformedArtifactError)):
         open_pte(path)
+
+
+# --- older programs ------------------------------------------------------------------------------------------------
+
+
+def older_delegate(*, header: bool = True, transposed: bool = False) -> tuple[bytes, np.ndarray, list[float]]:
+    """An XNNPACK graph as exporters once wrote it: constants in the delegate's blob, scales in the graph itself.
+
+    With `header`, the codes lie behind the graph; without, the delegate is the bare graph (and finds no codes at all). A
+    `transposed` weight is (in, out).
+    """
+    from executorch.backends.xnnpack.serialization import xnnpack_graph_schema as schema
+    from executorch.backends.xnnpack.serialization.xnnpack_graph_serialize import (
+        convert_to_flatbuffer,
+        serialize_xnnpack_binary,
+    )
+
+    codes = np.random.default_rng(0).integers(-127, 128, (4, 8), np.int8)
+    scales = [0.5, 0.25, 2.0, 1.0]
+
+    def value(number: int, dims: list[int], external: int, flags: int, constant: int = 0) -> schema.XNNTensorValue:
+        datatype = schema.XNNDatatype.xnn_datatype_qcint8 if constant else schema.XNNDatatype.xnn_datatype_fp32
+        return schema.XNNTensorValue(
+            datatype=datatype,
+            num_dims=len(dims),
+            dims=dims,
+            external_id=external,
+            constant_buffer_idx=constant,
+            flags=flags,
+            id_out=number,
+        )
+
+    shape = [8, 4] if transposed else [4, 8]
+    quantization = schema.PerChannelQuant(scales, int(transposed), 0, 4)
+    weight = schema.XNNQuantizedTensorValue(value(1, shape, 2**32 - 1, 0, 1), quantization)
+    graph = schema.XNNGraph(
+        version="0",
+        xnodes=[schema.XNode(schema.XNNFullyConnected(0, 1, 2**32 - 1, 2, int(transposed)), 0)],
+        xvalues=[
+            schema.XValue(value(0, [1, 8], 0, 1)),
+            schema.XValue(weight),
+            schema.XValue(value(2, [1, 4], 1, 2)),
+        ],
+        num_externs=2,
+        input_ids=[0],
+        output_ids=[2],
+        constant_data=[schema.ConstantDataOffset(0, 0, None), schema.ConstantDataOffset(16, 32, None)],
+    )
+    stored = codes.T if transposed else codes
+    blob = serialize_xnnpack_binary(graph, bytearray(16) + stored.tobytes()) if header else convert_to_flatbuffer(graph)
+    return blob, codes, scales
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_constants_inside_the_delegate(transposed: bool, tmp_path: Path) -> None:
+    blob, codes, scales = older_delegate(transposed=transposed)
+    path = tmp_path / "blob"
+    path.write_bytes(b"before" + blob)
+    file = MappedFile(path, "blob")
+    collector, tracer = Collector(), Tracer(Budget())
+    walk = Walk("forward", collector, tracer)
+
+    def nothing(*_: object) -> Region:
+        raise AssertionError("there is no named data")
+
+    graph = XnnpackGraph("test", file.read(6, len(blob)), 6, file, nothing, nothing, Budget())
+    outputs = graph.run(walk, {0: tracer.entry((1, 8))})
+    (tensor,), _ = collector.finish()
+    np.testing.assert_array_equal(tensor.read(), codes * np.array(scales, np.float32)[:, None])
+    assert (tensor.weight.length, tensor.weight.count) == ((1, 8) if transposed else (8, 1))
+    assert (tensor.inputs.length, tensor.inputs.count) == ((4, 1) if transposed else (1, 4))
+    assert tensor.part("scale").raw().tobytes() == np.array(scales, "<f4").tobytes()
+    assert tracer.inputs == {tensor.name}
+    tracer.leave(outputs[1])
+    assert tracer.outputs == {tensor.name}
+
+
+def test_a_graph_without_its_constants(tmp_path: Path) -> None:
+    blob, _, _ = older_delegate(header=False)
+    path = tmp_path / "blob"
+    path.write_bytes(blob)
+    file = MappedFile(path, "blob")
+    with pytest.raises(MalformedArtifactError, match="no constant 1"):
+        XnnpackGraph("test", file.read(0, len(blob)), 0, file, lambda *_: Region(file, 0, 0), lambda *_: None, Budget())
+
+
+def test_decoys_keep_the_scales_in_step(tmp_path: Path) -> None:
+    """The scale of an integer bias tells the scale of its weight; a fill that breaks this shows where it has been."""
+    artifact = opened("mobilenet", "int8")
+    for fill in ("zero", "decoy"):
+        plan = make_plan(
+            [artifact],
+            parse_tiers("free=0.3,full=0"),
+            score("l1", bytes(32), None),
+            criterion="l1",
+            scope="layer",
+            fill=fill,
+            seed=bytes(32),
+        )
+        (locked,) = lock_artifacts([artifact], plan)
+        with ThreadPoolExecutor(1) as pool:
+            write_locked_file(locked.files[0], 2, tmp_path / f"{fill}.pte", pool)
+        for old, new in zip(artifact.tensors, open_pte(tmp_path / f"{fill}.pte").tensors, strict=True):
+            factors = [[p.factor for p in t.parts if p.kind == "scale"][1] for t in (old, new)]
+            assert factors[0] == factors[1]
+            if new.name not in artifact.inputs | artifact.outputs:
+                assert (old.part("scale").read() != new.part("scale").read()).any()
+        assert torch.isfinite(run(tmp_path / f"{fill}.pte", built("mobilenet")[1])).all()
+
+
+# --- speed --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "variant"), [("transformer", "xnnpack"), ("mobilenet", "int8")])
+def test_opening_is_quick(name: str, variant: str) -> None:
+    """Processor time, the best of several: the machine may be busy with something else."""
+    path = exported(name, variant)
+    times = []
+    for _ in range(5):
+        start = time.process_time()
+        open_pte(path)
+        times.append(time.process_time() - start)
+    assert min(times) < 0.1

@@ -316,6 +316,19 @@ def test_scales_of_input_channels_are_refused(tmp_path: Path) -> None:
     assert "output channels" in collector.finish()[1][0].reason
 
 
+def test_vectors_that_share_their_bytes(tmp_path: Path) -> None:
+    """A fresh BatchNorm has equal mean and shift, and equal scale and variance; the weight stays the first part."""
+    file = mapped(tmp_path)
+    ones, zeros, start = (Constant.stored(Region(file, at, 16), FLOAT32, (4,)) for at in (100, 200, 0))
+    collector = Collector()
+    weight = Constant.stored(Region(file, 0, 64), FLOAT32, (4, 4))
+    name = collector.layer("forward", "linear", weight, [("bias", start)])
+    collector.normalize(name, [("gamma", ones), ("beta", zeros), ("mean", zeros), ("variance", ones)])
+    (tensor,), _ = collector.finish()
+    assert [part.kind for part in tensor.parts] == ["weight", "gamma", "beta"]
+    assert not collector.normalize(name, [("gamma", ones)])
+
+
 def test_one_layer_for_one_place(tmp_path: Path) -> None:
     file = mapped(tmp_path)
     collector = Collector()
@@ -323,3 +336,20 @@ def test_one_layer_for_one_place(tmp_path: Path) -> None:
     first = collector.layer("forward", "linear", weight)
     assert collector.layer("other", "linear", weight.permute((1, 0)).permute((1, 0))) == first
     assert len(collector.finish()[0]) == 1
+
+
+def test_names_from_the_file_can_be_printed(tmp_path: Path) -> None:
+    path = tmp_path / "m.pte"
+    data = (
+        exported("vgg", "external")
+        .read_bytes()
+        .replace(b"hidden.weight", b"hidd\x1b[31might")
+        .replace(b"fc.weight", b"fc\xff\xfeeight")
+    )
+    path.write_bytes(data)
+    store = exported("vgg", "external").with_suffix(".ptd").read_bytes()
+    path.with_suffix(".ptd").write_bytes(
+        store.replace(b"hidden.weight", b"hidd\x1b[31might").replace(b"fc.weight", b"fc\xff\xfeeight")
+    )
+    names = [tensor.name for tensor in open_pte(path).tensors]
+    assert names == ["features.0.0.weight", "features.3.0.weight", "forward.2.linear", "forward.3.linear"]

@@ -13,7 +13,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from corelocker.bundle import jose
+from corelocker.bundle import clkey, jose
 from corelocker.bundle.clkey import (
     BundleContents,
     BundledArtifact,
@@ -162,6 +162,25 @@ def test_wipe(blob: bytes) -> None:
     assert opened.patch == b"secret" * 10
     opened.wipe()
     assert opened.patch == bytes(60)
+
+
+def test_a_section_that_does_not_open_is_wiped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AES-GCM decrypts before it knows that a byte was changed; what it wrote must not stay."""
+    sections = (SectionContents(0, 0, 1, b"SECRET" * 1000, digest("r"), digest("p"), digest("f")),)
+    blob = bytearray(write_bundle(contents(sections=sections), PUBLISHER, KEYS))
+    blob[-1] ^= 1
+    buffers: list[bytearray] = []
+
+    def kept(size: int) -> bytearray:
+        buffers.append(bytearray(size))
+        return buffers[-1]
+
+    monkeypatch.setattr(clkey, "bytearray", kept, raising=False)
+    bundle = KeyBundle.open(blob)
+    with pytest.raises(ContentKeyError):
+        bundle.decrypt(bundle.sections[0], KEYS[1])
+    assert len(buffers[0]) > 6000
+    assert not any(buffers[0])
 
 
 @pytest.mark.parametrize("tier", [1, 2])
@@ -426,3 +445,13 @@ def test_signatures() -> None:
     for wrong in (signature[:63], signature + b"\0", b"", bytes(64), b"\xff" * 64):
         assert not jose.verify(public, wrong, b"data")
     assert not jose.verify(public, signature, b"Data")
+
+
+def test_a_signature_has_one_form() -> None:
+    """Without the zero byte that s happens to begin with, the numbers are the same and the signature is not."""
+    signatures = (jose.sign(PUBLISHER, b"%d" % number) for number in range(100_000))
+    number, signature = next((n, s) for n, s in enumerate(signatures) if s[32] == 0)
+    public = PUBLISHER.public_key()
+    assert jose.verify(public, signature, b"%d" % number)
+    assert not jose.verify(public, signature[:32] + signature[33:], b"%d" % number)
+    assert not jose.verify(public, signature[:32] + b"\0" + signature[32:], b"%d" % number)

@@ -65,7 +65,16 @@ def test_lock_verify_restore(shell: Shell) -> None:
         assert shell.read(f"dist/{name}.safetensors") != shell.read(f"{name}.safetensors")
         full = shell.json("verify", f"dist/{name}.safetensors", "--bundle", "dist/m.clkey", "--full")
         assert full["tiers_restored"] == ["free", "plus", "full"]
-    shell("restore", "dist/a.safetensors", "--bundle", "dist/m.clkey", "--keystore", "keys.json", "--out", "back.safetensors")
+    shell(
+        "restore",
+        "dist/a.safetensors",
+        "--bundle",
+        "dist/m.clkey",
+        "--keystore",
+        "keys.json",
+        "--out",
+        "back.safetensors",
+    )
     assert shell.read("back.safetensors") == shell.read("a.safetensors")
     shell("restore", "dist/a.safetensors", "--bundle", "dist/m.clkey", "--tier", "plus", "--out", "plus.safetensors")
     assert shell.read("plus.safetensors") not in (shell.read("a.safetensors"), shell.read("dist/a.safetensors"))
@@ -109,7 +118,9 @@ def test_a_pinned_publisher(shell: Shell) -> None:
     (shell.folder / "publisher.pem").write_text(shell("keystore", "show", "keys.json", "--pem").stdout)
     thumbprint = shell.json("keystore", "show", "keys.json")["publisher"]
     for pin in ("publisher.pem", thumbprint):
-        assert shell.json("verify", "dist/a.safetensors", "--bundle", "dist/m.clkey", "--publisher", pin)["publisher_pinned"]
+        assert shell.json("verify", "dist/a.safetensors", "--bundle", "dist/m.clkey", "--publisher", pin)[
+            "publisher_pinned"
+        ]
     error = shell.json("verify", "dist/a.safetensors", "--bundle", "dist/m.clkey", "--publisher", "A" * 43, code=1)
     assert error["error"]["code"] == "bundle-publisher"
     shell("verify", "dist/a.safetensors", "--bundle", "dist/m.clkey", "--publisher", "nobody", code=2)
@@ -123,6 +134,10 @@ def refused(shell: Shell, code: str, *arguments: str, **variables: str) -> None:
     assert code in plain
     assert plain.count("\n") == 1
     assert sorted(p.relative_to(shell.folder).as_posix() for p in shell.folder.rglob("*")) == before
+
+
+def flipped_at(data: bytes, place: int) -> bytes:
+    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
 
 
 def test_bad_locked_files(shell: Shell) -> None:
@@ -149,10 +164,13 @@ def test_bad_locked_files(shell: Shell) -> None:
     for damage, code in (
         (bundle[:-1], "bundle-truncated"), (bundle[:40], "bundle-truncated"), (bundle + b"\0", "bundle-trailing"),
         (b"CLKEYB02" + bundle[8:], "bundle-magic"), (bundle[:8] + b"\xff\xff\xff\xff" + bundle[12:], "bundle-header"),
-        (bundle.replace(b'"model_version":3', b'"model_version":4'), "bundle-signature"), (bundle[:place] + bytes([bundle[place] ^ 1]) + bundle[place + 1 :], "bundle-content-key"),
+        (bundle.replace(b'"model_version":3', b'"model_version":4'), "bundle-signature"),
+        (flipped_at(bundle, place), "bundle-content-key"),
     ):  # fmt: skip
         (bad / "m.clkey").write_bytes(damage)
-        error = shell.json("restore", "bad/a.safetensors", "--bundle", "bad/m.clkey", "--tier", "full", "--out", "never", code=1)
+        error = shell.json(
+            "restore", "bad/a.safetensors", "--bundle", "bad/m.clkey", "--tier", "full", "--out", "never", code=1
+        )
         assert error["error"]["code"] == code, error
     assert not (shell.folder / "never.safetensors").exists()
 
@@ -178,10 +196,35 @@ def test_the_wrong_bundle_keystore_or_tier(shell: Shell) -> None:
 def test_outputs_are_never_overwritten_by_chance(shell: Shell) -> None:
     arguments = ("lock", "a.safetensors", "--out", "dist", "--model-id", "m", "--model-version", "3")
     refused(shell, "output-exists", *arguments)
-    refused(shell, "output-exists", "lock", "a.safetensors", "--out", ".", "--model-id", "m", "--model-version", "3", "--force")
-    refused(shell, "output-exists", "restore", "dist/a.safetensors", "--bundle", "dist/m.clkey", "--out", "a.safetensors")
+    refused(
+        shell,
+        "output-exists",
+        "lock",
+        "a.safetensors",
+        "--out",
+        ".",
+        "--model-id",
+        "m",
+        "--model-version",
+        "3",
+        "--force",
+    )
+    refused(
+        shell, "output-exists", "restore", "dist/a.safetensors", "--bundle", "dist/m.clkey", "--out", "a.safetensors"
+    )
     refused(shell, "output-exists", "keystore", "init", "keys.json")
-    refused(shell, "file-access", "lock", "a.safetensors", "--out", "/proc/nowhere", "--model-id", "m", "--model-version", "3")
+    refused(
+        shell,
+        "file-access",
+        "lock",
+        "a.safetensors",
+        "--out",
+        "/proc/nowhere",
+        "--model-id",
+        "m",
+        "--model-version",
+        "3",
+    )
 
 
 def test_a_full_disk_leaves_nothing(shell: Shell) -> None:
@@ -189,13 +232,14 @@ def test_a_full_disk_leaves_nothing(shell: Shell) -> None:
     before = sorted(p.name for p in shell.folder.iterdir())
     environment = os.environ | {"CORELOCKER_PASSPHRASE": "open sesame"}
     done = subprocess.run(
-        [sys.executable, "-m", "corelocker", "lock", "a.safetensors", "--out", "full", "--model-id", "m", "--model-version", "3", "--json"],
+        [sys.executable, "-m", "corelocker", "lock", "a.safetensors", "--out", "full",
+         "--model-id", "m", "--model-version", "3", "--json"],
         cwd=shell.folder, env=environment, capture_output=True, text=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000)),
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
     assert json.loads(done.stdout)["error"]["code"] == "file-access"
-    assert [p for p in (shell.folder / "full").iterdir()] == []
+    assert list((shell.folder / "full").iterdir()) == []
     (shell.folder / "full").rmdir()
     assert sorted(p.name for p in shell.folder.iterdir()) == before
 
@@ -203,7 +247,8 @@ def test_a_full_disk_leaves_nothing(shell: Shell) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        (), ("lock",), ("lock", "a.safetensors"), ("nothing",), ("verify", "dist/a.safetensors"), ("keystore", "rotate", "keys.json"),
+        (), ("lock",), ("lock", "a.safetensors"), ("nothing",), ("verify", "dist/a.safetensors"),
+        ("keystore", "rotate", "keys.json"),
         ("lock", "a.safetensors", "--out", "x", "--model-id", "m", "--model-version", "3", "--tiers", "full=1"),
         ("lock", "a.safetensors", "--out", "x", "--model-id", "../m", "--model-version", "3"),
         ("lock", "a.safetensors", "--out", "x", "--model-id", "m", "--model-version", "-1"),
@@ -217,7 +262,17 @@ def test_wrong_usage_is_2(shell: Shell, arguments: tuple[str, ...]) -> None:
 
 
 def test_every_help_has_an_example(shell: Shell) -> None:
-    for command in ("lock", "inspect", "verify", "restore", "export", "demo", "keystore init", "keystore show", "keystore rotate"):
+    for command in (
+        "lock",
+        "inspect",
+        "verify",
+        "restore",
+        "export",
+        "demo",
+        "keystore init",
+        "keystore show",
+        "keystore rotate",
+    ):
         assert "Example" in shell(*command.split(), "--help").stdout, command
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import io
 import logging
+import shutil
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -146,7 +148,9 @@ def inputs(name: str, count: int) -> torch.Tensor:
 
 @cache
 def _folder() -> Path:
-    return Path(mkdtemp(prefix="corelocker-coreml-"))
+    folder = Path(mkdtemp(prefix="corelocker-coreml-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _quiet(work: Callable[[], Any]) -> Any:

@@ -12,6 +12,7 @@ import hashlib
 import importlib.metadata
 import logging
 import os
+import shutil
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -45,6 +46,9 @@ def exported(name: str, variant: str) -> Path:
             except OSError:
                 if not folder.exists():
                     raise
+        for old in folder.parent.glob(f"{name}-{variant}-{'[0-9a-f]' * 16}"):
+            if old != folder:
+                shutil.rmtree(old, ignore_errors=True)
     return folder / f"{name}.pte"
 
 
@@ -118,6 +122,19 @@ def _partitioner(**options: Any) -> Any:
 def portable(name: str) -> dict[str, bytes]:
     """fp32, no delegate."""
     return {".pte": bytes(_lower(_export(*nets.build(name))).buffer)}
+
+
+@_quiet
+def channels_last(name: str) -> dict[str, bytes]:
+    """fp32, no delegate, convolutions over maps whose channels are the innermost axis."""
+    model, inputs = nets.build(name)
+    model, inputs = model.to(memory_format=torch.channels_last), tuple(map(innermost, inputs))
+    return {".pte": bytes(_lower(_export(model, inputs)).buffer)}
+
+
+def innermost(x: torch.Tensor) -> torch.Tensor:
+    """The same tensor with its channels side by side in memory."""
+    return x.to(memory_format=torch.channels_last)
 
 
 @_quiet
@@ -282,6 +299,7 @@ def methods_coreml(name: str) -> dict[str, bytes]:
 
 VARIANTS: dict[str, Callable[[str], dict[str, bytes]]] = {
     "portable": portable,
+    "channels-last": channels_last,
     "xnnpack": xnnpack,
     "half": half,
     "int8": int8,

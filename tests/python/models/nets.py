@@ -223,6 +223,21 @@ class LastAxisFlatten(nn.Module):
         return self.fc(self.second(self.conv(x)).permute(0, 2, 3, 1).flatten(1))
 
 
+class Stack(nn.Module):
+    """Two convolutions and a linear layer: the kernels of these run over any memory format."""
+
+    example = staticmethod(lambda: (torch.randn(1, 3, 8, 8),))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.second = nn.Conv2d(8, 6, 3, padding=1)
+        self.fc = nn.Linear(6 * 64, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(F.relu(self.second(F.relu(self.first(x)))).flatten(1))
+
+
 class Shared(nn.Module):
     """One trunk under two methods."""
 
@@ -272,6 +287,7 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "unet": UNet,
     "audio": Audio,
     "lastaxis": LastAxisFlatten,
+    "stack": Stack,
     "shared": Shared,
     "plain": Plain,
 }

@@ -467,12 +467,15 @@ def test_a_file_that_no_tier_changes(tmp_path: Path) -> None:
     ]
     bundle = bundle_of(files, KEY)
     assert len(bundle.sections) == 1
+    of_plus = tier_keys(KEY, bundle.id, 3)[1]
     for file in files:
         path = tmp_path / file.name
         path.write_bytes(file.states[0])
         for tier in range(3):
             with restore(path, bundle, KEY, tier, key_tier=2, full_check=True) as restored:
                 assert restored[:] == file.states[tier].tobytes()
+        with pytest.raises(ContentKeyError):
+            restore(path, bundle, of_plus, "full", key_tier="plus")
 
 
 # --- to a file -----------------------------------------------------------------------------------

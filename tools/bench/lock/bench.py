@@ -110,7 +110,8 @@ def bench_lock(path: Path, runs: int, environment: dict[str, str], folder: Path)
         shutil.rmtree(out)
     sha, lock = statistics.median(hashing), statistics.median(locking)
     return {"file": path.name, "megabytes": round(path.stat().st_size / 1e6, 1), "sha256_s": round(sha, 3),
-            "lock_s": round(lock, 3), "ratio": round(lock / sha, 2), "goal": 3.0, "peak_MB": round(max(peaks), 1), "peak_goal_MB": 300}  # fmt: skip
+            "lock_s": round(lock, 3), "ratio": round(lock / sha, 2), "goal": 3.0,
+            "peak_MB": round(max(peaks), 1), "peak_goal_MB": 300}  # fmt: skip
 
 
 def main() -> None:
@@ -125,11 +126,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
         folder = Path(scratch)
         subprocess.run(
-            [*COMMAND, "keystore", "init", str(folder / "keys.json")], check=True, env=environment, stdout=subprocess.DEVNULL
+            [*COMMAND, "keystore", "init", str(folder / "keys.json")],
+            check=True,
+            env=environment,
+            stdout=subprocess.DEVNULL,
         )
         rows = [bench_lock(path, options.runs, environment, folder) for path in (big, pte, small)]
-        start_up = statistics.median(measured([*COMMAND, "--help"], environment)[0] for _ in range(2 * options.runs + 1))
-        bare = statistics.median(measured([sys.executable, "-c", "pass"], environment)[0] for _ in range(2 * options.runs + 1))
+        start_up = statistics.median(
+            measured([*COMMAND, "--help"], environment)[0] for _ in range(2 * options.runs + 1)
+        )
+        bare = statistics.median(
+            measured([sys.executable, "-c", "pass"], environment)[0] for _ in range(2 * options.runs + 1)
+        )
     result = {"lock": rows, "help_s": round(start_up, 3), "help_goal_s": 0.3, "bare_python_s": round(bare, 3),
               "cores": os.cpu_count(), "page_size": resource.getpagesize()}  # fmt: skip
     if options.json:

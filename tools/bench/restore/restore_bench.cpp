@@ -223,7 +223,8 @@ class LockedModel {
     corelocker_patch entry = {plain_.data(), plain_.size(), replaced_.data(), restored_.data(), nullptr};
     const corelocker_options options = {sizeof(options), 0, &entry, 1, CORELOCKER_ANY_SIZE, sha256_by_openssl, nullptr};
     corelocker_file* file = nullptr;
-    require(corelocker_open_path(path_.c_str(), &options, &file) == CORELOCKER_OK, "restoring " + path_);
+    const corelocker_error error = corelocker_open_path(path_.c_str(), &options, &file);
+    require(error == CORELOCKER_OK, "restoring " + path_ + " (" + corelocker_error_name(error) + ")");
     return file;
   }
 

@@ -17,9 +17,6 @@ from pathlib import Path
 from uuid import uuid4
 
 import numpy as np
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
 from corelocker.artifacts import open_artifact
 from corelocker.bundle.clkey import KeyBundle
 from corelocker.bundle.content_keys import new_content_key
@@ -27,6 +24,8 @@ from corelocker.locking.criteria import score
 from corelocker.locking.plan import make_plan, parse_tiers
 from corelocker.locking.publish import publish
 from corelocker.runtime.restored import restore
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 
 def private_dirty_kb() -> int:
@@ -62,7 +61,16 @@ def main() -> None:
         plan = make_plan(artifacts, parse_tiers("free=0.002,full=0"), score("l1", b"bench", None), criterion="l1", scope="layer",
                          fill="decoy", seed=b"bench", include_io=True)  # fmt: skip
         signing, top = ec.generate_private_key(ec.SECP256R1()), new_content_key()
-        made = publish(artifacts, plan, folder / "out", model="m", model_version=1, bundle_id=uuid4(), signing_key=signing, content_key=top)
+        made = publish(
+            artifacts,
+            plan,
+            folder / "out",
+            model="m",
+            model_version=1,
+            bundle_id=uuid4(),
+            signing_key=signing,
+            content_key=top,
+        )
         locked, publisher = folder / "out" / original.name, signing.public_key()
         size = original.stat().st_size
         sealed = AESGCM(top).encrypt(bytes(12), original.read_bytes(), None)
@@ -82,15 +90,26 @@ def main() -> None:
         with restore(locked, KeyBundle.open(made.bundle, publisher), top, full_check=True) as mapping:
             exact = bytes(mapping) == original.read_bytes()
     restoring, decrypting = statistics.median(restores), statistics.median(decryptions)
-    result = {"megabytes": round(size / 1e6, 1), "key_bytes": sum(made.key_bytes[0]), "runs_of_channels": made.artifacts[0].locked_channels,
-              "restore_ms": round(restoring * 1e3, 3), "aes_256_gcm_ms": round(decrypting * 1e3, 2), "ratio": round(decrypting / restoring, 1),
-              "goal": 50, "private_dirty_kB": max(dirty), "private_dirty_percent": round(max(dirty) * 1024 / size * 100, 3),
-              "bit_exact": exact, "cores": os.cpu_count()}  # fmt: skip
+    result = {
+        "megabytes": round(size / 1e6, 1),
+        "key_bytes": sum(made.key_bytes[0]),
+        "channels": made.artifacts[0].locked_channels,
+        "restore_ms": round(restoring * 1e3, 3),
+        "aes_256_gcm_ms": round(decrypting * 1e3, 2),
+        "ratio": round(decrypting / restoring, 1),
+        "goal": 50,
+        "private_dirty_kB": max(dirty),
+        "private_dirty_percent": round(max(dirty) * 1024 / size * 100, 3),
+        "bit_exact": exact,
+        "cores": os.cpu_count(),
+    }
     if options.json:
         print(json.dumps(result, indent=1))
         return
-    print(f"{result['megabytes']} MB, key {result['key_bytes']} bytes in {result['runs_of_channels']} channels, bit-exact: {'yes' if exact else 'NO'}")
-    print(f"restore {result['restore_ms']} ms, AES-256-GCM of the whole file {result['aes_256_gcm_ms']} ms: 1/{result['ratio']} (goal 1/50)")
+    key = f"key {result['key_bytes']} bytes in {result['channels']} channels"
+    print(f"{result['megabytes']} MB, {key}, bit-exact: {'yes' if exact else 'NO'}")
+    whole = f"AES-256-GCM of the whole file {result['aes_256_gcm_ms']} ms"
+    print(f"restore {result['restore_ms']} ms, {whole}: 1/{result['ratio']} (goal 1/50)")
     print(f"private dirty {result['private_dirty_kB']} kB, {result['private_dirty_percent']} % of the file")
 
 

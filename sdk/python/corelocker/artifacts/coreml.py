@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
-from corelocker.artifacts.mil_constants import Constant, Constants, Layout, Masks, channel_part, lay_out
+from corelocker.artifacts.mil_constants import Constant, Constants, Layout, Memory, channel_part, lay_out
 from corelocker.artifacts.mil_graph import Graph, Layer, Trail, follow
 from corelocker.artifacts.mil_text import read_mil
 from corelocker.artifacts.mlprogram import BlobReference, Block, Operation, Program, Value, read_model
@@ -219,8 +219,8 @@ class _Reader:
         self._program = program
         self._files = files
         self._prefix = prefix
-        masks = Masks({})
-        self._constants = [Constants(list(_operations(f.block)), files.blob, masks) for f in program.functions]
+        memory = Memory()
+        self._constants = [Constants(list(_operations(f.block)), files.blob, memory) for f in program.functions]
         self._owners: dict[BlobKey, set[tuple[object, str]]] = {}
         self._tensors: dict[BlobKey, WeightTensor] = {}
         self._seen_as: dict[BlobKey, tuple[tuple[int, ...], int | None]] = {}  # stored shape, dimension of the channels
@@ -322,7 +322,7 @@ class _Reader:
             self._add_use(self._tensors[key], use)
             return
         layout = use.why_not or lay_out(
-            constant, use.out, use.order, use.into, self._shared, self._constants[uses.index].masks
+            constant, use.out, use.order, use.into, self._shared, self._constants[uses.index].memory
         )
         if isinstance(layout, Layout) and any(kind != "weight" for _, kind in self._owners[key]):
             layout = "is used as a weight and as something else"
@@ -488,7 +488,9 @@ class _Reader:
                 for name in op.reads:
                     readers.setdefault(name, set()).add(op.type)
             for op in operations:
-                if op.type != "const" and not op.type.startswith("constexpr_"):
+                value = op.argument("val")
+                in_file = isinstance(value, Value) and isinstance(value.content, BlobReference)
+                if not in_file and not op.type.startswith("constexpr_"):
                     continue
                 name = _result(op)
                 read_by = {r for output, _ in op.outputs for r in readers.get(output, ())}

@@ -174,8 +174,8 @@ class Table:
         return bytes(self._buffer.data[start - self._buffer.base : start - self._buffer.base + count])
 
     def text(self, field: int) -> str:
-        """A string; what is not UTF-8 in it is replaced."""
-        return self.bytes_(field).decode("utf-8", "replace")
+        """A string; bytes that are not UTF-8 become lone surrogates, so that different strings stay different."""
+        return self.bytes_(field).decode("utf-8", "surrogateescape")
 
     def u8s(self, field: int) -> tuple[int, ...]:
         return self._vector(field, "B", 1)

@@ -21,6 +21,11 @@ MAX_RANK = 16
 MAX_NAME = 256
 
 
+def printable(name: str) -> str:
+    """The name, or nothing where a file has put something else in its place."""
+    return name if len(name) <= MAX_NAME and name.isprintable() else ""
+
+
 @dataclass(frozen=True)
 class Region:
     """A range of a file that holds one constant, and the name it has there, if any."""
@@ -236,8 +241,8 @@ class Collector:
         known = self._layers.get(key)
         if known is not None:
             return known.name
-        name = weight.region.name
-        if not name or len(name) > MAX_NAME or not name.isprintable() or name in self._by_name:
+        name = printable(weight.region.name)
+        if not name or name in self._by_name:
             name = f"{prefix}.{len(self._layers)}.{role}"
         parts: list[Part] = []
         file_shape: tuple[int, ...] = ()
@@ -328,7 +333,11 @@ class Collector:
         left: list[Skipped] = []
         for key, (constant, name, reason) in self._reasons.items():
             if key not in owned and math.prod(constant.shape) > 1:
-                left.append(Skipped(constant.region.name or f"{name}{len(left)}", f"{reason}; shape {constant.shape}"))
+                left.append(
+                    Skipped(
+                        printable(constant.region.name) or f"{name}{len(left)}", f"{reason}; shape {constant.shape}"
+                    )
+                )
         return tensors, [*self.refused, *left]
 
 
@@ -347,7 +356,10 @@ def _factor(first: Part, second: Part) -> float | None:
 
 def _distinct(parts: list[Part]) -> list[Part]:
     """Exporters store equal vectors once, so that the mean and the shift of a fresh BatchNorm are the same bytes."""
-    return list({(part.file.name, part.offset): part for part in reversed(parts)}.values())[::-1]
+    seen: dict[tuple[str, int], Part] = {}
+    for part in parts:
+        seen.setdefault((part.file.name, part.offset), part)
+    return list(seen.values())
 
 
 def _tensor(layer: _Layer, order: int) -> WeightTensor:

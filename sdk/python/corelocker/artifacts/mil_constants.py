@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from corelocker.artifacts.weights import Floats, Kind, Part, Quantization, Spars
 from corelocker.errors import MalformedArtifactError
 
 MAX_TABLE = 1 << 21  # elements of one tensor's scales or look-up tables once they are spelled out for each channel
-MAX_SPENT = 1 << 28  # elements of all of them, beside what the weight files account for
+MAX_TABLES = 1 << 25  # elements of those of all tensors; what goes beyond is left alone
 MAX_RANK = 16
 MAX_CHAIN = 16  # operations between a blob and the layer that reads it
 STORED_AS = {
@@ -64,28 +64,23 @@ class Constant:
 
     def dense(self) -> Floats:
         """What the constant stands for, float32 of shape `stored`. Only for small ones: scales, tables."""
+        with np.errstate(all="ignore"):  # a damaged scale may be anything
+            return self._dense()
+
+    def _dense(self) -> Floats:
         if math.prod(self.stored) > MAX_TABLE:
             raise MalformedArtifactError(f"{self.name}: a table of {math.prod(self.stored)} elements")
         if self.problem is not None:
             raise MalformedArtifactError(f"{self.name}: {self.problem}")
-        if self.values is not None:
-            codes = np.asarray(self.values, np.float32).reshape(-1)
-        elif self.blob is not None and self.element is not None:
-            raw = np.frombuffer(self.blob.read(), np.uint8)
-            if self.element.bits in (3, 6):  # these fill whole bytes three at a time only
-                raw = np.concatenate([raw, np.zeros(-raw.size % 3, np.uint8)])
-            codes = np.asarray(self.element.decode(raw[None, :])[0], np.float32)
-        else:
-            raise MalformedArtifactError(f"{self.name}: a constant without a value")
+        values = np.zeros(self.stored, np.float32)
         if self.mask is not None:
-            spread = np.zeros(self.stored, np.float32)
-            spread[self.mask] = codes[: np.count_nonzero(self.mask)]
-            codes = spread
-        values = codes.reshape(-1)[: math.prod(self.stored)].reshape(self.stored)
+            values[self.mask] = self._elements()[: np.count_nonzero(self.mask)]
+        else:
+            values = self._elements()[: values.size].reshape(self.stored)
         if self.lut is not None:
             table = _spread(self.lut.dense(), self.stored)
-            codes = np.clip(values.astype(np.int64), 0, table.shape[-1] - 1)
-            values = np.take_along_axis(table, codes[..., None], -1)[..., 0]
+            places = np.clip(values.astype(np.int64), 0, table.shape[-1] - 1)
+            values = np.take_along_axis(table, places[..., None], -1)[..., 0]
         if self.zero is not None:
             values = values - _spread(self.zero.dense(), self.stored)
         if self.scale is not None:
@@ -93,6 +88,17 @@ class Constant:
         if self.mask is not None:
             values = np.where(self.mask, values, 0)
         return np.asarray(values, np.float32)
+
+    def _elements(self) -> Floats:
+        """The stored elements in order, as they are."""
+        if self.values is not None:
+            return np.asarray(self.values, np.float32).reshape(-1)
+        if self.blob is None or self.element is None:
+            raise MalformedArtifactError(f"{self.name}: a constant without a value")
+        raw = np.frombuffer(self.blob.read(), np.uint8)
+        if self.element.bits in (3, 6):  # these fill whole bytes three at a time only
+            raw = np.concatenate([raw, np.zeros(-raw.size % 3, np.uint8)])
+        return np.asarray(self.element.decode(raw[None, :])[0], np.float32)
 
     def blobs(self) -> list[Blob]:
         """The blob of the constant and those of its scales and tables."""
@@ -103,43 +109,40 @@ class Constant:
 
 
 @dataclass
-class Masks:
-    """The unpacked masks of pruned tensors, each once for all functions, and the count of what was spelled out."""
+class Memory:
+    """What is kept of compressed constants: the unpacked masks, each once, and how much room for tables is left."""
 
-    known: dict[tuple[str, int], npt.NDArray[np.bool_]]
-    left: int = MAX_SPENT
+    masks: dict[tuple[str, int], tuple[npt.NDArray[np.bool_], int]] = field(default_factory=dict)
+    left: int = MAX_TABLES
 
-    def spend(self, elements: int) -> None:
-        """Raise MalformedArtifactError when a small file asks for very much work."""
+    def affords(self, elements: int) -> bool:
+        """Take room for a table, if there is that much."""
+        if elements > min(self.left, MAX_TABLE):
+            return False
         self.left -= elements
-        if self.left < 0:
-            raise MalformedArtifactError("the scales, look-up tables and masks are too many to be spelled out")
+        return True
 
-    def of(self, mask: Constant, stored: tuple[int, ...], name: str) -> npt.NDArray[np.bool_]:
-        """bool, of shape `stored`."""
-        count = math.prod(stored)
+    def mask(self, mask: Constant, stored: tuple[int, ...], name: str) -> tuple[npt.NDArray[np.bool_], int]:
+        """Where elements are stored, bool of shape `stored`, and how many."""
         if mask.blob is None:
             flat = np.zeros(0, np.uint8) if mask.values is None else mask.values.reshape(-1).astype(np.uint8)
             # The array itself, or (iOS 16) eight flags in each byte of it.
-            bits = flat if mask.stored == stored else np.unpackbits(flat, bitorder="little")
-            return _exactly(bits, stored, name)
+            return _flags(flat if mask.stored == stored else np.unpackbits(flat, bitorder="little"), stored, name)
         key = (mask.blob.file.name, mask.blob.metadata)
-        found = self.known.get(key)
-        if found is None:
-            self.spend(max(0, count - 8 * mask.blob.size))
+        if key not in self.masks:
             packed = np.frombuffer(mask.blob.read(), np.uint8)
-            bits = np.unpackbits(packed, bitorder="little") if count <= packed.size * 8 else packed[:0]
-            found = self.known[key] = _exactly(bits, stored, name)
-        if found.shape != stored:
-            raise MalformedArtifactError(f"{name}: its mask has shape {found.shape} elsewhere")
-        return found
+            self.masks[key] = _flags(np.unpackbits(packed, bitorder="little"), stored, name)
+        if self.masks[key][0].shape != stored:
+            raise MalformedArtifactError(f"{name}: its mask has shape {self.masks[key][0].shape} elsewhere")
+        return self.masks[key]
 
 
-def _exactly(bits: npt.NDArray[np.uint8], stored: tuple[int, ...], name: str) -> npt.NDArray[np.bool_]:
+def _flags(bits: npt.NDArray[np.uint8], stored: tuple[int, ...], name: str) -> tuple[npt.NDArray[np.bool_], int]:
     count = math.prod(stored)
     if bits.size < count or min(stored, default=1) < 1:
         raise MalformedArtifactError(f"{name}: a mask of {bits.size} bits for shape {stored}")
-    return bits[:count].astype(np.bool_).reshape(stored)
+    where = bits[:count].view(np.bool_) if bits.max(initial=0) <= 1 else bits[:count].astype(np.bool_)
+    return where.reshape(stored), int(np.count_nonzero(where))
 
 
 class Constants:
@@ -148,13 +151,13 @@ class Constants:
     Args:
         operations: all operations of the function.
         blob: gives the checked blob of a reference.
-        masks: shared by all functions.
+        memory: shared by all functions.
     """
 
-    def __init__(self, operations: Sequence[Operation], blob: Callable[[BlobReference], Blob], masks: Masks) -> None:
+    def __init__(self, operations: Sequence[Operation], blob: Callable[[BlobReference], Blob], memory: Memory) -> None:
         self.operations = operations
         self._blob = blob
-        self.masks = masks
+        self.memory = memory
         self._made_by = {name: (op, i) for op in operations for i, (name, _) in enumerate(op.outputs)}
         self._known: dict[str, Constant | None] = {}
         self._depth = 0
@@ -268,10 +271,8 @@ class Constants:
         scale = _dividing(self._need(op, "scale", name), data.stored, name)
         offset = self.of(op.argument("offset"), name)
         zero = None if offset is None else _dividing(offset, data.stored, name)
-        if data.lut is not None or data.scale is not None:
-            if data.lut is None or data.scale is not None or data.mask is not None:
-                return replace(data, name=name, problem="is scaled twice")
-            return replace(data, name=name, lut=self._scaled_table(data.lut, scale, zero))
+        if data.scale is not None or (data.lut is not None and zero is not None):
+            return replace(data, name=name, problem="is scaled twice")
         return replace(data, name=name, scale=scale, zero=zero)
 
     def _palettized(self, op: Operation, name: str) -> Constant | None:
@@ -295,11 +296,11 @@ class Constants:
             if values is not None:
                 unpacked = np.unpackbits(values.astype(np.uint8), bitorder="little")[: math.prod(stored) * bits]
                 values = unpacked.reshape(*stored, bits).astype(np.int32) @ (1 << np.arange(bits, dtype=np.int32))
-            table = _reformed(lut, (*(1 for _ in stored), 1 << bits))
+            lut = _in_shape(lut, (*(1 for _ in stored), 1 << bits))
+            axes = tuple(range(len(stored)))
             return replace(
-                indices, name=name, shape=stored, stored=stored, axes=tuple(range(len(stored))), element=element,
-                values=values, lut=table,
-            )  # fmt: skip
+                indices, name=name, shape=stored, stored=stored, axes=axes, element=element, values=values, lut=lut
+            )
         return self._with_table(indices, lut, indices.stored, name)
 
     def _with_table(self, codes: Constant, lut: Constant, stored: tuple[int, ...], name: str) -> Constant:
@@ -312,21 +313,11 @@ class Constants:
             return replace(
                 codes, name=name, problem=f"one index stands for {lut.stored[-1]} weights (vector palettization)"
             )
-        return replace(codes, name=name, lut=_reformed(lut, lut.stored[:-1]))
-
-    def _scaled_table(self, lut: Constant, scale: Constant, zero: Constant | None) -> Constant:
-        """A table whose entries are codes themselves, with its scale worked in."""
-        groups = tuple(max(a, b) for a, b in zip(lut.stored, scale.stored, strict=False))
-        if any(g % n for g, n in zip(groups * 2, (*lut.stored[:-1], *scale.stored), strict=True)):
-            return replace(lut, problem="is palettized and scaled in blocks that do not fit each other")
-        if math.prod(groups) * lut.stored[-1] > MAX_TABLE:
-            return replace(lut, problem="has a look-up table of its own for too many channels")
-        self.masks.spend(math.prod(groups) * lut.stored[-1])
-        table = _spread(lut.dense(), groups)
-        if zero is not None:
-            table = table - _spread(zero.dense(), groups)[..., None]
-        table = table * _spread(scale.dense(), groups)[..., None]
-        return Constant(lut.name, table.shape, table.shape, tuple(range(table.ndim)), values=table)
+        scale = None
+        if lut.scale is not None and lut.zero is None and lut.scale.stored[-2:] == (1, 1):
+            # Scales of channels, worked into the table's place: every entry of a group has the same, so it can stand behind.
+            scale, lut = _in_shape(lut.scale, lut.scale.stored[:-2]), replace(lut, scale=None)
+        return replace(codes, name=name, lut=_in_shape(lut, lut.stored[:-1]), scale=scale)
 
     def _pruned(self, op: Operation, name: str) -> Constant | None:
         """constexpr_sparse_to_dense of both operation sets."""
@@ -356,11 +347,9 @@ class Constants:
         return replace(data, scale=scale, zero=None if offset is None else _dividing(offset, mask.stored, name))
 
     def _spread_out(self, data: Constant, mask: Constant, stored: tuple[int, ...], name: str) -> Constant:
-        where = self.masks.of(mask, stored, name)
-        if np.count_nonzero(where) != math.prod(data.stored):
-            raise MalformedArtifactError(
-                f"{name}: {math.prod(data.stored)} stored elements, but the mask has {np.count_nonzero(where)}"
-            )
+        where, count = self.memory.mask(mask, stored, name)
+        if count != math.prod(data.stored):
+            raise MalformedArtifactError(f"{name}: {math.prod(data.stored)} stored elements, but the mask has {count}")
         return replace(data, name=name, shape=stored, stored=stored, axes=tuple(range(len(stored))), mask=where)
 
     def _cast(self, op: Operation, name: str) -> Constant | None:
@@ -395,13 +384,11 @@ def _positive(shape: list[int], name: str) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _reformed(constant: Constant, shape: tuple[int, ...]) -> Constant:
+def _in_shape(constant: Constant, shape: tuple[int, ...]) -> Constant:
     """The same elements in another shape of the same size."""
     axes = tuple(range(len(shape)))
-    if (
-        constant.scale is not None or constant.lut is not None or constant.mask is not None
-    ):  # a table that is compressed itself
-        return Constant(constant.name, shape, shape, axes, values=constant.dense().reshape(shape))
+    if constant.scale is not None or constant.lut is not None or constant.mask is not None:
+        return replace(constant, stored=shape, problem="is compressed in a way that is not known")
     values = None if constant.values is None else constant.values.reshape(shape)
     return replace(constant, shape=shape, stored=shape, axes=axes, values=values)
 
@@ -443,22 +430,25 @@ def sparse_part(constant: Constant, axis: int) -> SparsePart | str:
     return SparsePart("weight", constant.element, constant.blob.file, constant.blob.offset, bounds, mask)
 
 
-def table_of(constant: Constant, stored: tuple[int, ...], axis: int, trailing: int = 0) -> Floats | str:
+def table_of(constant: Constant, stored: tuple[int, ...], axis: int, memory: Memory) -> Floats | str:
     """A scale, zero point or look-up table spelled out as (channels or 1, groups[, entries]), or the reason why not.
 
     A channel's elements, in file order without `axis`, fall into equally long groups. Blocks that do not lie like that are
     split into smaller ones that do.
     """
-    table = np.moveaxis(constant.dense(), axis, 0)
-    sizes = (*stored[:axis], *stored[axis + 1 :])
-    groups = list(table.shape[1 : len(sizes) + 1])
+    if constant.problem is not None:
+        return constant.problem
+    rank = len(stored)
+    sizes, groups = (*stored[:axis], *stored[axis + 1 :]), (*constant.stored[:axis], *constant.stored[axis + 1 : rank])
     last = max((i for i, g in enumerate(groups) if g > 1), default=-1)
-    channels = table.shape[0] if table.shape[0] == 1 else stored[axis]
+    channels = 1 if constant.stored[axis] == 1 else stored[axis]
     spelled = [n if i < last else g for i, (n, g) in enumerate(zip(sizes, groups, strict=True))]
-    if channels * math.prod(spelled) * math.prod(table.shape[len(sizes) + 1 :]) > MAX_TABLE:
+    if not memory.affords(
+        max(channels * math.prod(spelled) * math.prod(constant.stored[rank:]), math.prod(constant.stored))
+    ):
         return "its scales or look-up tables are too many to be spelled out"
-    table = _spread(table, (channels, *spelled))
-    return np.ascontiguousarray(table.reshape(channels, -1, *table.shape[table.ndim - trailing :]))
+    table = _spread(np.moveaxis(constant.dense(), axis, 0), (channels, *spelled))
+    return np.ascontiguousarray(table.reshape(channels, -1, *constant.stored[rank:]))
 
 
 def owned_part(kind: Kind, constant: Constant, stored: tuple[int, ...], axis: int) -> Part | None:
@@ -496,7 +486,7 @@ class Layout:
 
 
 def lay_out(
-    constant: Constant, out: int, order: Sequence[int], into: int | None, shared: Callable[[Blob], bool], masks: Masks
+    constant: Constant, out: int, order: Sequence[int], into: int | None, shared: Callable[[Blob], bool], memory: Memory
 ) -> Layout | str:
     """The layout of a layer's weight, or the reason why it cannot be locked.
 
@@ -506,7 +496,7 @@ def lay_out(
         order: the other dimensions in logical order.
         into: dimension that counts input channels, or None where they are no regular slices.
         shared: whether a blob belongs to more than one tensor, so that no channel owns a piece of it.
-        masks: counts what is spelled out.
+        memory: what the tables take their room from.
     """
     if constant.problem is not None:
         return constant.problem
@@ -531,39 +521,35 @@ def lay_out(
         return weight
     if weight.extent != (constant.blob.offset, constant.blob.size):
         raise MalformedArtifactError(f"{constant.name}: does not fill its blob")
-    quantization, parts, notes = None, [], []
-    if constant.lut is not None:
-        if constant.lut.problem is not None:
-            return constant.lut.problem
-        table = table_of(constant.lut, stored, axis, trailing=1)
+    parts: list[Part] = []
+    notes: list[str] = []
+    tables: dict[str, Floats] = {}
+    kinds: list[tuple[Kind, Constant | None]] = [("scale", constant.scale), ("zero_point", constant.zero)]
+    for kind, other in kinds:
+        if other is None:
+            continue
+        part = owned_part(kind, other, stored, axis) if constant.lut is None else None
+        if part is not None and other.blob is not None and not shared(other.blob):
+            parts.append(part)
+            continue
+        if other.blob is None:
+            notes.append(f"its {kind} is stored in the program and stays public")
+        elif part is not None:
+            notes.append(f"its {kind} is shared with another tensor and stays public")
+        elif other.stored[axis] != stored[axis]:
+            notes.append(f"its {kind} is shared by channels and stays public")
+        else:
+            notes.append(f"its {kind} cannot be told apart by channel in whole bytes and stays public")
+        table = table_of(other, stored, axis, memory)
         if isinstance(table, str):
             return table
-        masks.spend(table.size)
-        quantization = Quantization(lut=table)
-    elif not element.is_float or constant.scale is not None:
-        public: dict[str, Floats | None] = {"scale": None, "zero_point": None}
-        kinds: list[tuple[Kind, Constant | None]] = [("scale", constant.scale), ("zero_point", constant.zero)]
-        for kind, other in kinds:
-            if other is None:
-                continue
-            part = owned_part(kind, other, stored, axis)
-            if part is not None and other.blob is not None and not shared(other.blob):
-                parts.append(part)
-                continue
-            spelled = table_of(other, stored, axis)
-            if isinstance(spelled, str):
-                return spelled
-            masks.spend(spelled.size)
-            public[kind] = spelled
-            if other.blob is None:
-                notes.append(f"its {kind} is stored in the program and stays public")
-            elif part is not None:
-                notes.append(f"its {kind} is shared with another tensor and stays public")
-            elif other.stored[axis] == stored[axis]:
-                notes.append(f"its {kind} cannot be told apart by channel in whole bytes and stays public")
-            else:
-                notes.append(f"its {kind} is shared by channels and stays public")
-        quantization = Quantization(public["scale"], public["zero_point"])
+        tables[kind] = table
+    if constant.lut is not None:
+        table = table_of(constant.lut, stored, axis, memory)
+        if isinstance(table, str):
+            return table
+        tables["lut"] = table
+    quantization = Quantization(**tables) if tables or parts or not element.is_float else None
     sizes = [n for i, n in enumerate(stored) if i != axis]
     places = [i for i in range(len(stored)) if i != axis]
     axes = []

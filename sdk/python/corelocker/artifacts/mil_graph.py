@@ -246,10 +246,12 @@ class _Follower:
                         results[0] |= trail
                     continue
                 for channels in trail:
-                    if op.type == "concat":
-                        found = self._joined(op, channels, place, shift)
-                    else:
-                        found = self._moved(op, argument, channels, shape)
+                    joins = op.type == "concat"
+                    found = (
+                        self._joined(op, channels, place, shift)
+                        if joins
+                        else self._moved(op, argument, channels, shape)
+                    )
                     if isinstance(found, str):
                         self._lose(channels, found)
                     elif found is not None:

@@ -343,14 +343,14 @@ class _ModelReader:
             self._fields_left -= 1
             if self._fields_left < 0:
                 raise MalformedArtifactError(f"the specification has more than {MAX_FIELDS} fields")
-            key, at = _varint(view, at)
+            key, at = (view[at], at + 1) if view[at] < 128 else _varint(view, at)  # nearly always one byte
             number, wire = key >> 3, key & 7
             if wire == 0:
                 value, at = _varint(view, at)
                 yield number, value
                 continue
             if wire == 2:
-                length, at = _varint(view, at)
+                length, at = (view[at], at + 1) if at < end and view[at] < 128 else _varint(view, at)
             elif wire == 1:
                 length = 8
             elif wire == 5:

@@ -16,7 +16,7 @@ from corelocker.artifacts.coreml_delegate import CoreMLDelegates
 from corelocker.artifacts.elements import BFLOAT16, FLOAT16, FLOAT32, INT8, INT32, UINT8, ElementType
 from corelocker.artifacts.flatbuffer import Budget, FlatBuffer, Table
 from corelocker.artifacts.flow import Flow, Tracer
-from corelocker.artifacts.layers import MAX_RANK, Collector, Region
+from corelocker.artifacts.layers import MAX_RANK, Collector, Region, printable
 from corelocker.artifacts.portable import IntListValue, PortableMethod, Stored, TensorListValue, TensorValue
 from corelocker.artifacts.walk import Walk, checked_shape
 from corelocker.artifacts.weights import Artifact, Edge, Identity, WeightTensor
@@ -215,7 +215,7 @@ class Program:
         _named_segments(root, 7, file, self.segments, named)
         self._inline = [Region(file, *data.span(0)) for data in root.tables(3)]
         self._constants = self._read_constants(root)
-        self.plans = [Plan(_printable(table.text(0), f"method{i}"), table) for i, table in enumerate(root.tables(1))]
+        self.plans = [Plan(printable(table.text(0)) or f"method{i}", table) for i, table in enumerate(root.tables(1))]
 
     def _read_constants(self, root: Table) -> list[Region]:
         """Constants of portable kernels: in one segment, or in the FlatBuffer itself as older exporters have it."""
@@ -255,10 +255,6 @@ class Program:
         return self._inline[index]
 
 
-def _printable(text: str, otherwise: str) -> str:
-    return text if text.isprintable() and 0 < len(text) <= 100 else otherwise
-
-
 # --- one method ------------------------------------------------------------------------------------
 
 
@@ -273,7 +269,7 @@ class _Method:
         self._walk = walk
         self._name = f"{program.file.name}: method {plan.name}"
         self._values = [self._value(value) for value in plan.table.tables(2)]
-        self._operators = [operator.text(0) for operator in plan.table.tables(6)]
+        self._operators = [printable(operator.text(0)) for operator in plan.table.tables(6)]
         self._delegates = list(plan.table.tables(7))
         self._portable = PortableMethod(self._name, self._values, walk)
 
@@ -340,7 +336,7 @@ class _Method:
         if not 0 <= index < len(self._delegates):
             raise MalformedArtifactError(f"{self._name}: there is no delegate {index}")
         delegate = self._delegates[index]
-        backend = _printable(delegate.text(0), "an unnamed delegate")
+        backend = printable(delegate.text(0)) or "without a name"
         region = self._program.delegate(delegate.table(1))
         if backend == "XnnpackBackend":
             self._xnnpack(f"{self._name}, delegate {index}", region, arguments)

@@ -165,7 +165,7 @@ class SparsePart:
 
 @dataclass(frozen=True)
 class Quantization:
-    """How integer codes become floats: `lut[code]`, or `(code - zero_point) * scale`.
+    """How integer codes become floats: `(code - zero_point) * scale`, or `lut[code]`, which a scale may follow.
 
     A scale or zero point that a channel owns is a `Part` of the tensor; one that several channels share stands here and
     stays public. Arrays have shape (channels or 1, groups): a channel's elements fall into equally long groups.
@@ -189,13 +189,13 @@ class Quantization:
             return table if table.shape[0] == 1 else table[channels]
 
         n, elements = codes.shape
-        if self.lut is not None:
-            table = np.broadcast_to(of(self.lut), (n, *self.lut.shape[1:]))
-            grouped = codes.reshape(n, table.shape[1], -1)
-            return np.take_along_axis(table, np.clip(grouped, 0, table.shape[2] - 1), 2).reshape(n, elements)
         scale = of(self.scale) if scale is None and self.scale is not None else scale
         zero = of(self.zero_point) if zero is None and self.zero_point is not None else zero
         values = codes.astype(np.float32)
+        if self.lut is not None:
+            table = np.broadcast_to(of(self.lut), (n, *self.lut.shape[1:]))
+            grouped = codes.reshape(n, table.shape[1], -1)
+            values = np.take_along_axis(table, np.clip(grouped, 0, table.shape[2] - 1), 2).reshape(n, elements)
         if zero is not None:
             values = (values.reshape(n, zero.shape[1], -1) - zero[:, :, None]).reshape(n, elements)
         if scale is not None:
@@ -216,6 +216,12 @@ class Quantization:
             return table if table.shape[0] == 1 else table[channels]
 
         n, elements = values.shape
+        scale = of(self.scale) if scale is None and self.scale is not None else scale
+        zero = of(self.zero_point) if zero is None and self.zero_point is not None else zero
+        codes_wanted = values
+        if scale is not None:
+            divisor = np.where(scale == 0, 1, scale)[:, :, None]
+            codes_wanted = (codes_wanted.reshape(n, scale.shape[1], -1) / divisor).reshape(n, elements)
         if self.lut is not None:
             tables = np.broadcast_to(of(self.lut), (n, *self.lut.shape[1:]))
             codes = np.empty((n, tables.shape[1], elements // tables.shape[1]), np.int32)
@@ -223,15 +229,9 @@ class Quantization:
                 table = tables[row, column]
                 order = np.argsort(table)
                 middles = (table[order][1:] + table[order][:-1]) / 2
-                wanted = values[row].reshape(codes.shape[1], -1)[column]
+                wanted = codes_wanted[row].reshape(codes.shape[1], -1)[column]
                 codes[row, column] = order[np.searchsorted(middles, wanted)]
             return codes.reshape(n, elements)
-        scale = of(self.scale) if scale is None and self.scale is not None else scale
-        zero = of(self.zero_point) if zero is None and self.zero_point is not None else zero
-        codes_wanted = values
-        if scale is not None:
-            divisor = np.where(scale == 0, 1, scale)[:, :, None]
-            codes_wanted = (codes_wanted.reshape(n, scale.shape[1], -1) / divisor).reshape(n, elements)
         if zero is not None:
             codes_wanted = (codes_wanted.reshape(n, zero.shape[1], -1) + zero[:, :, None]).reshape(n, elements)
         return np.clip(np.rint(codes_wanted), element.low, element.high).astype(np.int32)
@@ -299,8 +299,8 @@ class WeightTensor:
         """Codes of the weight part (n, elements) to float32 (n, elements), in file order."""
         if self.quantization is None:
             return np.asarray(codes, np.float32)
-        floats = [None if table is None else np.asarray(table, np.float32) for table in (scale, zero)]
-        return self.quantization.dequantize(codes, *floats, channels)
+        own_scale, own_zero = (None if table is None else np.asarray(table, np.float32) for table in (scale, zero))
+        return self.quantization.dequantize(codes, own_scale, own_zero, channels)
 
     def values(self, channels: slice | Sequence[int] | npt.NDArray[np.int64] = slice(None)) -> Floats:
         """Dequantized weights in file order, float32 (n, elements)."""

@@ -133,8 +133,8 @@ class XnnpackGraph:
 
     def _data(self, entry: Table) -> Region | None:
         """A constant: named data of the program, or bytes behind the graph."""
-        if entry.has(2):
-            key = entry.text(2)
+        key = entry.text(2)
+        if key:
             region = self._lookup(key, *entry.span(2))
             self._keys[region] = key
             return region
@@ -319,21 +319,26 @@ class XnnpackGraph:
         source, out = value(table.u32(fields[0])), table.u32(fields[1])
         if source is None:
             raise MalformedArtifactError(f"{self._name}: a node of kind {kind} has no input")
-        if isinstance(source, Flow):
-            walk.spend(source)
         if kind == TRANSPOSE:
             values[out] = source.permute(table.u32s(1))
         elif kind == RESHAPE:
             values[out] = source.reshape(shape(out))
-        elif isinstance(source, Constant):
-            values[out] = Flow(shape(out))
-        elif kind in UNARY:
-            values[out] = source.same(shape(out))
-        elif kind in POOLING or kind == RESIZE:
-            values[out] = source.resized(shape(out))
-        elif kind == PAD:
-            values[out] = source.window(table.u32s(0), shape(out))
-        elif kind == SLICE:
-            values[out] = source.window([-n for n in table.u32s(1)], shape(out))
         else:
-            values[out] = source.lost(f"an XNNPACK operator of kind {kind} is not followed").shaped(shape(out))
+            values[out] = self._followed(
+                walk.activation(source, "an operand in an XNNPACK graph"), kind, table, shape(out)
+            )
+        result = values[out]
+        if isinstance(result, Flow):
+            walk.spend(result)
+
+    @staticmethod
+    def _followed(source: Flow, kind: int, table: Table, shape: tuple[int, ...]) -> Flow:
+        if kind in UNARY:
+            return source.same(shape)
+        if kind in POOLING or kind == RESIZE:
+            return source.resized(shape)
+        if kind == PAD:
+            return source.window(table.u32s(0), shape)
+        if kind == SLICE:
+            return source.window([-n for n in table.u32s(1)], shape)
+        return source.lost(f"an XNNPACK operator of kind {kind} is not followed").shaped(shape)

@@ -176,16 +176,17 @@ def read_passphrase(
     """A passphrase from a file, else from an environment variable that is set, else from the terminal.
 
     Args:
-        file: only its owner may read it; one line break at its end does not count.
+        file: one line break at its end does not count. Build systems mount secrets with modes of their own, so the mode is
+            not checked.
         variable: name of the environment variable.
         question: the prompt.
         confirm: whether to ask twice.
 
-    Raises KeystoreSecretError when there is none, it is empty, or two answers differ, KeystorePermissionError for a file
-    that others can read, FileAccessError for one that cannot be read.
+    Raises KeystoreSecretError when there is none, it is empty, or two answers differ, FileAccessError for a file that cannot
+    be read.
     """
     if file is not None:
-        passphrase = _read_private(file, _MAX_PASSPHRASE).removesuffix(b"\n").removesuffix(b"\r")
+        passphrase = _read_small(file, _MAX_PASSPHRASE).removesuffix(b"\n").removesuffix(b"\r")
     elif variable is not None and variable in os.environ:
         passphrase = os.environb[variable.encode()]
     elif sys.stdin is not None and sys.stdin.isatty():
@@ -369,9 +370,13 @@ def _new_publisher_key() -> PublisherKey:
 
 def _read_private(path: Path, longest: int) -> bytes:
     """The bytes of a small file that only its owner may read."""
+    return _read_small(path, longest, private=True)
+
+
+def _read_small(path: Path, longest: int, *, private: bool = False) -> bytes:
     try:
         with path.open("rb", buffering=0) as file:
-            if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
+            if private and stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
                 raise KeystorePermissionError(f"{path} can be read by others", hint=f"Run: chmod 600 {path}")
             data = b""
             while len(data) <= longest and (more := file.read(longest + 1 - len(data))):

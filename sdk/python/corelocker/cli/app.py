@@ -32,7 +32,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for
 Force = Annotated[bool, typer.Option("--force", help="Replace outputs that exist.")]
 KeystorePath = Annotated[
     Path | None,
-    typer.Option("--keystore", envvar="CORELOCKER_KEYSTORE", help="The publisher's keystore.", show_default="keys.json"),
+    typer.Option(
+        "--keystore", envvar="CORELOCKER_KEYSTORE", help="The publisher's keystore.", show_default="keys.json"
+    ),
 ]
 PassphraseFile = Annotated[
     Path | None,

@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -113,18 +114,14 @@ def _run(root: Path, folder: Path, images: int, as_json: bool) -> dict[str, Any]
     key = store.content_key(bundle.id)
     rows = []
     with progress_bar(as_json) as show:
-        total = len(paths) * (len(bundle.tiers) + 1)
+        total, steps = len(paths) * (len(bundle.tiers) + 1), count()
+
+        def evaluate(path: Path, weights: bytes) -> float:
+            show("measure", next(steps), total)
+            return (_evaluate_pte if path.suffix == ".pte" else _evaluate_package)(path, weights, x, y)
+
         for number, path in enumerate(paths):
-            evaluate = _evaluate_pte if path.suffix == ".pte" else _evaluate_package
-            steps = iter(range(number * (len(bundle.tiers) + 1), total))
-            rows.append(
-                _measure(
-                    publication, number, path, dist / path.name, bundle, key,
-                    lambda package, weights, run=evaluate, steps=steps: (
-                        show("measure", next(steps), total), run(package, weights, x, y)
-                    )[1],
-                )  # fmt: skip
-            )
+            rows.append(_measure(publication, number, path, dist / path.name, bundle, key, evaluate))
         show("measure", total, total)
     return {
         "tiers": list(bundle.tiers),
@@ -177,13 +174,14 @@ def _evaluate_pte(path: Path, program: bytes, x: npt.NDArray[np.float32], y: npt
 
 def _evaluate_package(path: Path, weights: bytes, x: npt.NDArray[np.float32], y: npt.NDArray[np.uint8]) -> float:
     """Top-1 in percent by the Linux evaluator of mlprograms (fp32 arithmetic; Core ML itself runs on Apple's systems alone)."""
-    from demo.evaluate_mlprogram import MLProgram
+    import torch
 
-    program = MLProgram(path, weights)
-    right = 0
-    for i in range(len(y)):
-        (logits,) = program.run({program.inputs[0]: x[i : i + 1]}).values()
-        right += int(logits.argmax()) == int(y[i])
+    from demo.evaluate_mlprogram import MlProgram
+
+    program = MlProgram(path, weights)
+    (name,) = program.inputs
+    (logits,) = program.batch({name: torch.from_numpy(x)}).values()
+    right = int((logits.reshape(len(y), -1).argmax(dim=1).numpy() == y).sum())
     return round(100 * right / len(y), 2)
 
 
@@ -202,7 +200,9 @@ def _print(result: dict[str, Any]) -> None:
         )  # fmt: skip
     console.print(table)
     console.print(f"Top-1 accuracy on {result['images']} test images of Fashion-MNIST; a blind guess is right in 10 %.")
-    console.print(".pte through the ExecuTorch runtime, .mlpackage through an fp32 evaluator (Core ML runs on Apple's systems).")
+    console.print(
+        ".pte through the ExecuTorch runtime, .mlpackage through an fp32 evaluator (Core ML runs on Apple's systems)."
+    )
     console.print(
         f"One key bundle for all: {human(result['bundle_bytes'])}. "
         f"Export {result['export_s']} s, lock {result['lock_s']} s (most of it scrypt of the keystore's passphrase)."

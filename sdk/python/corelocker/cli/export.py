@@ -40,18 +40,28 @@ class ExportFormat(StrEnum):
 def export(
     model: Annotated[str | None, typer.Argument(help="package.module:factory, or a .pt2 file.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the locked models and the key bundle.")] = Path("dist"),
-    config: Annotated[Path | None, typer.Option(help="A corelocker.toml that holds the model, the targets and the lock.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="A corelocker.toml that holds the model, the targets and the lock.")
+    ] = None,
     name: Annotated[str, typer.Option(help="File name of the exported models, without suffix.")] = "model",
     to: Annotated[
         list[ExportFormat] | None,
         typer.Option("--format", help="What to export to; repeatable.", show_default="both"),
     ] = None,
-    backend: Annotated[Literal["portable", "xnnpack"] | None, typer.Option(help="For ExecuTorch.", show_default="xnnpack")] = None,
+    backend: Annotated[
+        Literal["portable", "xnnpack"] | None, typer.Option(help="For ExecuTorch.", show_default="xnnpack")
+    ] = None,
     precision: Annotated[Literal["fp16", "fp32"] | None, typer.Option(help="For Core ML.", show_default="fp16")] = None,
     quantize: Annotated[Literal["int8", "int4"] | None, typer.Option(help="int4 is for ExecuTorch on XNNPACK.")] = None,
-    external_weights: Annotated[bool, typer.Option("--external-weights", help="ExecuTorch: weights in a .ptd file.")] = False,
-    lock: Annotated[bool, typer.Option("--lock/--no-lock", help="Lock what was exported; the unlocked files are not kept.")] = True,
-    model_id: Annotated[str | None, typer.Option(help="Id of the model; the bundle is MODEL_ID.clkey.", show_default="--name")] = None,
+    external_weights: Annotated[
+        bool, typer.Option("--external-weights", help="ExecuTorch: weights in a .ptd file.")
+    ] = False,
+    lock: Annotated[
+        bool, typer.Option("--lock/--no-lock", help="Lock what was exported; the unlocked files are not kept.")
+    ] = True,
+    model_id: Annotated[
+        str | None, typer.Option(help="Id of the model; the bundle is MODEL_ID.clkey.", show_default="--name")
+    ] = None,
     model_version: Annotated[int | None, typer.Option(min=0, help="Grows with every version; needed to lock.")] = None,
     tiers: Tiers = DEFAULT_TIERS,
     criterion: CriterionName = "l1",
@@ -133,7 +143,9 @@ def _export(
             show("load", 1, 1)
             paths: list[Path] = []
             for target in build.targets:
-                made = export_target(source, target, folder, progress=lambda step, done, total: show("export", done, total))
+                made = export_target(
+                    source, target, folder, progress=lambda step, done, total: show("export", done, total)
+                )
                 paths += made.files
                 notes[target.filename] = list(made.notes)
         if options is None or store is None:

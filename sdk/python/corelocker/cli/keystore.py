@@ -12,14 +12,18 @@ from corelocker.cli.app import DEFAULT_KEYSTORE, Json, PassphraseFile, emit, ope
 if TYPE_CHECKING:
     from corelocker.bundle.keystore import Kek, Keystore
 
-app = typer.Typer(help="The publisher's secrets: signing key and content keys, in one encrypted file.", no_args_is_help=True)
+app = typer.Typer(
+    help="The publisher's secrets: signing key and content keys, in one encrypted file.", no_args_is_help=True
+)
 
 Path_ = Annotated[Path, typer.Argument(envvar="CORELOCKER_KEYSTORE", help="The keystore.")]
 KekFile = Annotated[
-    Path | None, typer.Option(help="Protect with the 32-byte key in this file instead of a passphrase; made when missing.")
+    Path | None,
+    typer.Option(help="Protect with the 32-byte key in this file instead of a passphrase; made when missing."),
 ]
 KekReference = Annotated[
-    str | None, typer.Option("--kek", help="Protect with a key-encryption key: PROVIDER:REFERENCE of an installed provider.")
+    str | None,
+    typer.Option("--kek", help="Protect with a key-encryption key: PROVIDER:REFERENCE of an installed provider."),
 ]
 NewPassphraseFile = Annotated[
     Path | None,
@@ -44,14 +48,20 @@ def init(
     secret = _kek(kek_file, kek) or passphrase(passphrase_file, f"New passphrase of {path}", confirm=True)
     store = Keystore.create(path, secret)
     document = {"keystore": str(path), "publisher": store.publisher}
-    emit(json, document, lambda: print(f"{path}: new keystore; publisher {store.publisher} (pin this thumbprint in the app)"))
+    emit(
+        json,
+        document,
+        lambda: print(f"{path}: new keystore; publisher {store.publisher} (pin this thumbprint in the app)"),
+    )
 
 
 @app.command()
 def show(
     path: Path_ = DEFAULT_KEYSTORE,
     passphrase_file: PassphraseFile = None,
-    pem: Annotated[bool, typer.Option("--pem", help="Print the publisher's public key as PEM, and nothing else.")] = False,
+    pem: Annotated[
+        bool, typer.Option("--pem", help="Print the publisher's public key as PEM, and nothing else.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Show the publisher's thumbprint and the bundles there are keys for. Secrets are never shown.
@@ -72,7 +82,9 @@ def show(
         for old in document["publisher_keys"][1:]:
             print(f"  before: {old['thumbprint']} (made {old['created']})")
         for entry in document["bundles"]:
-            print(f"  {entry['bundle']}: model {entry['model']}, version {entry['model_version']}, tiers {' > '.join(entry['tiers'])}")
+            print(
+                f"  {entry['bundle']}: model {entry['model']}, version {entry['model_version']}, tiers {' > '.join(entry['tiers'])}"
+            )
 
     emit(json, document, text)
 
@@ -80,9 +92,13 @@ def show(
 @app.command()
 def rotate(
     path: Path_ = DEFAULT_KEYSTORE,
-    signing_key: Annotated[bool, typer.Option("--signing-key", help="Make a new signing key. Apps must pin it before its bundles ship.")] = False,
+    signing_key: Annotated[
+        bool, typer.Option("--signing-key", help="Make a new signing key. Apps must pin it before its bundles ship.")
+    ] = False,
     secret: Annotated[bool, typer.Option("--secret", help="Change the passphrase or key-encryption key.")] = False,
-    keep_private: Annotated[bool, typer.Option("--keep-private", help="Keep the private part of the old signing key.")] = False,
+    keep_private: Annotated[
+        bool, typer.Option("--keep-private", help="Keep the private part of the old signing key.")
+    ] = False,
     passphrase_file: PassphraseFile = None,
     new_passphrase_file: NewPassphraseFile = None,
     kek_file: KekFile = None,
@@ -102,20 +118,29 @@ def rotate(
         store.change_secret(
             _kek(kek_file, kek)
             or read_passphrase(
-                file=new_passphrase_file, variable="CORELOCKER_NEW_PASSPHRASE", question=f"New passphrase of {path}", confirm=True
+                file=new_passphrase_file,
+                variable="CORELOCKER_NEW_PASSPHRASE",
+                question=f"New passphrase of {path}",
+                confirm=True,
             )
         )
     if signing_key:
         store.rotate_signing_key(keep_private=keep_private)
     done = [name for name, wanted in (("signing key", signing_key), ("secret", secret)) if wanted]
-    emit(json, _document(store) | {"rotated": done}, lambda: print(f"{path}: new {' and '.join(done)}; publisher {store.publisher}"))
+    emit(
+        json,
+        _document(store) | {"rotated": done},
+        lambda: print(f"{path}: new {' and '.join(done)}; publisher {store.publisher}"),
+    )
 
 
 def _document(store: Keystore) -> dict[str, Any]:
     return {
         "keystore": str(store.path),
         "publisher": store.publisher,
-        "publisher_keys": [{"thumbprint": k.thumbprint, "created": k.created.isoformat()} for k in store.publisher_keys],
+        "publisher_keys": [
+            {"thumbprint": k.thumbprint, "created": k.created.isoformat()} for k in store.publisher_keys
+        ],
         "bundles": [
             {"bundle": str(c.bundle), "model": c.model, "model_version": c.model_version, "tiers": list(c.tiers)}
             for c in store.content_keys

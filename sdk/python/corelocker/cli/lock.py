@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from corelocker.cli.app import Force, Json, KeystorePath, PassphraseFile, emit, human, open_keystore, progress_bar, wide_console
+from corelocker.cli.app import (
+    Force,
+    Json,
+    KeystorePath,
+    PassphraseFile,
+    emit,
+    human,
+    open_keystore,
+    progress_bar,
+    wide_console,
+)
 
 if TYPE_CHECKING:
     from corelocker.artifacts import Artifact
@@ -24,7 +34,9 @@ Tiers = Annotated[str, typer.Option(help="NAME=FRACTION of channels that stay re
 CriterionName = Annotated[
     Literal["l1", "bn-scale", "random"], typer.Option(help="What ranks channels. random is a baseline, not a lock.")
 ]
-ScopeName = Annotated[Literal["layer", "global"], typer.Option(help="Rank within each layer, or over the whole network.")]
+ScopeName = Annotated[
+    Literal["layer", "global"], typer.Option(help="Rank within each layer, or over the whole network.")
+]
 FillName = Annotated[
     Literal["zero", "decoy"],
     typer.Option(help="What stands in the place of locked channels. zero shows where they are."),
@@ -69,7 +81,7 @@ def lock(
     artifacts: Annotated[
         list[Path],
         typer.Argument(
-            help="Finished models: .pte, .mlpackage, .mlmodelc, .safetensors, .safetensors.index.json; .ptd files behind their .pte."
+            help="Finished models: .pte (its .ptd files behind it), .mlpackage, .mlmodelc, .safetensors or its index.json."
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the locked models and the key bundle.")],
@@ -232,9 +244,15 @@ def report(result: dict[str, Any], *, as_json: bool) -> None:
             )
         console.print(table)
         tiers = " > ".join(tier["name"] for tier in result["tiers"])
-        console.print(f"key bundle: {result['bundle']} ({human(result['bundle_bytes'])}), tiers {tiers}", highlight=False)
+        console.print(
+            f"key bundle: {result['bundle']} ({human(result['bundle_bytes'])}), tiers {tiers}", highlight=False
+        )
         for entry in result["artifacts"]:
-            for key, words in (("left_alone", "left alone"), ("notes", "note"), ("consumers_not_followed", "not followed")):
+            for key, words in (
+                ("left_alone", "left alone"),
+                ("notes", "note"),
+                ("consumers_not_followed", "not followed"),
+            ):
                 if entry[key]:
                     console.print(f"{entry['name']}: {words}: {_some(entry[key])}", highlight=False)
 

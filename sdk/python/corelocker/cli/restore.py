@@ -6,7 +6,7 @@ import hashlib
 import shutil
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -131,7 +131,7 @@ def restore(
         written = _write_restored(
             path, opened, store, matches, index, out, force, lambda done: show("restore", done, len(matches))
         )
-    document = {
+    document: dict[str, Any] = {
         "out": [str(p) for p in written],
         "tier": opened.tiers[index],
         "model": opened.model,
@@ -173,7 +173,8 @@ def find_files(path: Path, bundle: KeyBundle) -> list[Match]:
             raise FileAccessError(f"{match.path}: no such file, but the key bundle names it")
         if (size := match.path.stat().st_size) != _size(bundle, match):
             raise FileSizeError(
-                f"{match.path} has {size} bytes, the locked file {_size(bundle, match)}", hint="Is it cut off, or of another version?"
+                f"{match.path} has {size} bytes, the locked file {_size(bundle, match)}",
+                hint="Is it cut off, or of another version?",
             )
     raise BundleMismatchError(f"the key bundle (model {bundle.model}) holds nothing like {path.name}")
 

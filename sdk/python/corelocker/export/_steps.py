@@ -5,9 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import logging
-import os
 import sys
-import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -21,7 +19,7 @@ from corelocker.errors import CoreLockerError, ExportError, MissingExtraError
 Progress = Callable[[str, int, int], None]
 """Called with the step's name, how much of it is done, and how much there is."""
 
-MAX_HELD = 1 << 16  # bytes
+MAX_HELD = 1 << 16  # characters
 MESSAGE = 240  # characters of another library's message that an error repeats
 
 
@@ -43,12 +41,12 @@ def need(module: str) -> ModuleType:
 
 
 @contextmanager
-def step(name: str, progress: Progress = no_progress) -> Iterator[None]:
-    """One step of an export, silent: whatever goes wrong in it becomes an ExportError that names it."""
+def step(name: str, progress: Progress = no_progress) -> Iterator[_Muted]:
+    """One step of an export, silent as `quiet` is: whatever goes wrong in it becomes an ExportError that names it."""
     progress(name, 0, 1)
     try:
-        with quiet():
-            yield
+        with quiet() as held:
+            yield held
     except CoreLockerError:
         raise
     except (Exception, SystemExit) as error:
@@ -57,71 +55,59 @@ def step(name: str, progress: Progress = no_progress) -> Iterator[None]:
 
 
 def short(error: BaseException) -> str:
-    """The kind of an exception and the first line of its message."""
+    """The kind of an exception and the first line of its message (with the next one, where that is what it announces)."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__
-    text = lines[0] if len(lines[0]) <= MESSAGE else f"{lines[0][:MESSAGE]}..."
-    return f"{type(error).__name__}: {text}"
+    text = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    return f"{type(error).__name__}: {text if len(text) <= MESSAGE else f'{text[:MESSAGE]}...'}"
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def quiet() -> Iterator[_Muted]:
     """Hold back what torch, ExecuTorch and coremltools log, warn and draw while they work; exceptions pass.
 
-    What other threads write still gets through: the caller may be drawing its own progress.
+    What other threads write still gets through: the caller may be drawing its own progress. The value has the `lines` that
+    were held back from standard error.
     """
     root = logging.getLogger()
     handlers, disabled = root.handlers[:], root.manager.disable
+    out, held = _Muted(sys.stdout), _Muted(sys.stderr)
     logging.disable(logging.ERROR)  # what matters comes as an exception too
     try:
-        with (
-            warnings.catch_warnings(),
-            redirect_stdout(_Muted(sys.stdout)),
-            redirect_stderr(_Muted(sys.stderr)),
-            _no_bars(),
-        ):
+        with warnings.catch_warnings(), redirect_stdout(out), redirect_stderr(held), _no_bars():
             warnings.simplefilter("ignore")
-            yield
+            yield held
     finally:
+        out.open = held.open = True  # a logger made meanwhile has kept the stream
         logging.disable(disabled)
         root.handlers[:] = handlers  # ExecuTorch's XNNPACK module installs one on import
 
 
 class _Muted(io.TextIOBase):
-    """A stream that forgets what the thread that made it writes."""
+    """A stream that keeps what the thread that made it writes to itself, until it is opened."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream, self._thread = stream, threading.get_ident()
+        self._held = ""
+        self.open = False
 
     def write(self, text: str) -> int:
-        return len(text) if threading.get_ident() == self._thread else self._stream.write(text)
+        if self.open or threading.get_ident() != self._thread:
+            return self._stream.write(text)
+        self._held = (self._held + text)[:MAX_HELD]
+        return len(text)
+
+    @property
+    def lines(self) -> list[str]:
+        """What was kept, without empty lines."""
+        return [line.strip() for line in self._held.splitlines() if line.strip()]
 
     def flush(self) -> None:
         self._stream.flush()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
-
-
-@contextmanager
-def native_messages() -> Iterator[Callable[[], list[str]]]:
-    """Hold back what C++ code writes to standard error; call the value for its lines so far."""
-    with tempfile.TemporaryFile() as held:
-
-        def lines() -> list[str]:
-            held.seek(0)
-            text = held.read(MAX_HELD).decode(errors="replace")
-            return [line.strip() for line in text.splitlines() if line.strip() and "cpuinfo" not in line]
-
-        sys.stderr.flush()
-        terminal = os.dup(2)
-        try:
-            os.dup2(held.fileno(), 2)
-            yield lines
-        finally:
-            os.dup2(terminal, 2)
-            os.close(terminal)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """What to export: one target, and `corelocker.toml`, which holds a whole build.
 
     [model]
-    factory = "demo.model.fashion_mobilenet:trained"   # or a .pt2 file
+    factory = "demo.model.fashion_mobilenet:calibrated"   # or a .pt2 file
     id = "classifier"
     version = 3
 
@@ -11,8 +11,11 @@
     scope = "layer"                          # layer | global
     fill = "decoy"                           # zero | decoy
     consumers = false
-    seed = "release-3"
+    include_io = false
+    exclude = ["*.classifier"]               # layers to leave alone
+    seed = "..."                             # for a repeatable lock; as secret as the keystore
     source = "checkpoint.safetensors"        # BatchNorm scales for bn-scale
+    save_plan = "plan.json"
     keystore = "keys.json"
 
     [[target]]
@@ -111,8 +114,11 @@ class LockOptions:
     scope: str | None = None
     fill: str | None = None
     consumers: bool | None = None
+    include_io: bool | None = None
+    exclude: tuple[str, ...] | None = None
     seed: str | None = None
     source: Path | None = None
+    save_plan: Path | None = None
     keystore: Path | None = None
 
 
@@ -142,8 +148,11 @@ LOCK: dict[str, Field] = {
     "scope": ("layer", "global"),
     "fill": ("zero", "decoy"),
     "consumers": bool,
+    "include_io": bool,
+    "exclude": list,
     "seed": str,
     "source": str,
+    "save_plan": str,
     "keystore": str,
 }
 TARGET: dict[str, Field] = {
@@ -154,7 +163,8 @@ TARGET: dict[str, Field] = {
     "precision": get_args(Precision),
     "external_weights": bool,
 }
-TYPES = {str: "a string", int: "a whole number", bool: "true or false"}
+TYPES = {str: "a string", int: "a whole number", bool: "true or false", list: "a list of strings"}
+MAX_VERSION = 2**53 - 1
 
 
 def parse_config(path: Path) -> ExportConfig:
@@ -189,8 +199,8 @@ def _parse(document: dict[str, Any], folder: Path) -> ExportConfig:
     lock = _lock(document["lock"], folder) if "lock" in document else None
     if lock is not None and (missing := [key for key in ("id", "version") if key not in model]):
         raise ConfigError(f"[model] needs the key {missing[0]!r} for locking")
-    if model.get("version", 1) < 1:
-        raise ConfigError(f"[model] version is {model['version']}; it must be 1 or more")
+    if not 0 <= model.get("version", 0) <= MAX_VERSION:
+        raise ConfigError(f"[model] version is {model['version']}; it must be between 0 and 2^53 - 1")
     if not NAME.fullmatch(model.get("id", "model")):
         raise ConfigError(f"[model] id {model['id']!r} is not a name of letters, digits, '.', '_' and '-'")
     tables = document.get("target", [])
@@ -215,7 +225,9 @@ def _lock(value: Any, folder: Path) -> LockOptions:
     given = _table("[lock]", value, LOCK)
     if "tiers" in given:
         given["tiers"] = parse_tiers(given["tiers"])
-    for key in ("source", "keystore"):
+    if "exclude" in given:
+        given["exclude"] = tuple(given["exclude"])
+    for key in ("source", "save_plan", "keystore"):
         if key in given:
             given[key] = folder / given[key]
     return LockOptions(**given)
@@ -231,7 +243,7 @@ def _table(where: str, value: Any, fields: dict[str, Field], required: tuple[str
         field = fields[key]
         if isinstance(field, tuple):
             _choice(where, key, item, field)
-        elif type(item) is not field:  # not isinstance: true is no whole number
+        elif type(item) is not field or (field is list and not all(isinstance(entry, str) for entry in item)):
             raise ConfigError(f"{where}: {key} is {_shown(item)}; it must be {TYPES[field]}")
     for key in required:
         if key not in value:

@@ -47,8 +47,9 @@ class ExportSource:
         if self.calibration is None:
             return [self.args], NO_CALIBRATION
         if not isinstance(self.calibration, list):
+            iterable = self.calibration
             with step("read the calibration inputs"):
-                self.calibration = _seeded(lambda: list(self.calibration or ()))
+                self.calibration = _seeded(lambda: list(iterable))
         for index, item in enumerate(self.calibration):
             if not isinstance(item, (tuple, list)) or len(item) != len(self.args):
                 found = f"a tuple of {len(item)}" if isinstance(item, (tuple, list)) else f"a {type(item).__name__}"
@@ -83,7 +84,7 @@ def load_model(spec: str) -> ExportSource:
 
 def _call_factory(spec: str, module_name: str, factory_name: str) -> Any:
     here = str(Path.cwd())
-    if here not in sys.path:
+    if sys.path[:1] != [here]:
         sys.path.insert(0, here)
     try:
         module = importlib.import_module(module_name)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from corelocker.errors import ExportError
-from corelocker.export._steps import Progress, native_messages, need, no_progress, step
+from corelocker.export._steps import Progress, need, no_progress, step
 from corelocker.export.config import Backend, ExportTarget, PteQuantize
 from corelocker.export.result import Exported, check_output, kept_float, write_outputs
 from corelocker.export.source import ExportSource
@@ -94,11 +94,11 @@ def _check_runs(program: Path, source: ExportSource, progress: Progress) -> None
     runtime = need("executorch.extension.pybindings.portable_lib")
     weights = program.with_suffix(".ptd")
     inputs = pytree.tree_leaves((source.args, source.kwargs))
-    with step(f"run {program.name}", progress), torch.no_grad(), native_messages() as messages:
+    with step(f"run {program.name}", progress) as held, torch.no_grad():
         try:
             runtime._load_for_executorch(str(program), str(weights) if weights.exists() else None).forward(inputs)
         except RuntimeError as error:
-            reason = next(iter(messages()), str(error))
+            reason = next((line for line in held.lines if "cpuinfo" not in line), str(error))
             raise ExportError(f"run {program.name}: ExecuTorch cannot run the exported program: {reason}") from error
 
 

@@ -122,7 +122,7 @@ def _pool_values(tensor: WeightTensor, pool: Indices, generator: np.random.Gener
 
 def _code_statistics(tensor: WeightTensor, pool: Indices) -> Floats:
     """What quantization shows of the pool's channels, (pool, len(CODE_STATISTICS)); 0 for a layer without own scales."""
-    scale, weight = tensor.part("scale"), tensor.weight
+    scale = tensor.part("scale")
     if scale is None or tensor.quantization is None:
         return np.zeros((pool.size, len(CODE_STATISTICS)), np.float32)
     codes = _centred_codes(tensor, pool, scale.elements)
