@@ -243,7 +243,8 @@ def _table(where: str, value: Any, fields: dict[str, Field], required: tuple[str
         field = fields[key]
         if isinstance(field, tuple):
             _choice(where, key, item, field)
-        elif type(item) is not field or (field is list and not all(isinstance(entry, str) for entry in item)):
+        elif type(item) is not field or (isinstance(item, list) and not all(isinstance(entry, str) for entry in item)):
+            # The type itself, not isinstance: true is no whole number.
             raise ConfigError(f"{where}: {key} is {_shown(item)}; it must be {TYPES[field]}")
     for key in required:
         if key not in value:
