@@ -20,7 +20,7 @@ test: setup ## every test and gate
 	@tools/test.sh
 
 test-python: setup ## Python tests alone
-	@$(PYTHON) -m pytest -n auto
+	@$(PYTHON) -m pytest -n auto --dist loadfile
 
 test-cpp: setup-cpp ## C++ tests: host, sanitizers, arm64, cross-compile gates
 	@tools/test-cpp.sh

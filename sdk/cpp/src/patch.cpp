@@ -194,8 +194,9 @@ void Patch::mark_pages(size_t lead, size_t page_size, uint8_t* bits) const {
     size_t start = lead + static_cast<size_t>(run.offset);
     for (uint32_t left = run.count; left > 0; left--, start += run.stride) {
       const size_t last = (start + run.length - 1) / page_size;
-      for (size_t page = start / page_size; page <= last; page++)
+      for (size_t page = start / page_size; page <= last; page++) {
         bits[page / 8] |= static_cast<uint8_t>(1u << page % 8);
+      }
     }
   }
 }

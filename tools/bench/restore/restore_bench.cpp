@@ -110,8 +110,8 @@ double cpu_ms(const std::function<void()>& work) { return milliseconds_of(CLOCK_
 double elapsed_ms(const std::function<void()>& work) { return milliseconds_of(CLOCK_MONOTONIC, work); }
 
 double median_ms(int times, const std::function<double()>& measure) {
-  std::vector<double> values;
-  for (int i = 0; i < times; i++) values.push_back(measure());
+  std::vector<double> values(static_cast<size_t>(times));
+  std::generate(values.begin(), values.end(), measure);
   return median(values);
 }
 

@@ -167,7 +167,8 @@ def _evaluate_pte(path: Path, program: bytes, x: npt.NDArray[np.float32], y: npt
     import torch
     from executorch.runtime import Runtime
 
-    method = Runtime.get().load_program(program).load_method("forward")
+    loaded = Runtime.get().load_program(program)  # must live as long as its methods
+    method = loaded.load_method("forward")
     images = torch.from_numpy(x)
     right = sum(int(method.execute([images[i : i + 1]])[0].argmax()) == int(y[i]) for i in range(len(y)))
     return round(100 * right / len(y), 2)
