@@ -300,6 +300,19 @@ TEST(Handle, IsReadOnly) {
   close(fd);
 }
 
+// What the kernel says of the mappings of a file.
+uint64_t private_dirty_of(const std::string& path) {
+  std::ifstream maps("/proc/self/smaps");
+  uint64_t bytes = 0;
+  bool inside = false;
+  for (std::string line; std::getline(maps, line);) {
+    const bool begins_mapping = line.find('-') < line.find(' ') && line.find(':') > line.find(' ');
+    if (begins_mapping) inside = line.size() > path.size() && line.substr(line.size() - path.size()) == path;
+    if (inside && line.rfind("Private_Dirty:", 0) == 0) bytes += std::stoull(line.substr(14)) * 1024;
+  }
+  return bytes;
+}
+
 TEST(Handle, ReportsPrivateBytes) {
   const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
   const Bytes original = noise(100 * page, 1);
@@ -315,6 +328,7 @@ TEST(Handle, ReportsPrivateBytes) {
   FilePointer file;
   ASSERT_EQ(open_path(on_disk.path(), Options({patch}), file), CORELOCKER_OK);
   EXPECT_EQ(corelocker_private_bytes(file.get()), 7 * page);
+  EXPECT_EQ(private_dirty_of(on_disk.path()), 7 * page);
   ASSERT_EQ(open_path(on_disk.path(), Options({patch}, CORELOCKER_COPY), file), CORELOCKER_OK);
   EXPECT_EQ(corelocker_private_bytes(file.get()), 100 * page);
 }

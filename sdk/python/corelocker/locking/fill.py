@@ -21,9 +21,9 @@ from corelocker.files import Bytes
 from corelocker.locking.plan import Fill
 
 Indices = npt.NDArray[np.int64]
-POOL_BYTES = 12 << 20  # remaining channels that are looked at, of one layer
+POOL_BYTES = 4 << 20  # remaining channels that are looked at, of one layer
 DRAWS = 48  # sets of targets that compete
-CANDIDATE_ELEMENTS = 2048  # elements of candidates that are made for one decoy, in each way
+WIDE = 1024  # elements of a channel from which on one candidate has its target's statistics
 NUDGE = 0.06  # steps off a tie: more than the rounding of a stored bfloat16 scale, and too little to be seen
 STATISTICS: tuple[str, ...] = ("l1", "max", "kurtosis", "distance to the mean", "alignment with the mean")
 CODE_STATISTICS: tuple[str, ...] = ("scale", "reach of the codes")
@@ -102,7 +102,7 @@ def fill_group(
 
 
 def _pool(tensor: WeightTensor, remaining: Indices, generator: np.random.Generator) -> Indices:
-    limit = max(64, POOL_BYTES // (tensor.weight.elements * 4))
+    limit = max(128, POOL_BYTES // (tensor.weight.elements * 4))
     if remaining.size <= limit:
         return remaining
     return np.sort(generator.choice(remaining, limit, replace=False))
@@ -158,33 +158,29 @@ def _draw(
     ranks = _ranks(sorted_table, table)
     shown_ranks = _ranks(np.sort(shown, axis=0), shown)
     targets = _targets(np.concatenate([ranks, shown_ranks], axis=1), count, generator, balance)
-    tries = int(np.clip(CANDIDATE_ELEMENTS // elements, 1, 16))
 
-    def misfit(candidates: Floats, target: int) -> tuple[Floats, Floats]:
+    def misfit(candidates: Floats, of: Indices) -> tuple[Floats, Floats]:
         places = _ranks(sorted_table, statistics(candidates, mean, values.shape[0]))
-        return ((places - ranks[target]) ** 2).sum(axis=1), places
+        return ((places - ranks[of]) ** 2).sum(axis=1), places
 
     ways: tuple[Callable[..., Floats], ...] = (_shuffled, _deviated, _mixed)
-    if tries == 1:
+    places = ranks[targets]
+    if elements >= WIDE:
         # Which way suits is a matter of the layer's structure: try them on a few targets, then keep to one.
-        errors = [
-            sum(float(misfit(way(values, mean, t, 1, generator), t)[0][0]) for t in targets[:4].tolist())
-            for way in ways
-        ]
-        ways = (ways[int(np.argmin(errors))],)
-    decoys = np.empty((count, elements), np.float32)
-    for row, target in enumerate(targets.tolist()):
-        candidates = np.concatenate([way(values, mean, target, tries, generator) for way in ways])
-        place = ranks[target]
-        best = 0
-        if len(candidates) > 1:
-            errors_, places = misfit(candidates, target)
-            best = int(np.argmin(errors_))
-            place = places[best]
-        decoys[row] = candidates[best]
-        place = np.concatenate([place, shown_ranks[target]])
-        balance.lean += place - 0.5
-        balance.crowd += np.abs(place - 0.5) - 0.25
+        few = targets[:4]
+        errors = [float(misfit(way(values, mean, few, generator), few)[0].sum()) for way in ways]
+        decoys = ways[int(np.argmin(errors))](values, mean, targets, generator)
+    else:
+        decoys = np.empty((count, elements), np.float32)
+        for row, target in enumerate(targets):
+            tries = np.full(min(2 * WIDE // elements, 16), target)
+            candidates = np.concatenate([way(values, mean, tries, generator) for way in ways])
+            away, found = misfit(candidates, np.full(len(candidates), target))
+            best = int(np.argmin(away))
+            decoys[row], places[row] = candidates[best], found[best]
+    places = np.concatenate([places, shown_ranks[targets]], axis=1)
+    balance.lean += (places - 0.5).sum(axis=0)
+    balance.crowd += (np.abs(places - 0.5) - 0.25).sum(axis=0)
     return decoys, targets
 
 
@@ -211,38 +207,43 @@ def _targets(ranks: Floats, count: int, generator: np.random.Generator, balance:
     return best
 
 
-def _jittered(candidates: Floats, generator: np.random.Generator, limit: float = np.inf) -> Floats:
-    """Candidates moved by up to JITTER; what the noise lifts over `limit` falls back just below it, or decoys would reach
-    further than their targets."""
+def _jittered(candidates: Floats, generator: np.random.Generator, limit: Floats | None = None) -> Floats:
+    """Candidates (n, elements) moved by up to JITTER; what the noise lifts over `limit` (n, 1) falls back just below it, or
+    decoys would reach further than their targets."""
     noise = generator.random(candidates.shape, np.float32)
     noise -= 0.5
     noise *= 2 * JITTER
     noise += 1
     noise *= candidates
-    over = np.abs(noise) > limit
-    if over.any():
-        noise[over] = np.sign(noise[over]) * limit * (1 - JITTER * generator.random(int(over.sum()), np.float32))
+    if limit is not None:
+        over = np.abs(noise) > limit
+        if over.any():
+            edge = np.broadcast_to(limit, noise.shape)[over]
+            noise[over] = np.sign(noise[over]) * edge * (1 - JITTER * generator.random(edge.size, np.float32))
     return noise
 
 
-def _shuffled(values: Floats, mean: Floats, target: int, tries: int, generator: np.random.Generator) -> Floats:
-    """The target's elements in another order."""
-    rows = [values[target][generator.permutation(values.shape[1])] for _ in range(tries)]
-    return _jittered(np.stack(rows), generator, float(np.abs(values[target]).max()))
+def _reach(rows: Floats) -> Floats:
+    return np.asarray(np.abs(rows).max(axis=1, keepdims=True))
 
 
-def _deviated(values: Floats, mean: Floats, target: int, tries: int, generator: np.random.Generator) -> Floats:
-    """The target's deviations from the mean channel in another order."""
-    away = values[target] - mean
-    rows = [mean + away[generator.permutation(mean.size)] for _ in range(tries)]
-    return _jittered(np.stack(rows), generator, float(np.abs(values[target]).max()))
+def _shuffled(values: Floats, mean: Floats, targets: Indices, generator: np.random.Generator) -> Floats:
+    """The targets' elements in another order."""
+    rows = values[targets]
+    return _jittered(generator.permuted(rows, axis=1), generator, _reach(rows))
 
 
-def _mixed(values: Floats, mean: Floats, target: int, tries: int, generator: np.random.Generator) -> Floats:
+def _deviated(values: Floats, mean: Floats, targets: Indices, generator: np.random.Generator) -> Floats:
+    """The targets' deviations from the mean channel in another order."""
+    rows = values[targets]
+    return _jittered(mean + generator.permuted(rows - mean, axis=1), generator, _reach(rows))
+
+
+def _mixed(values: Floats, mean: Floats, targets: Indices, generator: np.random.Generator) -> Floats:
     """Each element from another channel, brought to the target's size."""
-    rows = values[generator.integers(0, values.shape[0], (tries, mean.size)), np.arange(mean.size)]
-    size = np.sqrt((rows * rows).mean(axis=1, keepdims=True))
-    return _jittered(rows * (np.sqrt((values[target] ** 2).mean()) / np.maximum(size, 1e-30)), generator)
+    rows = values[generator.integers(0, values.shape[0], (targets.size, mean.size)), np.arange(mean.size)]
+    wanted, size = (np.sqrt((r * r).mean(axis=1, keepdims=True)) for r in (values[targets], rows))
+    return _jittered(rows * (wanted / np.maximum(size, 1e-30)), generator)
 
 
 def _to_order_of(tensor: WeightTensor, leader: WeightTensor, decoys: Floats) -> Floats:

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from io import RawIOBase
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy.typing as npt
 
 from corelocker.artifacts import Artifact, Identity
 from corelocker.bundle.patch import Patch
-from corelocker.errors import LockingError
+from corelocker.errors import FileAccessError, LockingError
 from corelocker.files import Bytes, MappedFile
 from corelocker.locking.consumers import ConsumerLocks, follow_consumers
 from corelocker.locking.fill import Balance, Filled, fill_group, fill_inputs
@@ -24,7 +25,7 @@ from corelocker.locking.layout import Cell, Name, Overlay, TierMap, crossing_cel
 from corelocker.locking.plan import Plan
 from corelocker.runs import Run
 
-BLOCK = 4 << 20
+BLOCK = 2 << 20
 RESIDENT = 32 << 20  # mapped bytes that may stay in memory while patches are gathered
 HEX = b"0123456789abcdef"
 
@@ -233,23 +234,35 @@ def write_locked_file(
     One pass over the original; the states are hashed beside each other, and only changed blocks are copied.
     """
     file, hashes = locked.file, [hashlib.sha256() for _ in range(tiers)]
-    with target.open("wb") as out:
-        for start in range(0, len(file), BLOCK):
-            original = file.data[start : start + BLOCK]
+    # Read, not mapped: writing from mapped pages that other threads hash contends for the address space.
+    buffer = np.empty(min(BLOCK, len(file)), np.uint8)
+    with file.path.open("rb", buffering=0) as source, target.open("wb", buffering=0) as out:
+        start = 0
+        while start < len(file):
+            size = source.readinto(buffer[: len(file) - start].data)
+            if not size:
+                raise FileAccessError(f"{file.path}: was shortened while it was locked")
+            original = buffer[:size]
             blocks = []
             for state in range(tiers):
                 block = original
-                if locked.overlay.touches(start, start + original.size, state):
+                if locked.overlay.touches(start, start + size, state):
                     block = original.copy()
                     locked.overlay.apply(start, block, state)
                 blocks.append(block)
             pending = [pool.submit(h.update, b.data) for h, b in zip(hashes, blocks, strict=True)]
-            out.write(blocks[0].data)
+            _write_all(out, blocks[0])
             for future in pending:
                 future.result()
-            file.release(start, original.size)
-            progress(original.size)
+            start += size
+            progress(size)
     locked.digests = [h.digest() for h in hashes]
+
+
+def _write_all(out: RawIOBase, block: Bytes) -> None:
+    done = 0
+    while done < block.size:
+        done += out.write(block[done:].data) or 0
 
 
 def tier_patch(locked: LockedFile, tier: int) -> TierPatch | None:
