@@ -1,0 +1,265 @@
+"""Every way in which a proof, a purchase or a license can be bad, as one typed error each.
+
+An error has a stable `code` (kebab-case): the service puts it into the `type` of its problem details, the
+audit log records it, the vectors name it. Messages say which check failed and never carry key bytes, whole
+tokens or purchase secrets.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from corelocker.errors import CoreLockerError
+
+
+class LicensingError(CoreLockerError):
+    """Base of everything that attestation, purchase and license checks refuse.
+
+    Attributes:
+        retryable: whether the same request may succeed later without a change by the client.
+    """
+
+    code = "licensing"
+    retryable: ClassVar[bool] = False
+
+
+# --- attestation ---------------------------------------------------------------------------------
+
+
+class AttestationError(LicensingError):
+    """The device's proof does not show a genuine app on a genuine device holding this key."""
+
+    code = "attestation"
+
+
+# --- purchases -----------------------------------------------------------------------------------
+
+
+class PurchaseError(LicensingError):
+    """The purchase does not entitle to what was asked for."""
+
+    code = "purchase"
+
+
+class PurchaseFormatError(PurchaseError):
+    """The evidence is malformed, too large, or lacks a field that a decision needs."""
+
+    code = "purchase-format"
+
+
+class PurchaseSignatureError(PurchaseError):
+    """The evidence is not signed by the store or by the publisher's backend."""
+
+    code = "purchase-signature"
+
+
+class PurchaseEnvironmentError(PurchaseError):
+    """The purchase was made in another environment (a sandbox purchase in production, or the reverse)."""
+
+    code = "purchase-environment"
+
+
+class PurchaseAppError(PurchaseError):
+    """The purchase was made in another app."""
+
+    code = "purchase-app"
+
+
+class PurchaseAccountError(PurchaseError):
+    """The purchase belongs to another account of the app."""
+
+    code = "purchase-account"
+
+
+class PurchaseProductError(PurchaseError):
+    """The product does not unlock this bundle and tier, or is of a kind that cannot."""
+
+    code = "purchase-product"
+
+
+class PurchaseNotYetValidError(PurchaseError):
+    """The evidence is dated in the future."""
+
+    code = "purchase-not-yet-valid"
+
+
+class PurchaseStaleError(PurchaseError):
+    """The evidence is older than the service accepts; the app must fetch it from the store again."""
+
+    code = "purchase-stale"
+
+
+class PurchaseNotFoundError(PurchaseError):
+    """The store does not know the purchase."""
+
+    code = "purchase-not-found"
+
+
+class PurchasePendingError(PurchaseError):
+    """The store has not been paid yet, or has put the subscription on hold."""
+
+    code = "purchase-pending"
+
+
+class PurchaseExpiredError(PurchaseError):
+    """The subscription or the grant has ended."""
+
+    code = "purchase-expired"
+
+
+class PurchaseRevokedError(PurchaseError):
+    """The purchase was refunded, charged back or revoked."""
+
+    code = "purchase-revoked"
+
+
+class PurchaseSupersededError(PurchaseError):
+    """The purchase was replaced by another one (an upgrade or a new sign-up)."""
+
+    code = "purchase-superseded"
+
+
+class PurchaseUpstreamError(PurchaseError):
+    """The store could not be asked (time-out, rate limit, server error); nothing was decided.
+
+    Attributes:
+        retry_after: seconds that the store asked to wait, or None.
+    """
+
+    code = "purchase-upstream"
+    retryable = True
+
+    def __init__(self, message: str, *, hint: str | None = None, retry_after: int | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after = retry_after
+
+
+class PurchaseUpstreamDeniedError(PurchaseError):
+    """The store refuses the service's own credentials; the operator has to act, not the client."""
+
+    code = "purchase-upstream-denied"
+
+
+class PurchaseNoticeError(PurchaseError):
+    """A store notification that cannot be authenticated or read."""
+
+    code = "purchase-notice"
+
+
+class DeviceLimitError(PurchaseError):
+    """The purchase is in use on as many devices as it allows.
+
+    Attributes:
+        retry_at: the time (Unix seconds) from which a new device may take a place, if nothing changes.
+    """
+
+    code = "device-limit"
+
+    def __init__(self, message: str, *, retry_at: int) -> None:
+        super().__init__(message)
+        self.retry_at = retry_at
+
+
+class DeviceInactiveError(PurchaseError):
+    """The device does not hold a place of this purchase (any more); it has to unlock anew."""
+
+    code = "device-inactive"
+
+
+# --- licenses ------------------------------------------------------------------------------------
+
+
+class LicenseError(LicensingError):
+    """The license cannot be used here."""
+
+    code = "license"
+
+
+class LicenseFormatError(LicenseError):
+    """Not a license: malformed, too large, or with claims missing or of the wrong kind."""
+
+    code = "license-format"
+
+
+class LicenseTypeError(LicenseError):
+    """A signed token of another kind (`typ`) or algorithm."""
+
+    code = "license-type"
+
+
+class LicenseSignatureError(LicenseError):
+    """Not signed by a service key that the app pins."""
+
+    code = "license-signature"
+
+
+class LicenseIssuerError(LicenseError):
+    """Issued by another service."""
+
+    code = "license-issuer"
+
+
+class LicenseAudienceError(LicenseError):
+    """Issued for another app."""
+
+    code = "license-audience"
+
+
+class LicenseEnvironmentError(LicenseError):
+    """Issued in another environment (production, development)."""
+
+    code = "license-environment"
+
+
+class LicenseBundleError(LicenseError):
+    """Issued for another key bundle."""
+
+    code = "license-bundle"
+
+
+class LicenseModelVersionError(LicenseError):
+    """Issued for another version of the model."""
+
+    code = "license-model-version"
+
+
+class LicenseTierError(LicenseError):
+    """Issued for another tier."""
+
+    code = "license-tier"
+
+
+class LicenseDeviceError(LicenseError):
+    """Issued to another device key."""
+
+    code = "license-device"
+
+
+class LicenseNotYetValidError(LicenseError):
+    """The license is not valid yet."""
+
+    code = "license-not-yet-valid"
+
+
+class LicenseExpiredError(LicenseError):
+    """The license has ended."""
+
+    code = "license-expired"
+
+
+class LicenseClockError(LicenseError):
+    """The device's clock is behind a time that it has seen already."""
+
+    code = "license-clock"
+
+
+class LicenseRevokedError(LicenseError):
+    """The license was revoked."""
+
+    code = "license-revoked"
+
+
+class LicenseWrapError(LicenseError):
+    """The wrapped content key does not open with this device key and these claims."""
+
+    code = "license-wrap"

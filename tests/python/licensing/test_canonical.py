@@ -1,0 +1,84 @@
+"""Canonical JSON, and the bytes of an unlock request that an attestation vouches for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from corelocker.bundle import jose
+from corelocker.licensing.attestation import Format
+from corelocker.licensing.canonical import AttestedRequest, CanonicalError, canonical_json
+from cryptography.hazmat.primitives.asymmetric import ec
+
+VECTORS = Path(__file__).resolve().parents[3] / "tests/vectors/attestation/made/canonical_requests.json"
+KEY, OTHER = (ec.derive_private_key(scalar, ec.SECP256R1()).public_key() for scalar in (2, 3))
+REQUEST = AttestedRequest("nonce", "com.example.app", "bundle", "full", KEY, "token")
+FORMATS = (Format.ANDROID_KEY, Format.APPLE_APP_ATTEST, Format.DEVELOPMENT)
+
+
+def test_the_members_of_a_request() -> None:
+    members = json.loads(REQUEST.canonical(Format.APPLE_APP_ATTEST))
+    assert members == {
+        "app": "com.example.app",
+        "bundle": "bundle",
+        "challenge": "nonce",
+        "device_key": jose.thumbprint(KEY),
+        "purchase": jose.encode_base64url(hashlib.sha256(b"token").digest()),
+        "tier": "full",
+        "type": "corelocker-request-v1",
+    }
+    assert list(members) == sorted(members)
+    del members["device_key"]
+    assert json.loads(REQUEST.canonical(Format.ANDROID_KEY)) == members
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_every_member_changes_the_digest(kind: Format) -> None:
+    digests = {REQUEST.digest(kind)}
+    for member in ("challenge", "app", "bundle", "tier", "purchase_token"):
+        digests.add(replace(REQUEST, **{member: "another"}).digest(kind))
+    assert len(digests) == 6
+    # The certificate holds the device key on Android; everywhere else the digest is what binds it.
+    assert (replace(REQUEST, device_key=OTHER).digest(kind) in digests) is (kind is Format.ANDROID_KEY)
+
+
+def test_the_committed_vectors() -> None:
+    for vector in json.loads(VECTORS.read_text(encoding="utf-8")):
+        members = {name: vector[name] for name in ("challenge", "app", "bundle", "tier", "purchase_token")}
+        request = AttestedRequest(**members, device_key=jose.key_of_jwk(vector["device_key"]))
+        assert set(vector["attestations"]) == {str(kind) for kind in FORMATS}
+        for kind, expected in vector["attestations"].items():
+            assert request.canonical(Format(kind)).decode() == expected["canonical"]
+            assert request.digest(Format(kind)).hex() == expected["sha256"]
+
+
+def test_rfc_8785_section_3_2() -> None:
+    """The sample of the RFC, without its numbers beyond 2^53."""
+    value = {
+        "numbers": [4.50, 2e-3, 1e-27],
+        "string": "\u20ac$\u000f\u000aA'\u0042\u0022\u005c\\\"\u002f",
+        "literals": [None, True, False],
+    }
+    assert canonical_json(value).decode() == (
+        '{"literals":[null,true,false],"numbers":[4.5,0.002,1e-27],"string":"\u20ac$\\u000f\\nA\'B\\"\\\\\\\\\\"/"}'
+    )
+
+
+def test_names_are_sorted_by_utf_16() -> None:
+    value = {"\u20ac": 1, "\r": 2, "\ufb33": 3, "1": 4, "\U0001f600": 5, "\u0080": 6, "\u00f6": 7}
+    assert list(json.loads(canonical_json(value))) == ["\r", "1", "\u0080", "\u00f6", "\u20ac", "\U0001f600", "\ufb33"]
+
+
+@pytest.mark.parametrize("value", [{"a": "\ud800"}, {"\udfff": 1}, {"a": 2**53}, {"a": float("nan")}, {"a": b"bytes"}])
+def test_values_without_canonical_json(value: dict[str, object]) -> None:
+    with pytest.raises(CanonicalError):
+        canonical_json(value)
+
+
+@pytest.mark.parametrize("member", ["challenge", "app", "bundle", "tier", "purchase_token"])
+def test_requests_that_are_not_unicode(member: str) -> None:
+    with pytest.raises(CanonicalError):
+        replace(REQUEST, **{member: "\ud800"}).digest(Format.DEVELOPMENT)
