@@ -5,11 +5,14 @@ Exit codes: 0 done, 1 refused (a typed error, printed in one line or as JSON), 2
 
 from __future__ import annotations
 
+import os
 import sys
 
 
 def main() -> None:
     """Entry point of the `corelocker` script."""
+    # numpy's BLAS would start a thread for each core, which spin beside the hashing; nothing here multiplies matrices.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from corelocker.cli.app import run
 
     sys.exit(run(sys.argv[1:]))

@@ -56,8 +56,9 @@ def statistics(values: Floats, mean: Floats, others: int | None = None) -> Float
     cubes = np.einsum("ce,ce->c", squares, values) / elements
     fourth = np.einsum("ce,ce->c", squares, squares) / elements
     moment = fourth - 4 * average * cubes + 6 * average**2 * energy / elements - 3 * average**4
-    along = values @ mean
-    spread = np.maximum(energy - 2 * along + mean @ mean, 0)
+    # einsum, not @: BLAS threads would spin beside the little there is to do.
+    along = np.einsum("ce,e->c", values, mean)
+    spread = np.maximum(energy - 2 * along + np.einsum("e,e->", mean, mean), 0)
     if others is not None:
         along = (others * along + energy) / (others + 1)
         spread = spread * (others / (others + 1)) ** 2

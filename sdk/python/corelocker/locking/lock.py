@@ -86,7 +86,7 @@ def lock_artifacts(
     artifacts: Sequence[Artifact], plan: Plan, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> list[LockedArtifact]:
     """Draw what stands in the place of every locked channel and lay out the changed bytes of every file. Writes nothing."""
-    groups = group_layers(list(artifacts))
+    groups = plan.groups or group_layers(list(artifacts))
     none: list[dict[str, TierMap]] = [{} for _ in artifacts]
     extra = ConsumerLocks(none, none, [{} for _ in artifacts])
     if plan.consumers:

@@ -83,6 +83,7 @@ class Plan:
         tier_of: for each artifact (in the order of locking) tensor name -> uint8 (channels,): the tier whose patch restores the
             channel, 0 where it is not locked.
         left_alone: lockable tensors that the plan does not touch, with the reason.
+        groups: layers with the same weights, where they were looked for already.
     """
 
     tiers: tuple[Tier, ...]
@@ -94,6 +95,7 @@ class Plan:
     tier_of: list[dict[str, TierMap]]
     names: list[str] = field(default_factory=list)
     left_alone: list[dict[str, str]] = field(default_factory=list)
+    groups: list[list[Member]] = field(default_factory=list, repr=False)
 
     def save(self, path: Path, *, force: bool = False) -> None:
         """Write the plan as JSON, readable by its owner only."""
@@ -242,7 +244,7 @@ def make_plan(
     for name, layers in zip(names, tier_of, strict=True):
         if not any(m.any() for m in layers.values()):
             raise NothingToLockError(f"{name}: no channel of it is locked", hint="Raise the first tier's fraction")
-    return Plan(tuple(tiers), fill, seed, consumers, criterion, scope, tier_of, names, left_alone)
+    return Plan(tuple(tiers), fill, seed, consumers, criterion, scope, tier_of, names, left_alone, all_groups)
 
 
 def _excluded(artifact: Artifact, tensor: WeightTensor, include_io: bool, exclude: Sequence[str]) -> str | None:

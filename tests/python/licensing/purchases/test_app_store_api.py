@@ -59,7 +59,7 @@ class Apple:
 def apple() -> Iterator[Apple]:
     server = Apple()
     with http_server(server.answer) as url:
-        server.api = AppStoreApi(AppStoreApiConfig("issuer", "KEY", PEM, url, 2.0), STORE)
+        server.api = AppStoreApi(AppStoreApiConfig("issuer", "KEY", PEM, url, 20.0), STORE)
         yield server
 
 
