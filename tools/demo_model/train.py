@@ -4,7 +4,7 @@
 
 FOLDER holds train.npz and test.npz with x (n, 28, 28) uint8 and y (n,) uint8. Written to --out:
 fashion_mobilenet.safetensors (fp32, BatchNorm unfolded) and fashion_test_2000.npz (200 test images of each class).
-The last epoch's weights are taken as they are: the test set is measured, never used to choose.
+The last epoch's weights are taken as they are, whatever the test set says.
 """
 
 from __future__ import annotations

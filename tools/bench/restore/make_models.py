@@ -14,12 +14,13 @@ import warnings
 from pathlib import Path
 from uuid import UUID
 
+import numpy as np
 import torch
-from corelocker.artifacts import open_artifact
+from corelocker.artifacts import Artifact, open_artifact
 from corelocker.bundle.clkey import KeyBundle
 from corelocker.bundle.content_keys import new_content_key, tier_keys
 from corelocker.locking.criteria import score
-from corelocker.locking.plan import make_plan, parse_tiers
+from corelocker.locking.plan import Plan, make_plan, parse_tiers
 from corelocker.locking.publish import publish
 from cryptography.hazmat.primitives.asymmetric import ec
 from torch import nn
@@ -81,19 +82,34 @@ def export(model: nn.Module, example: torch.Tensor, path: Path) -> None:
         edge.to_executorch().write_to_file(file)
 
 
+def plan_of_size(artifact: Artifact, percent: float) -> Plan:
+    """Channels that make up `percent` of the weights' bytes. They differ in size, so their number is found by bisection."""
+    tensors = {tensor.name: tensor for tensor in artifact.tensors}
+    total = sum(tensor.weight.size for tensor in artifact.tensors)
+    low, high = 0.0, min(4 * percent, 95.0)
+    while True:
+        middle = (low + high) / 2
+        plan = make_plan(
+            [artifact],
+            parse_tiers(f"free={middle / 100:.8f},full=0"),
+            score("random", b"bench", None),
+            criterion="random",
+            scope="global",
+            fill="decoy",
+            seed=b"bench",
+            include_io=True,
+        )
+        taken = sum(tensors[n].weight.size * np.count_nonzero(t) / t.size for n, t in plan.tier_of[0].items())
+        error = 100 * taken / total - percent
+        if abs(error) < percent / 50 or high - low < percent / 100:
+            return plan
+        low, high = (low, middle) if error > 0 else (middle, high)
+
+
 def lock(original: Path, percent: float, folder: Path) -> str:
-    """Lock the file so that about `percent` of its channels are gone; return what a row says of it."""
+    """Lock the file so that about `percent` of its bytes are gone; return what a row says of it."""
     artifact = open_artifact(original)
-    plan = make_plan(
-        [artifact],
-        parse_tiers(f"free={percent / 100},full=0"),
-        score("random", b"bench", None),  # so that the share of bytes is that of channels
-        criterion="random",
-        scope="global",
-        fill="decoy",
-        seed=b"bench",
-        include_io=True,
-    )
+    plan = plan_of_size(artifact, percent)
     bundle_id, content_key = UUID(int=1), new_content_key()
     signing_key = ec.generate_private_key(ec.SECP256R1())
     published = publish(

@@ -481,8 +481,10 @@ def test_acknowledgement(google: Google, kind: str) -> None:
     known = google.product(one_time(**pending)) if kind == "product" else google.subscription(subscribed(**pending))
     assert not known.acknowledged
     done = google.play.acknowledge(known, now_ms=NOW + 1)
-    assert done == replace(known, acknowledged=True, as_of_ms=NOW + 1)
-    assert observe(observe(None, done), known).purchases == (done,)
+    assert done == replace(known, acknowledged=True)
+    assert observe(observe(None, done), known).purchases == observe(observe(None, known), done).purchases == (done,)
+    refunded = replace(known, status="revoked", as_of_ms=NOW + 1)
+    assert observe(observe(None, refunded), done).purchases == (refunded,), "an acknowledgement is no news of the store"
     assert google.calls[-1].path.endswith(f"/{kind}s/pro/tokens/{TOKEN}:acknowledge")
     assert google.play.refresh(known, now_ms=NOW).acknowledged
     # Once more, as after a crash between Google's answer and ours; then with the newer knowledge, which asks nothing.

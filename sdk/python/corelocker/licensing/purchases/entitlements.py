@@ -289,15 +289,16 @@ def _refusal(status: Status) -> PurchaseError:
     return refusal(message)
 
 
-def _rank(purchase: Purchase) -> tuple[bool, int, int, bool, int, str]:
+def _rank(purchase: Purchase) -> tuple[bool, int, int, bool, int, bool, str]:
     """Orders statements about one transaction. Of one time the less favorable counts, but of two ends the later.
 
-    Only the end of a billing grace period is told beside a transaction, and makes two of the same time differ.
+    Only the end of a billing grace period, and that a purchase was acknowledged, become known beside a statement.
     """
     severity = ("active", "pending", "superseded", "revoked").index(purchase.status)
     ends = (purchase.expires_at is None, purchase.expires_at or 0)
     # The text makes the order total, so that nothing depends on which statement came first.
-    return purchase.final, purchase.as_of_ms, severity, *ends, repr(purchase) + purchase.reference
+    text = repr(purchase) + purchase.reference
+    return purchase.final, purchase.as_of_ms, severity, *ends, purchase.acknowledged, text
 
 
 def _free_at(place: Place, rules: DeviceRules) -> int:

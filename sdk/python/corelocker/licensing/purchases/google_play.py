@@ -176,7 +176,8 @@ class GooglePlay:
             if not current.acknowledged:
                 raise PurchaseUpstreamError("the store does not take the acknowledgement") from None
             return current
-        return replace(known, acknowledged=True, as_of_ms=max(known.as_of_ms, now_ms))
+        # As of the time of `known`: the store was told something, and has said nothing new about the purchase.
+        return replace(known, acknowledged=True)
 
     def voided(self, *, since_ms: int) -> Iterator[Voided]:
         """Orders that were seen as voided since a time (at most 30 days ago), products and subscriptions.
@@ -219,7 +220,9 @@ class GooglePlay:
         body: Mapping[str, str] | None = None,
     ) -> Answer:
         # Sessions are not made for several threads; the credentials, and with them the access token, are shared.
-        session = self._local.__dict__.setdefault("session", requests.Session())
+        if not hasattr(self._local, "session"):
+            self._local.session = requests.Session()
+        session = self._local.session
         base = self._config.base_url.rstrip("/")
         url = f"{base}/androidpublisher/v3/applications/{self._config.package}/purchases/{path}"
         timeout, refused = self._config.timeout, None
