@@ -1,9 +1,10 @@
 """Train the demo classifier on Fashion-MNIST and write the files that demo/data holds.
 
-    python tools/demo_model/train.py --data FOLDER [--epochs 16] [--seed 0] [--out demo/data]
+    python tools/demo_model/train.py --data FOLDER [--epochs 6] [--seed 0] [--out demo/data]
 
 FOLDER holds train.npz and test.npz with x (n, 28, 28) uint8 and y (n,) uint8. Written to --out:
-fashion_mobilenet.safetensors (fp32, BatchNorm unfolded) and fashion_test_2000.npz (200 test images of each class).
+fashion_mobilenet.safetensors (fp32, BatchNorm unfolded), fashion_test_2000.npz (200 test images of each class) and
+fashion_calibration_100.npz (10 training images of each class, without labels).
 The last epoch's weights are taken as they are, whatever the test set says.
 """
 
@@ -17,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -25,7 +26,8 @@ from demo.model.fashion_mobilenet import CLASSES, FashionMobileNet
 
 CROP_PADDING = 1
 SLIMMING = 2e-4
-SUBSET_PER_CLASS = 200
+TEST_PER_CLASS = 200
+CALIBRATION_PER_CLASS = 10
 SUBSET_SEED = 2000  # apart from --seed: the committed images stay the same when the model is trained again
 
 
@@ -61,17 +63,15 @@ def accuracy(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
     return right / len(y)
 
 
-def balanced_subset(y: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Indices, ascending, of SUBSET_PER_CLASS random images of every class."""
+def balanced_subset(y: NDArray[np.uint8], per_class: int) -> NDArray[np.int64]:
+    """Indices, ascending, of `per_class` random images of every class."""
     rng = np.random.default_rng(SUBSET_SEED)
-    chosen = [rng.permutation(np.flatnonzero(y == c))[:SUBSET_PER_CLASS] for c in range(len(CLASSES))]
+    chosen = [rng.permutation(np.flatnonzero(y == c))[:per_class] for c in range(len(CLASSES))]
     return np.sort(np.concatenate(chosen))
 
 
-def train(
-    x: torch.Tensor, y: torch.Tensor, epochs: int, seed: int, batch: int, rate: float, resume: Path | None = None
-) -> FashionMobileNet:
-    """Train, from scratch or from the checkpoint `resume`, on x (n, 1, 28, 28) in [0, 1] and y (n,).
+def train(x: torch.Tensor, y: torch.Tensor, epochs: int, seed: int, batch: int, rate: float) -> FashionMobileNet:
+    """Train from scratch on x (n, 1, 28, 28) in [0, 1] and y (n,).
 
     SGD, one cycle, smoothed labels, and an l1 penalty on the BatchNorm scales (network slimming, Liu et al. 2017), which
     gathers the network's function in fewer channels.
@@ -79,8 +79,6 @@ def train(
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     model = FashionMobileNet()
-    if resume is not None:
-        model.load_state_dict(load_file(resume))
     model = model.to(memory_format=torch.channels_last)
     scales = [m.weight for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     optimizer = torch.optim.SGD(model.parameters(), rate, momentum=0.9, nesterov=True, weight_decay=5e-4)
@@ -119,8 +117,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--rate", type=float, default=0.1, help="peak learning rate")
-    parser.add_argument("--resume", type=Path, help="a checkpoint to start from, for a further cycle")
-    parser.add_argument("--threads", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=4, help="another number rounds differently")
     options = parser.parse_args()
 
     torch.set_num_threads(options.threads)
@@ -129,11 +126,11 @@ def main() -> None:
     test_x, test_y = load(options.data / "test.npz")
 
     labels = torch.from_numpy(y).long()
-    model = train(as_input(x), labels, options.epochs, options.seed, options.batch, options.rate, options.resume)
+    model = train(as_input(x), labels, options.epochs, options.seed, options.batch, options.rate)
     parameters = sum(p.numel() for p in model.parameters())
     print(f"parameters {parameters}")
     print(f"test accuracy {accuracy(model, as_input(test_x), torch.from_numpy(test_y)):.2%} of {len(test_y)} images")
-    subset = balanced_subset(test_y)
+    subset = balanced_subset(test_y, TEST_PER_CLASS)
     sub_x, sub_y = test_x[subset], test_y[subset]
     print(f"subset accuracy {accuracy(model, as_input(sub_x), torch.from_numpy(sub_y)):.2%} of {len(sub_y)} images")
 
@@ -141,6 +138,7 @@ def main() -> None:
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     save_file(state, options.out / "fashion_mobilenet.safetensors")
     np.savez_compressed(options.out / "fashion_test_2000.npz", x=sub_x, y=sub_y)
+    np.savez_compressed(options.out / "fashion_calibration_100.npz", x=x[balanced_subset(y, CALIBRATION_PER_CLASS)])
 
 
 if __name__ == "__main__":
