@@ -36,7 +36,7 @@ def lock(path: Path, out: Path, fill: str, consumers: bool) -> tuple[Artifact, K
     plan = make_plan([artifact], parse_tiers("free=0.2,plus=0.1,full=0"), score("l1", b"s", None), criterion="l1", scope="layer",
                      fill=fill, seed=b"s", consumers=consumers)  # type: ignore[arg-type]  # fmt: skip
     made = publish(
-        [artifact], plan, out, model="m", model_version=1, bundle_id=uuid4(), signing_key=KEY, content_key=TOP
+        [artifact], plan, out, model="m", model_version=1, bundle_id=uuid4(), signing_key=lambda: KEY, content_key=TOP
     )
     return artifact, KeyBundle.open(made.bundle, KEY.public_key())
 

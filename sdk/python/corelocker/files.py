@@ -33,7 +33,9 @@ class MappedFile:
         self.name = name
         try:
             with open(path, "rb") as file:
-                size = os.fstat(file.fileno()).st_size
+                status = os.fstat(file.fileno())
+                self._stamp = _stamp(status)
+                size = status.st_size
                 if size == 0:
                     raise MalformedArtifactError(f"{path}: the file is empty")
                 self._map = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
@@ -52,12 +54,25 @@ class MappedFile:
             )
         return memoryview(self._map)[offset : offset + length]
 
+    def check_unchanged(self) -> None:
+        """Raise FileAccessError when the file at `path` is not, by time and size, the one that was mapped."""
+        try:
+            unchanged = _stamp(os.stat(self.path)) == self._stamp
+        except OSError as error:
+            raise FileAccessError(f"{self.path}: {error.strerror or error}") from None
+        if not unchanged:
+            raise FileAccessError(f"{self.path}: was changed while it was in use", hint="Run the command again")
+
     def release(self, offset: int, length: int) -> None:
         """Give the pages that lie wholly inside the range back to the kernel; a later read maps them again."""
         start = -(-offset // mmap.PAGESIZE) * mmap.PAGESIZE
         stop = min(offset + length, len(self)) // mmap.PAGESIZE * mmap.PAGESIZE
         if stop > start and hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED, start, stop - start)
+
+
+def _stamp(status: os.stat_result) -> tuple[int, int, int, int]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 @contextmanager

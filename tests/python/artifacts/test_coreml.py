@@ -13,12 +13,11 @@ import pytest
 import torch
 from corelocker.artifacts import Artifact, Edge, SparsePart, WeightTensor, open_artifact
 from corelocker.artifacts.coreml import open_compiled, open_package, read_program
+from corelocker.audit.evaluate_mlprogram import MlProgram
 from corelocker.errors import NothingToLockError, UnsupportedLayoutError
 from corelocker.files import MappedFile
 from models import coreml_models as models
 from models.mil_writer import write_compiled
-
-from demo.evaluate_mlprogram import MlProgram
 
 DATA = Path(__file__).resolve().parents[2] / "data" / "coreml"
 REFUSED = {"lut2-vector": "vector palettization", "pruned-lut4": "4 bits and straddle bytes"}

@@ -10,9 +10,8 @@ import torch
 from corelocker.artifacts import Artifact, Edge
 from corelocker.artifacts.coreml import open_package
 from corelocker.artifacts.mil_graph import Channels, _reshaped
+from corelocker.audit.evaluate_mlprogram import MlProgram
 from models import coreml_models as models
-
-from demo.evaluate_mlprogram import MlProgram
 
 WEIGHT_FILE = Path("Data/com.apple.CoreML/weights/weight.bin")
 

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 import torch
 from corelocker.artifacts.mlprogram import Operation, TensorType
+from corelocker.audit.evaluate_mlprogram import OPERATIONS, Arguments, MlProgram, unpacked
 from models import coreml_models as models
 from torch.nn import functional
-
-from demo.evaluate_mlprogram import OPERATIONS, Arguments, MlProgram, unpacked
 
 WEIGHT_FILE = Path("Data/com.apple.CoreML/weights/weight.bin")
 

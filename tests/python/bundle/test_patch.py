@@ -144,8 +144,7 @@ def test_round_trip(layout: tuple[list[Run], int], random: object, shuffle: bool
     # Applying the patch of what was replaced takes it back, and so touched no other byte.
     Patch.build(runs, before).apply(locked)
     assert locked == before
-    gathered = Patch.gather([(run, original[places([run])]) for run in runs], size)
-    assert gathered.encode() == patch.encode()
+    assert Patch.gather(runs, [original[places([run])] for run in runs], size) == patch.encode()
 
 
 @settings(max_examples=500, deadline=None)
@@ -250,9 +249,10 @@ def test_build_refuses_malformed_runs(run: Run) -> None:
         Patch.build([run], bytes(10))
 
 
-def test_gather_checks_the_payload() -> None:
+@pytest.mark.parametrize("pieces", [[b"abc"], [b"abcd", b"e"], [b"abcde"], []])
+def test_gather_checks_the_payload(pieces: list[bytes]) -> None:
     with pytest.raises(PatchPayloadError):
-        Patch.gather([(single(0, 4), b"abc")], 10)
+        Patch.gather([single(0, 4)], pieces, 10)
 
 
 def test_no_key_byte_is_shown() -> None:

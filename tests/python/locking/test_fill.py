@@ -10,7 +10,7 @@ from corelocker.artifacts import Artifact, WeightTensor, open_artifact
 from corelocker.artifacts.elements import INT8
 from corelocker.errors import CoreLockerError
 from corelocker.locking.criteria import score
-from corelocker.locking.fill import Balance, fill_group
+from corelocker.locking.fill import Balance, Turn, fill_group
 from corelocker.locking.lock import lock_artifacts
 from corelocker.locking.plan import Plan, make_plan, parse_tiers
 from support import Builder, detection, float_layer, quantized_layer, trained_like, write_safetensors
@@ -94,7 +94,7 @@ def test_fill_never_depends_on_a_locked_byte(tmp_path: Path, fill: str) -> None:
             [float_layer(builder, "a", other, bias=other[:, 0]), quantized_layer(builder, "b", other, group=8, bits=4)]
         )
         for tensor in artifact.tensors:
-            (result,) = fill_group([tensor], channels, fill, np.random.default_rng(3), Balance())  # type: ignore[arg-type]
+            (result,) = fill_group([tensor], channels, fill, np.random.default_rng(3), Turn(Balance()))  # type: ignore[arg-type]
             filled.append([data.tobytes() for part in result.parts for data in part])
     assert filled[0] == filled[2]
     assert filled[1][:6] == filled[3][:6], "codes and scales; the quantization of the other channels did not change"

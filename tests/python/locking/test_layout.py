@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import tempfile
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
 import pytest
+from corelocker.files import MappedFile
+from corelocker.locking import lock
 from corelocker.locking.layout import Cell, Name, Overlay, crossing_cells
 from corelocker.runs import Run, single
 from hypothesis import HealthCheck, given, settings
@@ -97,11 +102,29 @@ def test_blocks_join_to_the_whole_state(data: st.DataObject) -> None:
         found = []
         for start in range(0, size, block_size):
             block = original[start : start + block_size].copy()
-            if overlay.touches(start, start + block.size, state):
-                overlay.apply(start, block, state)
+            overlay.apply(start, block, state)
             found.append(block)
         assert np.array_equal(np.concatenate(found), expected)
+        if state == 0:
+            assert written_as_a_file(original, overlay, block_size) == expected.tobytes()
     assert np.array_equal(expected, original), "the last state is the original"
+
+
+def written_as_a_file(original: np.ndarray, overlay: Overlay, block_size: int) -> bytes:
+    """The bytes that locking a file leaves on disk, whose digest it also computes without that file."""
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lock, "BLOCK", block_size)
+        source, copy = Path(folder, "original"), Path(folder, "copy")
+        source.write_bytes(original.tobytes())
+        drawn: Future[list[lock.FileCell]] = Future()
+        file = MappedFile(source, "original")
+        drawn.set_result([(file, cell) for cell in overlay.cells])
+        locked = lock.LockedFile(file, [lock.Filling(file, [(0, original.size)], drawn)], overlay.names)
+        seen: list[int] = []
+        digest = lock.write_locked_file(locked, copy, seen.append)
+        assert digest == lock.state_digest(locked, 0) == hashlib.sha256(copy.read_bytes()).digest()
+        assert sum(seen) == original.size
+        return copy.read_bytes()
 
 
 def test_patch_entries_are_in_file_order_and_only_of_their_tier() -> None:

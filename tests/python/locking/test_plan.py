@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from corelocker.artifacts import Artifact, open_artifact
 from corelocker.errors import CriterionError, LockingError, NothingToLockError, PlanError, TierError
-from corelocker.locking.criteria import BatchNormSource, check_criterion, l1, score
+from corelocker.locking.criteria import Checkpoint, bn_scale, check_criterion, l1, score
 from corelocker.locking.plan import Plan, Tier, make_plan, parse_tiers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -118,16 +118,41 @@ def test_bn_scale_from_the_file_and_through_the_fold(tmp_path: Path) -> None:
     exported = open_artifact(write_safetensors(tmp_path / "exported.safetensors", folded))
     with pytest.raises(CriterionError, match="--source"):
         check_criterion("bn-scale", [exported], None)
-    found = BatchNormSource(path)
+    found = Checkpoint(path)
     for i in range(2):
         tensor = next(t for t in exported.tensors if t.name == f"x{1 - i}.weight")
-        assert np.allclose(found.match(tensor), np.abs(gamma[i]))
-    assert found.match(next(t for t in exported.tensors if t.name == "stem.weight")) is None
+        assert np.allclose(bn_scale(tensor, found), np.abs(gamma[i]))
+    with pytest.raises(CriterionError):
+        bn_scale(next(t for t in exported.tensors if t.name == "stem.weight"), found)
 
 
 def test_a_source_without_batch_norm_is_refused(network: Artifact) -> None:
     with pytest.raises(CriterionError, match="no BatchNorm"):
-        BatchNormSource(network.path)
+        score("bn-scale", b"", network.path)
+
+
+def test_l1_of_the_unfolded_source(tmp_path: Path) -> None:
+    """The fold turns the ranking of every layer around; with a source the ranking is the checkpoint's."""
+    shapes = {"stem": (24, 3, 3, 3), "b0": (24, 24, 1, 1), "b1": (24, 24, 3, 3), "head": (5, 24)}
+    source = {f"{name}.weight": trained_like(RNG, *shape) for name, shape in shapes.items()}
+    path = write_safetensors(tmp_path / "source.safetensors", source)
+    sums = {n: np.abs(w).reshape(len(w), -1).sum(axis=1) for n, w in source.items()}
+    folded = {
+        f"x.{n}": (w / sums[n].reshape(-1, *(1 for _ in w.shape[1:])) ** 2).astype(np.float32)
+        for n, w in source.items()
+    }
+    folded["x.b0.weight"] = folded["x.b0.weight"].reshape(24, 24)  # a 1 x 1 convolution that became a linear layer
+    artifact = open_artifact(write_safetensors(tmp_path / "exported.safetensors", folded))
+    for known, best in ((None, np.argmin), (path, np.argmax)):
+        plan = make_plan([artifact], parse_tiers("free=0.04,full=0"), score("l1", b"", known), criterion="l1", scope="layer",
+                         fill="zero", seed=b"", include_io=True)  # fmt: skip
+        for name, sizes in sums.items():
+            assert np.flatnonzero(plan.tier_of[0][f"x.{name}"]).tolist() == [best(sizes)], name
+    stranger = open_artifact(
+        write_safetensors(tmp_path / "y.safetensors", {"y.weight": trained_like(RNG, 24, 24, 3, 3)})
+    )
+    with pytest.raises(CriterionError, match="does not hold"):
+        score("l1", b"", path)(stranger.tensors[0])
 
 
 def test_saved_plans(network: Artifact, tmp_path: Path) -> None:
@@ -165,6 +190,52 @@ def test_damaged_plans_are_refused(network: Artifact, tmp_path: Path, damage) ->
     path.write_text("{")
     with pytest.raises(PlanError):
         Plan.load(path, [network])
+
+
+def test_scorers_that_see_all_layers_first(network: Artifact) -> None:
+    class Ranked:
+        """Every channel of the network in one order, largest weight first, as sensitivity gives it."""
+
+        def prepare(self, artifacts, groups) -> None:
+            assert artifacts[0] is network
+            self.names = [group[0].tensor.name for group in groups]
+
+        def __call__(self, tensor):
+            assert tensor.name in self.names
+            return np.arange(tensor.channels) + (100.0 if tensor.name == "conv3.weight" else 0.0)
+
+    scorer = Ranked()
+    plan = make_plan([network], lambda: parse_tiers("free=0.25,full=0"), scorer, criterion="sensitivity", scope="global",
+                     fill="zero", seed=b"")  # fmt: skip
+    assert scorer.names == ["conv2.weight", "conv3.weight"]
+    assert np.flatnonzero(plan.tier_of[0]["conv3.weight"]).tolist() == list(
+        range(16, 32)
+    )  # 16 of 64, all of the last layer
+    assert not plan.tier_of[0]["conv2.weight"].any()
+    with pytest.raises(CriterionError, match="--model"):
+        score("sensitivity", b"", None)
+
+
+def test_counts_for_each_layer(network: Artifact) -> None:
+    seen = []
+
+    def counts(layers):
+        seen.extend(layers)
+        return {"conv2.weight": 8, "conv3.weight": 99}
+
+    plan = make_plan([network], parse_tiers("free=0.9,plus=0.1,full=0"), l1, criterion="l1", scope="layer", fill="zero",
+                     seed=b"", counts=counts)  # fmt: skip
+    assert [(layer.name, layer.channels, layer.size) for layer in seen] == [
+        (t.name, t.channels, t.weight.size) for t in network.tensors[1:3]
+    ]
+    free = {name: int((map_ > 0).sum()) for name, map_ in plan.tier_of[0].items()}
+    assert free == {"conv2.weight": 8, "conv3.weight": 31}  # one stays
+    assert plan.tiers[0].removed == 39 / 64
+    plus = {name: int((map_ > 1).sum()) for name, map_ in plan.tier_of[0].items()}
+    assert plus == {"conv2.weight": 1, "conv3.weight": 5}
+    with pytest.raises(TierError):
+        make_plan([network], parse_tiers("free=0.9,plus=0.7,full=0"), l1, criterion="l1", scope="layer", fill="zero",
+                  seed=b"", counts=counts)  # fmt: skip
 
 
 def test_weights_that_are_not_numbers_are_refused(tmp_path: Path) -> None:

@@ -29,7 +29,15 @@ def run(artifacts: list[Artifact], out: Path, **options: object) -> Publication:
     settings = {"scope": "layer", "fill": "decoy", "seed": b"s", "include_io": True} | options
     plan = make_plan(artifacts, parse_tiers(TIERS), score("l1", b"s", None), criterion="l1", **settings)  # type: ignore[arg-type]
     return publish(
-        artifacts, plan, out, model="m", model_version=1, bundle_id=uuid4(), signing_key=KEY, content_key=TOP, **extra
+        artifacts,
+        plan,
+        out,
+        model="m",
+        model_version=1,
+        bundle_id=uuid4(),
+        signing_key=lambda: KEY,
+        content_key=TOP,
+        **extra,
     )  # type: ignore[arg-type]
 
 

@@ -332,8 +332,9 @@ def test_above_four_gib(tmp_path: Path) -> None:
     with path.open("wb") as stream:
         stream.truncate(size)
     runs = [single(7, 5), Run((4 << 30) - 2, 1, 3, 2), single(size - 4, 4)]
-    patch = Patch.gather([(run, bytes(range(1, run.size + 1))) for run in runs], size)
-    patch_data, zeros = patch.encode(), bytes(len(patch.payload))
+    patch_data = Patch.gather(runs, [bytes(range(1, run.size + 1)) for run in runs], size)
+    patch = Patch.parse(patch_data, size)
+    zeros = bytes(len(patch.payload))
     contents = BundleContents(
         uuid4(),
         "m",
@@ -457,6 +458,21 @@ def test_two_locks_of_one_original_are_told_apart(tmp_path: Path) -> None:
     path.write_bytes(sample)
     with pytest.raises(AlreadyRestoredError):
         restore(path, bundle, KEY)
+
+
+def test_an_empty_patch_does_not_say_that_a_file_is_restored(file: Locked, path: Path, bundle: KeyBundle) -> None:
+    """Its digests are those of no bytes, which every file holds; C++ passes over it too."""
+    other = np.frombuffer(bytes(file.states[0].size), np.uint8)
+    path.write_bytes(other.tobytes())
+    sections = decrypted(bundle, KEY, 1)
+    empty = Patch.build([], bytes(0)).encode()
+    nothing = replace(sections[0].section, tier=2, replaces=sha256(b""))
+    sections.append(replace(sections[0], section=nothing, patch=memoryview(empty), puts=sha256(b"")))
+    with pytest.raises(ReplacedBytesError):
+        RestoredFile.open(path, sections)
+    path.write_bytes(file.states[0].tobytes())
+    with RestoredFile.open(path, sections) as restored:
+        assert restored[:] == file.states[1].tobytes()
 
 
 def test_a_file_that_no_tier_changes(tmp_path: Path) -> None:

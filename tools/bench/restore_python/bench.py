@@ -68,7 +68,7 @@ def main() -> None:
             model="m",
             model_version=1,
             bundle_id=uuid4(),
-            signing_key=signing,
+            signing_key=lambda: signing,
             content_key=top,
         )
         locked, publisher = folder / "out" / original.name, signing.public_key()

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -88,19 +88,29 @@ class Patch:
         payload = b"".join(_slices(_rows_of(table), source))
         return cls(table, memoryview(payload), end)
 
-    @classmethod
-    def gather(cls, pieces: Iterable[tuple[Run, Data]], file_size: int) -> Self:
-        """The patch that puts each piece's bytes at its run; runs ascend by offset and fit 32 bits.
+    @staticmethod
+    def gather(runs: Sequence[Run], pieces: Iterable[Data], file_size: int) -> bytearray:
+        """The encoded patch that puts each of `pieces` at its run; runs ascend by offset and fit 32 bits.
 
-        Unlike `build` it takes the bytes one by one, so the file never has to be in memory. Raises a Patch*Error like
-        `parse`.
+        Unlike `build` it takes the bytes one by one, so the file never has to be in memory, nor the patch twice. Raises a
+        Patch*Error like `parse`.
         """
-        runs, payload = [], bytearray()
-        for run, data in pieces:
-            runs.append(run)
-            payload += _bytes_of(data)
         table = np.array(runs, _RUN)
-        return cls(table, memoryview(payload), _check_runs(table, file_size, len(payload)))
+        _check_runs(table, file_size)
+        size = _total(table["length"].astype(np.uint64), table["count"].astype(np.uint64))
+        start = _HEADER.size + table.nbytes
+        encoded = bytearray(start + size)
+        encoded[:start] = _HEADER.pack(MAGIC, len(table), 0, size) + table.tobytes()
+        view = memoryview(encoded)
+        for piece in pieces:
+            data = _bytes_of(piece)
+            if start + len(data) > len(encoded):
+                raise PatchPayloadError(f"the pieces hold more than the {size} bytes that the runs take")
+            view[start : start + len(data)] = data
+            start += len(data)
+        if start < len(encoded):
+            raise PatchPayloadError(f"the pieces hold {len(encoded) - start} bytes less than the runs take")
+        return encoded
 
     @classmethod
     def parse(cls, data: Data, file_size: int) -> Self:

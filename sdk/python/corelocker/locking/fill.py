@@ -8,7 +8,9 @@ an exporter would: the scale follows from the values and from how far the target
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,7 +23,7 @@ from corelocker.files import Bytes
 from corelocker.locking.plan import Fill
 
 Indices = npt.NDArray[np.int64]
-POOL_BYTES = 4 << 20  # remaining channels that are looked at, of one layer
+POOL_BYTES = 2 << 20  # remaining channels that are looked at, of one layer
 DRAWS = 48  # sets of targets that compete
 WIDE = 1024  # elements of a channel from which on one candidate has its target's statistics
 NUDGE = 0.06  # steps off a tie: more than the rounding of a stored bfloat16 scale, and too little to be seen
@@ -39,6 +41,44 @@ class Balance:
 
     lean: Floats = field(default_factory=lambda: np.zeros(len(STATISTICS + CODE_STATISTICS), np.float32))
     crowd: Floats = field(default_factory=lambda: np.zeros(len(STATISTICS + CODE_STATISTICS), np.float32))
+
+    def add(self, places: Floats) -> None:
+        """Take in the ranks of decoys, (n, len(STATISTICS + CODE_STATISTICS))."""
+        self.lean += (places - 0.5).sum(axis=0)
+        self.crowd += (np.abs(places - 0.5) - 0.25).sum(axis=0)
+
+
+class Turn:
+    """A group's turn at the balance of all groups.
+
+    Groups are filled side by side in threads, but they aim one after the other, so a plan always gives the same decoys.
+
+    Args:
+        balance: shared by all groups.
+        before: the turn of the group before.
+        draws: how often this group will take the balance.
+    """
+
+    def __init__(self, balance: Balance, before: Turn | None = None, draws: int = 1) -> None:
+        self._balance = balance
+        self._before = before
+        self._draws = draws
+        self._over = threading.Event()
+
+    @contextmanager
+    def balance(self) -> Iterator[Balance]:
+        """The balance, once every group before has had it."""
+        if self._before is not None:
+            self._before._over.wait()
+            self._before = None
+        yield self._balance
+        self._draws -= 1
+        if self._draws <= 0:
+            self.end()
+
+    def end(self) -> None:
+        """Let the next group go on; also when this one failed."""
+        self._over.set()
 
 
 def statistics(values: Floats, mean: Floats, others: int | None = None) -> Floats:
@@ -85,7 +125,7 @@ class Filled:
 
 
 def fill_group(
-    tensors: Sequence[WeightTensor], channels: Indices, fill: Fill, generator: np.random.Generator, balance: Balance
+    tensors: Sequence[WeightTensor], channels: Indices, fill: Fill, generator: np.random.Generator, turn: Turn
 ) -> list[Filled]:
     """New bytes for the locked `channels` of tensors that hold the same weights; the first is the best-preserved copy."""
     leader = tensors[0]
@@ -94,7 +134,7 @@ def fill_group(
         return [_silence(tensor, channels, remaining) for tensor in tensors]
     pool = _pool(leader, remaining, generator)
     values = _pool_values(leader, pool, generator)
-    decoys, targets = _draw(values, _code_statistics(leader, pool), channels.size, generator, balance)
+    decoys, targets = _draw(values, _code_statistics(leader, pool), channels.size, generator, turn)
     noise = generator.standard_normal((2, channels.size), np.float32)
     filled = [_encode(tensor, leader, decoys, channels, pool, targets, noise) for tensor in tensors]
     for tensor in tensors:
@@ -144,7 +184,7 @@ def _centred_codes(tensor: WeightTensor, channels: Indices, groups: int) -> Floa
 
 
 def _draw(
-    values: Floats, shown: Floats, count: int, generator: np.random.Generator, balance: Balance
+    values: Floats, shown: Floats, count: int, generator: np.random.Generator, turn: Turn
 ) -> tuple[Floats, Indices]:
     """`count` decoys (count, elements) and for each the row of `values` that it imitates.
 
@@ -158,30 +198,31 @@ def _draw(
     sorted_table = np.sort(table, axis=0)
     ranks = _ranks(sorted_table, table)
     shown_ranks = _ranks(np.sort(shown, axis=0), shown)
-    targets = _targets(np.concatenate([ranks, shown_ranks], axis=1), count, generator, balance)
+    all_ranks = np.concatenate([ranks, shown_ranks], axis=1)
 
     def misfit(candidates: Floats, of: Indices) -> tuple[Floats, Floats]:
         places = _ranks(sorted_table, statistics(candidates, mean, values.shape[0]))
         return ((places - ranks[of]) ** 2).sum(axis=1), places
 
     ways: tuple[Callable[..., Floats], ...] = (_shuffled, _deviated, _mixed)
-    places = ranks[targets]
     if elements >= WIDE:
+        with turn.balance() as balance:
+            targets = _targets(all_ranks, count, generator, balance)
+            balance.add(all_ranks[targets])
         # Which way suits is a matter of the layer's structure: try them on a few targets, then keep to one.
         few = targets[:4]
         errors = [float(misfit(way(values, mean, few, generator), few)[0].sum()) for way in ways]
-        decoys = ways[int(np.argmin(errors))](values, mean, targets, generator)
-    else:
-        decoys = np.empty((count, elements), np.float32)
+        return ways[int(np.argmin(errors))](values, mean, targets, generator), targets
+    with turn.balance() as balance:
+        targets = _targets(all_ranks, count, generator, balance)
+        decoys, places = np.empty((count, elements), np.float32), all_ranks[targets]
         for row, target in enumerate(targets):
             tries = np.full(min(2 * WIDE // elements, 16), target)
             candidates = np.concatenate([way(values, mean, tries, generator) for way in ways])
             away, found = misfit(candidates, np.full(len(candidates), target))
             best = int(np.argmin(away))
-            decoys[row], places[row] = candidates[best], found[best]
-    places = np.concatenate([places, shown_ranks[targets]], axis=1)
-    balance.lean += (places - 0.5).sum(axis=0)
-    balance.crowd += (np.abs(places - 0.5) - 0.25).sum(axis=0)
+            decoys[row], places[row, : found.shape[1]] = candidates[best], found[best]
+        balance.add(places)
     return decoys, targets
 
 

@@ -106,10 +106,6 @@ class Overlay:
         self._starts = [c.run.offset for c in self._single]
         self._longest = max((c.run.length for c in self._single), default=0)
 
-    def touches(self, start: int, stop: int, state: int) -> bool:
-        """Whether a byte in [start, stop) may differ from the original in this state."""
-        return any(True for _ in self._active(start, stop, state)) or any(True for _ in self._names(start, stop, state))
-
     def apply(self, start: int, block: Bytes, state: int) -> None:
         """Write the state's bytes into `block`, a copy of the original file from `start` on."""
         stop = start + block.size

@@ -4,39 +4,78 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import os
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from io import RawIOBase
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from corelocker.artifacts import Artifact, Identity
 from corelocker.bundle.patch import Patch
 from corelocker.errors import FileAccessError, LockingError
 from corelocker.files import Bytes, MappedFile
 from corelocker.locking.consumers import ConsumerLocks, follow_consumers
-from corelocker.locking.fill import Balance, Filled, fill_group, fill_inputs
+from corelocker.locking.fill import Balance, Filled, Turn, fill_group, fill_inputs
 from corelocker.locking.groups import Member, group_layers
 from corelocker.locking.layout import Cell, Name, Overlay, TierMap, crossing_cells
 from corelocker.locking.plan import Plan
 from corelocker.runs import Run
 
-BLOCK = 2 << 20
+BLOCK = 4 << 20  # at a time; between two blocks a thread has to wait for the interpreter
+CACHED = 64 << 20  # bytes of a written file that may wait in the page cache
+AHEAD = 3  # blocks that are read while others are hashed and written
+THREADS = 2
+BATCH = 256
 RESIDENT = 32 << 20  # mapped bytes that may stay in memory while patches are gathered
 HEX = b"0123456789abcdef"
+FileCell = tuple[MappedFile, Cell]
 
 
-@dataclass
+class Filling:
+    """The changed bytes of layers with the same weights, in one file; they may still be being drawn in another thread.
+
+    Attributes:
+        extents: (start, stop) of each range of the file that they lie in.
+    """
+
+    def __init__(self, file: MappedFile, extents: list[tuple[int, int]], drawn: Future[list[FileCell]]) -> None:
+        self.extents = extents
+        self._file = file
+        self._drawn = drawn
+
+    @cached_property
+    def overlay(self) -> Overlay:
+        """The changed bytes, once they are drawn; raises what kept them from being drawn."""
+        return Overlay([cell for file, cell in self._drawn.result() if file is self._file], [])
+
+
 class LockedFile:
-    """One file of an artifact and the bytes in it that change; `digests` is filled when it is written."""
+    """One file of an artifact and the bytes in it that change."""
 
-    file: MappedFile
-    overlay: Overlay
-    digests: list[bytes] = field(default_factory=list)
+    def __init__(self, file: MappedFile, fillings: list[Filling], names: list[Name]) -> None:
+        self.file = file
+        self._fillings = fillings
+        self._names = Overlay([], names)
+
+    @cached_property
+    def overlay(self) -> Overlay:
+        """All that changes, once everything is drawn."""
+        return Overlay([c for filling in self._fillings for c in filling.overlay.cells], self._names.names)
+
+    def apply(self, start: int, block: Bytes, state: int) -> None:
+        """Write the state's bytes into `block`, the original file from `start` on; waits for the layers in the block only."""
+        stop = start + block.size
+        for filling in self._fillings:
+            if any(first < stop and last > start for first, last in filling.extents):
+                filling.overlay.apply(start, block, state)
+        self._names.apply(start, block, state)
 
     @property
     def locked_bytes(self) -> int:
@@ -68,37 +107,85 @@ class LockedArtifact:
         return sum(file.locked_bytes for file in self.files)
 
 
+class TierRange(NamedTuple):
+    """A range of a file that holds locked bytes, and the tiers that put some of them back."""
+
+    start: int
+    stop: int
+    tiers: set[int]
+
+
 @dataclass(frozen=True)
 class TierPatch:
-    """The patch that turns the state of tier `tier - 1` into that of `tier`.
+    """The patch that turns the state of a tier's predecessor into that of the tier.
 
-    `replaces` and `puts` are the SHA-256 of the bytes replaced and put in, in run order, `file` that of the whole file after.
+    Attributes:
+        encoded: the patch as bytes.
+        payload_size: bytes that it puts in.
+        replaces, puts: SHA-256 of the bytes replaced and put in, in run order.
     """
 
-    tier: int
-    patch: Patch
+    encoded: bytearray = field(repr=False)
+    payload_size: int
     replaces: bytes
     puts: bytes
-    file: bytes
 
 
-def lock_artifacts(
-    artifacts: Sequence[Artifact], plan: Plan, progress: Callable[[int, int], None] = lambda done, total: None
-) -> list[LockedArtifact]:
+def lock_artifacts(artifacts: Sequence[Artifact], plan: Plan) -> list[LockedArtifact]:
     """Draw what stands in the place of every locked channel and lay out the changed bytes of every file. Writes nothing."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        locked = start_locking(artifacts, plan, pool)
+    for artifact in locked:
+        for file in artifact.files:
+            file.overlay  # noqa: B018 - raises what went wrong
+    return locked
+
+
+def start_locking(artifacts: Sequence[Artifact], plan: Plan, pool: ThreadPoolExecutor) -> list[LockedArtifact]:
+    """Like `lock_artifacts`, but the bytes are drawn in the pool's threads, and whoever needs them waits for them.
+
+    Layers are drawn in the order of the artifacts, so that a file can be written from its beginning meanwhile.
+    """
     groups = plan.groups or group_layers(list(artifacts))
     none: list[dict[str, TierMap]] = [{} for _ in artifacts]
     extra = ConsumerLocks(none, none, [{} for _ in artifacts])
     if plan.consumers:
         extra = follow_consumers(artifacts, plan.tier_of, plan.left_alone, groups)
     shared = _shared_parts(artifacts)
-    cells: dict[MappedFile, list[Cell]] = {file: [] for artifact in artifacts for file in artifact.files}
-    balance = Balance()
-    for done, group in enumerate(groups):
-        progress(done, len(groups))
-        _fill_group(group, plan, extra, shared, balance, cells)
-    progress(len(groups), len(groups))
-    return [_lay_out(index, artifact, plan, extra, cells) for index, artifact in enumerate(artifacts)]
+    fillings: dict[MappedFile, list[Filling]] = {file: [] for artifact in artifacts for file in artifact.files}
+    ranges: dict[MappedFile, list[TierRange]] = {file: [] for file in fillings}
+    balance, turn = Balance(), None
+    for group in groups:
+        touched: dict[MappedFile, list[tuple[int, int]]] = {}
+        for member in group:
+            for file, tier_range in _tier_ranges(member, plan, extra, shared):
+                ranges[file].append(tier_range)
+                touched.setdefault(file, []).append((tier_range.start, tier_range.stop))
+        if touched:
+            alike = _by_rows(group, plan, extra)
+            turn = Turn(balance, turn, sum(bool(rows.any()) for rows, _ in alike))
+            drawn = pool.submit(_fill_group, alike, plan, extra, shared, turn)
+            for file, extents in touched.items():
+                fillings[file].append(Filling(file, extents, drawn))
+    return [_lay_out(index, artifact, plan, extra, fillings, ranges) for index, artifact in enumerate(artifacts)]
+
+
+def _tier_ranges(
+    member: Member, plan: Plan, extra: ConsumerLocks, shared: set[tuple[MappedFile, int]]
+) -> Iterator[tuple[MappedFile, TierRange]]:
+    """Where locked channels of a tensor lie, and the tiers that put bytes back there."""
+    tensor = member.tensor
+    rows = set(_rows(member, plan, extra).tolist()) - {0}
+    columns = extra.columns[member.artifact].get(tensor.name)
+    for part in tensor.parts:
+        tiers = set(rows)
+        if part is tensor.weight and columns is not None:
+            tiers |= set(columns.tolist()) - {0}
+        elif part is not tensor.weight and (part.file, part.offset) in shared:
+            continue
+        if tiers:
+            start, length = part.extent
+            yield part.file, TierRange(start, start + length, tiers)
 
 
 def _shared_parts(artifacts: Sequence[Artifact]) -> set[tuple[MappedFile, int]]:
@@ -111,53 +198,78 @@ def _shared_parts(artifacts: Sequence[Artifact]) -> set[tuple[MappedFile, int]]:
     return shared
 
 
+def _by_rows(group: list[Member], plan: Plan, extra: ConsumerLocks) -> list[tuple[TierMap, list[Member]]]:
+    """The members of a group by which of their channels are locked: equal tier maps share one draw."""
+    alike: dict[bytes, tuple[TierMap, list[Member]]] = {}
+    for member in group:
+        rows = _rows(member, plan, extra)
+        alike.setdefault(rows.tobytes(), (rows, []))[1].append(member)
+    return list(alike.values())
+
+
 def _fill_group(
-    group: list[Member],
+    alike: list[tuple[TierMap, list[Member]]],
     plan: Plan,
     extra: ConsumerLocks,
     shared: set[tuple[MappedFile, int]],
-    balance: Balance,
-    cells: dict[MappedFile, list[Cell]],
-) -> None:
-    """Fill the locked channels of layers with the same weights; equal tier maps share one draw."""
-    generator = np.random.default_rng(list(hmac.digest(plan.seed, b"fill/" + group[0].tensor.name.encode(), "sha256")))
-    by_rows: dict[bytes, list[Member]] = {}
-    for member in group:
-        by_rows.setdefault(_rows(member, plan, extra).tobytes(), []).append(member)
-    for members in by_rows.values():
-        rows = _rows(members[0], plan, extra)
-        channels = np.flatnonzero(rows)
-        filled: list[Filled] = []
-        if channels.size:
-            filled = fill_group([m.tensor for m in members], channels, plan.fill, generator, balance)
-        after_rows = generator.bit_generator.state
-        for place, member in enumerate(members):
-            tensor = member.tensor
-            parts = filled[place].parts if filled else [[] for _ in tensor.parts]
-            columns = extra.columns[member.artifact].get(tensor.name)
-            if columns is not None and columns.any():
-                locked = np.flatnonzero(columns)
-                if locked.size == columns.size:
-                    raise LockingError(
-                        f"{tensor.name}: every input channel of it would be locked", hint="Lock fewer channels"
-                    )
-                generator.bit_generator.state = after_rows
-                inputs = fill_inputs(tensor, locked, plan.fill, generator)
-                cells[tensor.weight.file] += crossing_cells(
-                    tensor,
-                    rows,
-                    dict(zip(channels.tolist(), parts[0], strict=False)),
-                    columns,
-                    dict(zip(locked.tolist(), inputs, strict=True)),
+    turn: Turn,
+) -> list[FileCell]:
+    """Fill the locked channels of layers with the same weights: the changed bytes of each file."""
+    name = alike[0][1][0].tensor.name
+    generator = np.random.default_rng(list(hmac.digest(plan.seed, b"fill/" + name.encode(), "sha256")))
+    cells: list[FileCell] = []
+    try:
+        for rows, members in alike:
+            cells += _fill_members(members, rows, plan, extra, shared, generator, turn)
+    finally:
+        turn.end()
+    return cells
+
+
+def _fill_members(
+    members: list[Member],
+    rows: TierMap,
+    plan: Plan,
+    extra: ConsumerLocks,
+    shared: set[tuple[MappedFile, int]],
+    generator: np.random.Generator,
+    turn: Turn,
+) -> list[FileCell]:
+    channels = np.flatnonzero(rows)
+    filled: list[Filled] = []
+    cells: list[FileCell] = []
+    if channels.size:
+        filled = fill_group([m.tensor for m in members], channels, plan.fill, generator, turn)
+    after_rows = generator.bit_generator.state
+    for place, member in enumerate(members):
+        tensor = member.tensor
+        parts = filled[place].parts if filled else [[] for _ in tensor.parts]
+        columns = extra.columns[member.artifact].get(tensor.name)
+        if columns is not None and columns.any():
+            locked = np.flatnonzero(columns)
+            if locked.size == columns.size:
+                raise LockingError(
+                    f"{tensor.name}: every input channel of it would be locked", hint="Lock fewer channels"
                 )
-                parts = [[], *parts[1:]]
-            for part, contents in zip(tensor.parts, parts, strict=True):
-                if part is not tensor.weight and (part.file, part.offset) in shared:
-                    continue
-                for channel, data in zip(channels.tolist(), contents, strict=False):
-                    run = part.run(channel)
-                    if run is not None:
-                        cells[part.file].append(Cell(run, int(rows[channel]), data))
+            generator.bit_generator.state = after_rows
+            inputs = fill_inputs(tensor, locked, plan.fill, generator)
+            crossing = crossing_cells(
+                tensor,
+                rows,
+                dict(zip(channels.tolist(), parts[0], strict=False)),
+                columns,
+                dict(zip(locked.tolist(), inputs, strict=True)),
+            )
+            cells += [(tensor.weight.file, cell) for cell in crossing]
+            parts = [[], *parts[1:]]
+        for part, contents in zip(tensor.parts, parts, strict=True):
+            if part is not tensor.weight and (part.file, part.offset) in shared:
+                continue
+            for channel, data in zip(channels.tolist(), contents, strict=False):
+                run = part.run(channel)
+                if run is not None:
+                    cells.append((part.file, Cell(run, int(rows[channel]), data)))
+    return cells
 
 
 def _rows(member: Member, plan: Plan, extra: ConsumerLocks) -> TierMap:
@@ -166,17 +278,21 @@ def _rows(member: Member, plan: Plan, extra: ConsumerLocks) -> TierMap:
 
 
 def _lay_out(
-    index: int, artifact: Artifact, plan: Plan, extra: ConsumerLocks, cells: dict[MappedFile, list[Cell]]
+    index: int,
+    artifact: Artifact,
+    plan: Plan,
+    extra: ConsumerLocks,
+    fillings: dict[MappedFile, list[Filling]],
+    ranges: dict[MappedFile, list[TierRange]],
 ) -> LockedArtifact:
-    places = {file: _Places(cells[file]) for file in artifact.files}
     names: dict[MappedFile, list[Name]] = {file: [] for file in artifact.files}
     for identity in artifact.identities:
-        states = _identity_states(identity, places, plan, b"name/%d/" % index)
+        states = _identity_states(identity, ranges, plan, b"name/%d/" % index)
         if states[0] != states[-1]:
             names[identity.file] += [Name(offset, states) for offset in identity.copies]
     return LockedArtifact(
         artifact,
-        [LockedFile(file, Overlay(cells[file], names[file])) for file in artifact.files],
+        [LockedFile(file, fillings[file], names[file]) for file in artifact.files],
         sum(int(np.count_nonzero(_rows(Member(index, t), plan, extra))) for t in artifact.tensors),
         sum(t.channels for t in artifact.tensors),
         sum(part.size for t in artifact.tensors for part in t.parts),
@@ -184,24 +300,14 @@ def _lay_out(
     )
 
 
-class _Places:
-    """Where the cells of a file lie and which tiers they are of."""
-
-    def __init__(self, cells: list[Cell]) -> None:
-        self._starts: npt.NDArray[np.int64] = np.array([c.run.offset for c in cells], np.int64)
-        self._ends: npt.NDArray[np.int64] = np.array([c.run.end for c in cells], np.int64)
-        self._tiers: npt.NDArray[np.int64] = np.array([c.tier for c in cells], np.int64)
-
-    def tiers_in(self, offset: int, length: int) -> set[int]:
-        return set(self._tiers[(self._starts < offset + length) & (self._ends > offset)].tolist())
-
-
 def _identity_states(
-    identity: Identity, places: dict[MappedFile, _Places], plan: Plan, label: bytes
+    identity: Identity, ranges: dict[MappedFile, list[TierRange]], plan: Plan, label: bytes
 ) -> tuple[bytes, ...]:
     """The name in the state of each tier: fresh while a covered byte is locked, and fresh again whenever one comes back."""
     original = bytes(identity.file.read(identity.copies[0], identity.length))
-    tiers = set().union(*(places[file].tiers_in(offset, length) for file, offset, length in identity.covers))
+    tiers: set[int] = set()
+    for file, offset, length in identity.covers:
+        tiers.update(*(r.tiers for r in ranges[file] if r.start < offset + length and r.stop > offset))
     states: list[bytes] = []
     for state in range(len(plan.tiers)):
         if not any(tier > state for tier in tiers):
@@ -222,67 +328,102 @@ def _fresh_name(original: bytes, seed: bytes, label: bytes) -> bytes:
     )
 
 
-def write_locked_file(
-    locked: LockedFile,
-    tiers: int,
-    target: Path,
-    pool: ThreadPoolExecutor,
-    progress: Callable[[int], None] = lambda size: None,
-) -> None:
-    """Write the file in the state of tier 0 and set `locked.digests`: the SHA-256 of the whole file in each tier's state.
+def state_digest(locked: LockedFile, state: int) -> bytes:
+    """SHA-256 of the whole file in the state of a tier.
 
-    One pass over the original; the states are hashed beside each other, and only changed blocks are copied.
+    Raises FileAccessError when the original cannot be read, or is shorter than it was.
     """
-    file, hashes = locked.file, [hashlib.sha256() for _ in range(tiers)]
-    # Read, not mapped: writing from mapped pages that other threads hash contends for the address space.
-    buffer = np.empty(min(BLOCK, len(file)), np.uint8)
-    with file.path.open("rb", buffering=0) as source, target.open("wb", buffering=0) as out:
-        start = 0
-        while start < len(file):
-            size = source.readinto(buffer[: len(file) - start].data)
-            if not size:
-                raise FileAccessError(f"{file.path}: was shortened while it was locked")
-            original = buffer[:size]
-            blocks = []
-            for state in range(tiers):
-                block = original
-                if locked.overlay.touches(start, start + size, state):
-                    block = original.copy()
-                    locked.overlay.apply(start, block, state)
-                blocks.append(block)
-            pending = [pool.submit(h.update, b.data) for h, b in zip(hashes, blocks, strict=True)]
-            _write_all(out, blocks[0])
-            for future in pending:
-                future.result()
-            start += size
-            progress(size)
-    locked.digests = [h.digest() for h in hashes]
+    sha256 = hashlib.sha256()
+    for start, block in _blocks(locked.file, 1):
+        locked.apply(start, block, state)
+        sha256.update(block.data)
+    return sha256.digest()
+
+
+def original_digest(file: MappedFile) -> bytes:
+    """SHA-256 of the file as it is, which is the state of the last tier. Raises FileAccessError like `state_digest`."""
+    sha256 = hashlib.sha256()
+    for _, block in _blocks(file, 1):
+        sha256.update(block.data)
+    return sha256.digest()
+
+
+def write_locked_file(locked: LockedFile, target: Path, progress: Callable[[int], None] = lambda size: None) -> bytes:
+    """Write the file in the state of tier 0 and return its SHA-256. Raises FileAccessError like `state_digest`."""
+    sha256 = hashlib.sha256()
+    waiting: deque[tuple[int, list[Future[None]]]] = deque()
+
+    def finish() -> None:
+        size, steps = waiting.popleft()
+        for step in steps:
+            step.result()
+        progress(size)
+
+    with target.open("wb", buffering=0) as out, ThreadPoolExecutor(1) as hashing, ThreadPoolExecutor(1) as writing:
+        for start, block in _blocks(locked.file, AHEAD + 1):
+            locked.apply(start, block, 0)
+            waiting.append(
+                (block.size, [hashing.submit(sha256.update, block.data), writing.submit(_write_all, out, block)])
+            )
+            if len(waiting) > AHEAD - 1:
+                finish()
+        while waiting:
+            finish()
+    return sha256.digest()
+
+
+def _blocks(file: MappedFile, buffers: int) -> Iterator[tuple[int, Bytes]]:
+    """The file in blocks that may be changed, each with its offset; a block is valid until `buffers` more are asked for."""
+    memory = [np.empty(min(BLOCK, len(file)), np.uint8) for _ in range(buffers)]
+    # Read, not mapped: threads that map and release pages contend for the address space.
+    with file.path.open("rb", buffering=0) as source:
+        for number, start in enumerate(range(0, len(file), BLOCK)):
+            yield start, _read_block(source, memory[number % buffers], start, file)
+
+
+def _read_block(source: RawIOBase, buffer: Bytes, start: int, file: MappedFile) -> Bytes:
+    block = buffer[: len(file) - start]
+    done = 0
+    while done < block.size:
+        size = source.readinto(block[done:].data)
+        if not size:
+            raise FileAccessError(f"{file.path}: was shortened while it was locked")
+        done += size
+    return block
 
 
 def _write_all(out: RawIOBase, block: Bytes) -> None:
     done = 0
     while done < block.size:
         done += out.write(block[done:].data) or 0
+    # What was written goes to the disk now and then leaves the page cache, whose memory the next block takes. Otherwise a large
+    # file pushes everything else out, and on a virtual machine fresh memory takes several times as long as the copy.
+    if out.tell() > CACHED and hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(out.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def tier_patch(locked: LockedFile, tier: int) -> TierPatch | None:
-    """The patch of a tier, or None when the tier changes nothing in this file. Needs `locked.digests`."""
+    """The patch of a tier, or None when the tier changes nothing in this file."""
     entries = locked.overlay.patch_entries(tier)
     if not entries:
         return None
-    replaces = hashlib.sha256()
+    released = 0
 
-    def pieces() -> Iterator[tuple[Run, memoryview]]:
-        released = 0
-        for run, before, after in entries:
-            replaces.update(before.data)
-            yield run, (_bytes_at(locked.file, run) if after is None else after).data
+    def pieces() -> Iterator[memoryview]:
+        nonlocal released
+        for run, _, after in entries:
+            yield (_bytes_at(locked.file, run) if after is None else after).data
             if run.offset - released > RESIDENT:
                 locked.file.release(released, run.offset - released)
                 released = run.offset
 
-    patch = Patch.gather(pieces(), len(locked.file))
-    return TierPatch(tier, patch, replaces.digest(), hashlib.sha256(patch.payload).digest(), locked.digests[tier])
+    encoded = Patch.gather([run for run, _, _ in entries], pieces(), len(locked.file))
+    payload = Patch.parse(encoded, len(locked.file)).payload
+    replaces = hashlib.sha256()
+    # In batches: every update of some length hands the interpreter to another thread.
+    for first in range(0, len(entries), BATCH):
+        replaces.update(b"".join(before.data for _, before, _ in entries[first : first + BATCH]))
+    return TierPatch(encoded, len(payload), replaces.digest(), hashlib.sha256(payload).digest())
 
 
 def _bytes_at(file: MappedFile, run: Run) -> Bytes:
@@ -293,26 +434,19 @@ def _bytes_at(file: MappedFile, run: Run) -> Bytes:
     return np.ascontiguousarray(view).reshape(-1)
 
 
-def copy_artifact(
-    locked: LockedArtifact, target: Path, tiers: int, pool: ThreadPoolExecutor, progress: Callable[[int], None]
-) -> list[Path]:
-    """Write the artifact in its locked state into the folder `target`, without what leaks names; returns what now lies there."""
+def copy_rest(locked: LockedArtifact, target: Path) -> list[Path]:
+    """Copy what the lock leaves as it is into the folder `target`, without what leaks names.
+
+    Returns the paths that the artifact has there once its locked files are written too.
+    """
     artifact = locked.artifact
-    root = artifact.path
+    root, changed = artifact.path, {file.file.name for file in locked.files}
     if root.is_dir():
-        changed = {f.file.name for f in locked.files}
         copy = target / root.name
         shutil.copytree(root, copy, ignore=lambda folder, names: [
             n for n in names if (r := (Path(folder) / n).relative_to(root).as_posix()) in changed or r in artifact.strip
         ])  # fmt: skip
-        for file in locked.files:
-            write_locked_file(file, tiers, copy / file.file.name, pool, progress)
         return [copy]
-    written = []
-    for file in locked.files:
-        write_locked_file(file, tiers, target / file.file.name, pool, progress)
-        written.append(target / file.file.name)
-    if root.name not in {path.name for path in written}:
+    if root.name not in changed:
         shutil.copyfile(root, target / root.name)  # the index of a sharded checkpoint
-        written.append(target / root.name)
-    return written
+    return [target / name for name in sorted({root.name, *changed})]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,8 +15,18 @@ from corelocker.bundle.clkey import BundleContents, BundledArtifact, BundledFile
 from corelocker.bundle.content_keys import tier_keys
 from corelocker.errors import OutputExistsError
 from corelocker.files import move_into_place, staging_folder
-from corelocker.locking.lock import LockedArtifact, copy_artifact, lock_artifacts, tier_patch
+from corelocker.locking.lock import (
+    LockedArtifact,
+    copy_rest,
+    original_digest,
+    start_locking,
+    state_digest,
+    tier_patch,
+    write_locked_file,
+)
 from corelocker.locking.plan import Plan
+
+THREADS = 2  # more only wait for the interpreter
 
 
 @dataclass(frozen=True)
@@ -54,7 +63,7 @@ def publish(
     model: str,
     model_version: int,
     bundle_id: UUID,
-    signing_key: ec.EllipticCurvePrivateKey,
+    signing_key: Callable[[], ec.EllipticCurvePrivateKey],
     content_key: bytes,
     force: bool = False,
     before_commit: Callable[[], None] = lambda: None,
@@ -63,46 +72,58 @@ def publish(
     """Lock `artifacts` by `plan` into the folder `out`, with the bundle `<model>.clkey` beside them.
 
     Everything is made in a scratch folder; then `before_commit` runs (it saves the content key), then all is renamed into place.
+    The signing key is asked for late, so that a keystore can be opened meanwhile.
 
     Raises OutputExistsError, FileAccessError, LockingError or a bundle error; then `out` is as it was.
     """
     _check_targets(artifacts, out, model, force)
-    locked = lock_artifacts(artifacts, plan, lambda done, total: progress(Stage("fill", done, total)))
-    total = sum(len(f.file) for a in locked for f in a.files)
-    written = 0
+    tiers = [tier.name for tier in plan.tiers]
+    total = sum(len(file) for artifact in artifacts for file in artifact.files)
+    hashed = 0
 
     def advance(size: int) -> None:
-        nonlocal written
-        written += size
-        progress(Stage("write", written, total))
+        nonlocal hashed
+        hashed += size
+        progress(Stage("write", hashed, total))
 
     outputs: list[list[Path]] = []
     key_bytes: list[list[int]] = []
     bundled: list[BundledArtifact] = []
     sections: list[SectionContents] = []
-    with staging_folder(out) as folder, ThreadPoolExecutor(min(len(plan.tiers), os.cpu_count() or 1)) as pool:
+    with (
+        staging_folder(out) as folder,
+        ThreadPoolExecutor(THREADS) as pool,
+        ThreadPoolExecutor(1) as hashing,
+    ):
+        # The last tier's state is the original, whose digest depends on nothing.
+        originals = [[hashing.submit(original_digest, file) for file in artifact.files] for artifact in artifacts]
+        locked = start_locking(artifacts, plan, pool)
         for index, artifact in enumerate(locked):
-            outputs.append(copy_artifact(artifact, folder, len(plan.tiers), pool, advance))
-            files = tuple(BundledFile(f.file.name, len(f.file), f.digests[0]) for f in artifact.files)
-            bundled.append(BundledArtifact(artifact.artifact.path.name, artifact.artifact.format, files))
-            sizes = [0] * (len(plan.tiers) - 1)
+            outputs.append(copy_rest(artifact, folder))
+            inside = folder / artifact.artifact.path.name if artifact.artifact.path.is_dir() else folder
+            files: list[BundledFile] = []
+            sizes = [0] * (len(tiers) - 1)
             for place, file in enumerate(artifact.files):
-                for tier in range(1, len(plan.tiers)):
-                    patch = tier_patch(file, tier)
+                patches = [pool.submit(tier_patch, file, tier) for tier in range(1, len(tiers))]
+                between = [pool.submit(state_digest, file, state) for state in range(1, len(tiers) - 1)]
+                digests = [write_locked_file(file, inside / file.file.name, advance)]
+                digests += [*(digest.result() for digest in between), originals[index][place].result()]
+                file.file.check_unchanged()
+                files.append(BundledFile(file.file.name, len(file.file), digests[0]))
+                for tier, patch in enumerate((p.result() for p in patches), 1):
                     if patch is not None:
-                        sizes[tier - 1] += len(patch.patch.payload)
+                        sizes[tier - 1] += patch.payload_size
                         sections.append(
                             SectionContents(
-                                index, place, tier, patch.patch.encode(), patch.replaces, patch.puts, patch.file
+                                index, place, tier, patch.encoded, patch.replaces, patch.puts, digests[tier]
                             )
                         )
             key_bytes.append(sizes)
-        contents = BundleContents(
-            bundle_id, model, model_version, tuple(t.name for t in plan.tiers), tuple(bundled), tuple(sections)
-        )
+            bundled.append(BundledArtifact(artifact.artifact.path.name, artifact.artifact.format, tuple(files)))
+        contents = BundleContents(bundle_id, model, model_version, tuple(tiers), tuple(bundled), tuple(sections))
         bundle = folder / f"{model}.clkey"
         with bundle.open("wb") as stream:
-            for part in bundle_parts(contents, signing_key, tier_keys(content_key, bundle_id, len(plan.tiers))):
+            for part in bundle_parts(contents, signing_key(), tier_keys(content_key, bundle_id, len(tiers))):
                 stream.write(part)
         bundle_bytes = bundle.stat().st_size
         before_commit()

@@ -46,6 +46,11 @@ class RestoredModule:
         """Names of the program's methods."""
         return list(self._module.method_names())
 
+    def batch_size(self, name: str) -> int:
+        """Size of the first axis of a method's first input, as the program was exported; 1 when it has none."""
+        sizes = self._module.method_meta(name).input_tensor_meta(0).sizes()
+        return int(sizes[0]) if sizes else 1
+
     def run_method(self, name: str, inputs: Sequence[Any]) -> list[Any]:
         """Run a method on torch tensors; the outputs are the caller's."""
         return list(self._module.run_method(name, tuple(inputs)))

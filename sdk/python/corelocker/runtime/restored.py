@@ -121,7 +121,7 @@ class RestoredFile(mmap.mmap):
             for number, (section, patch) in enumerate(zip(sections, patches, strict=True)):
                 # Only the first patch finds what the file holds; a page that was not read yet costs less to write.
                 if patch.digest(memory, None if number else descriptor) != section.section.replaces:
-                    _refuse(sections[number:], patches[number:], memory)
+                    _refuse(descriptor, len(self), sections, patches)
                 patch.apply(memory)
         self._protect(address, mmap.PROT_READ)
 
@@ -132,9 +132,12 @@ class RestoredFile(mmap.mmap):
             )
 
 
-def _refuse(sections: Sequence[DecryptedSection], patches: Sequence[Patch], memory: memoryview) -> NoReturn:
-    """Say why the first of the sections does not fit; none of them is applied."""
-    if any(patch.digest(memory) == section.puts for section, patch in zip(sections, patches, strict=True)):
+def _refuse(descriptor: int, size: int, sections: Sequence[DecryptedSection], patches: Sequence[Patch]) -> NoReturn:
+    """Say why the sections do not fit the file, going by what it holds before any of them is applied."""
+    with mmap.mmap(descriptor, size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ) as file:
+        pairs = zip(sections, patches, strict=True)
+        restored = any(patch.payload and patch.digest(file) == section.puts for section, patch in pairs)
+    if restored:
         raise AlreadyRestoredError("the file is restored already", hint="A patch is applied once, to the locked file")
     raise ReplacedBytesError(
         "the file is not the locked file of the key bundle", hint="Take the file and the bundle of one lock"
