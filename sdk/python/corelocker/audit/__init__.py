@@ -1,0 +1,24 @@
+"""What a lock is worth, measured on the publisher's own model (extra `audit`).
+
+Owns the audit: a model in every tier (`models`), data sets and metrics (`data`), utility and its curve (`utility`), attacks
+(`attacks`), calibration of tiers (`calibrate`), bounds (`bounds`) and the report (`report`). It uses locking and artifacts and
+nothing uses it but the command line. Everything is deterministic for a seed. torch is imported when a function needs it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+from corelocker.errors import MissingExtraError
+
+
+def need(module: str) -> ModuleType:
+    """Import an optional dependency. Raises MissingExtraError when it is not installed."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        package = module.partition(".")[0]
+        raise MissingExtraError(
+            f"the audit needs {package}, which is not installed", hint="pip install 'corelocker[audit]'"
+        ) from None
