@@ -32,15 +32,7 @@ debian_packages() {
     g++-aarch64-linux-gnu qemu-user
   )
   command -v npm >/dev/null || wanted+=(npm)
-  local missing=() package
-  for package in "${wanted[@]}"; do
-    dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
-  done
-  [ ${#missing[@]} -eq 0 ] && return
-  local sudo=()
-  [ "$(id -u)" -eq 0 ] || sudo=(sudo -n)
-  "${sudo[@]}" apt-get update -q && "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive \
-    apt-get install -q -y --no-install-recommends "${missing[@]}"
+  tools/debian.sh "${wanted[@]}"
 }
 
 # The wheel for arm64 Linux of the version that is installed here.

@@ -25,6 +25,7 @@ gate() {
 gate 'ruff check' .venv/bin/ruff check .
 gate 'ruff format' .venv/bin/ruff format --check .
 gate 'mypy' .venv/bin/mypy
+gate 'servers for the tests' tools/debian.sh postgresql softhsm2 chromium
 gate 'python tests' .venv/bin/python -m pytest -n auto --dist loadfile
 gate 'C++ set-up' tools/setup-cpp.sh
 gate 'C++' tools/test-cpp.sh

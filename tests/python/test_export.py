@@ -386,7 +386,7 @@ def dequantized(weights: dict[str, Any], precision: str, quantize: str | None) -
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("fp16", 1e-2)])
 def test_package_computes_what_the_module_computes(tmp_path: Path, precision: Any, tolerance: float) -> None:
-    from demo.evaluate_mlprogram import MlProgram
+    from corelocker.audit.evaluate_mlprogram import MlProgram
 
     text_source = load_model("test_export:transformer")
     exported = export_coreml(text_source, tmp_path / "m.mlpackage", precision=precision)

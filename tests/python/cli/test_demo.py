@@ -37,6 +37,11 @@ def test_demo_collapses_and_restores() -> None:
         assert free <= 17, "200 images: three standard errors above the 10 % of a guess"
         assert free < middle < full
         assert row["locked_fraction"] <= 0.05
+    steps = {step["what"]: step["outcome"] for step in result["unlocking"]}
+    assert all(step["as_expected"] for step in result["unlocking"]), steps
+    assert f"{result['artifacts'][0]['accuracy']['original']:.2f} %" in steps["restore in memory, run"]
+    codes = [outcome.partition("[")[2].rstrip("]") for outcome in steps.values() if outcome.startswith("refused")]
+    assert codes == ["device-limit", "license-expired", "license-revoked", "not-unlocked"]
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import rfc8785
 from corelocker.bundle import jose
 from corelocker.licensing.attestation import Format
 from corelocker.licensing.canonical import AttestedRequest, CanonicalError, canonical_json
 from cryptography.hazmat.primitives.asymmetric import ec
+from hypothesis import given
+from hypothesis import strategies as st
 
 VECTORS = Path(__file__).resolve().parents[3] / "tests/vectors/attestation/made/canonical_requests.json"
 KEY, OTHER = (ec.derive_private_key(scalar, ec.SECP256R1()).public_key() for scalar in (2, 3))
@@ -82,3 +85,25 @@ def test_values_without_canonical_json(value: dict[str, object]) -> None:
 def test_requests_that_are_not_unicode(member: str) -> None:
     with pytest.raises(CanonicalError):
         replace(REQUEST, **{member: "\ud800"}).digest(Format.DEVELOPMENT)
+
+
+_plain_values = st.recursive(
+    st.text() | st.integers(-(2**53) + 1, 2**53 - 1),
+    lambda inner: st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(
+    st.dictionaries(st.text(max_size=8) | st.from_regex(r"[a-z_\"\\]{0,6}", fullmatch=True), _plain_values, max_size=6)
+)
+def test_the_quick_way_writes_what_the_library_writes(value: dict[str, object]) -> None:
+    try:
+        expected: bytes | None = rfc8785.dumps(value)  # type: ignore[arg-type]
+    except (rfc8785.CanonicalizationError, UnicodeEncodeError):
+        expected = None
+    if expected is None:
+        with pytest.raises(CanonicalError):
+            canonical_json(value)
+    else:
+        assert canonical_json(value) == expected

@@ -49,7 +49,7 @@ def open_safetensors(path: Path) -> Artifact:
     files = _shards(path) if path.name.endswith(".json") else (MappedFile(path, path.name),)
     entries: dict[str, Entry] = {}
     for file in files:
-        for entry in _read_header(file):
+        for entry in read_header(file):
             if entry.name in entries:
                 raise MalformedArtifactError(f"{path}: tensor {entry.name!r} stands in two shards")
             entries[entry.name] = entry
@@ -103,7 +103,8 @@ def _shards(path: Path) -> tuple[MappedFile, ...]:
     return tuple(shards)
 
 
-def _read_header(file: MappedFile) -> list[Entry]:
+def read_header(file: MappedFile) -> list[Entry]:
+    """The tensors of one file and where they lie. Raises MalformedArtifactError."""
     length = int.from_bytes(file.read(0, 8), "little")
     if length > MAX_HEADER or 8 + length > len(file):
         raise MalformedArtifactError(f"{file.name}: the header says {length} bytes, the file has {len(file)}")

@@ -17,9 +17,14 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 SIGNATURE_SIZE = 64
 THUMBPRINT_SIZE = 43
+
+
+class PointError(ValueError):
+    """Coordinates of the right form that belong to no point of the curve."""
 
 
 def encode_base64url(data: bytes) -> str:
@@ -42,22 +47,24 @@ def decode_base64url(text: str) -> bytes:
 def public_jwk(key: ec.EllipticCurvePublicKey) -> dict[str, str]:
     """The public JWK of a P-256 key: kty, crv, x and y."""
     _require_p256(key)
-    numbers = key.public_numbers()
-    x, y = (encode_base64url(value.to_bytes(32, "big")) for value in (numbers.x, numbers.y))
-    return {"kty": "EC", "crv": "P-256", "x": x, "y": y}
+    point = key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+    return {"kty": "EC", "crv": "P-256", "x": encode_base64url(point[1:33]), "y": encode_base64url(point[33:])}
 
 
 def key_of_jwk(jwk: object) -> ec.EllipticCurvePublicKey:
     """The key of a public P-256 JWK; members beyond kty, crv, x and y are ignored.
 
-    Raises ValueError when it is not one, has a private part, or the point is not on the curve.
+    Raises ValueError when it is not one or has a private part, PointError when only the point is not on the curve.
     """
     if not isinstance(jwk, Mapping) or jwk.get("kty") != "EC" or jwk.get("crv") != "P-256":
         raise ValueError("not a JWK of kty EC and crv P-256")
     if "d" in jwk:
         raise ValueError("a private JWK where a public one belongs")
     x, y = (_coordinate(jwk.get(name)) for name in ("x", "y"))
-    return ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), b"\x04" + x + y)
+    try:
+        return ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), b"\x04" + x + y)
+    except ValueError:
+        raise PointError("the JWK's point is not on the curve") from None
 
 
 def thumbprint(key: ec.EllipticCurvePublicKey) -> str:

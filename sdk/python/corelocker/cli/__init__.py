@@ -13,6 +13,8 @@ def main() -> None:
     """Entry point of the `corelocker` script."""
     # numpy's BLAS would start a thread for each core, which spin beside the hashing; nothing here multiplies matrices.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    # torch's threads spin while they wait for each other, which takes minutes on a machine that is busy with something else.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from corelocker.cli.app import run
 
     sys.exit(run(sys.argv[1:]))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -68,7 +70,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code. Every CoreLockerError becomes one line, or JSON with `--json`."""
     from corelocker.cli import commands
 
-    commands.register(app)
+    commands.register(app, arguments)
     as_json = "--json" in arguments
     try:
         app(list(arguments))
@@ -135,6 +137,20 @@ def open_keystore(path: Path | None, passphrase_file: Path | None) -> Keystore:
     if not path.exists():
         raise FileAccessError(f"{path}: no such keystore", hint=f"Make one with `corelocker keystore init {path}`")
     return Keystore.open(path, lambda: passphrase(passphrase_file, f"Passphrase of {path}"))
+
+
+@contextmanager
+def keystore_beside(path: Path | None, passphrase_file: Path | None) -> Iterator[Callable[[], Keystore]]:
+    """Like `open_keystore`, while other work goes on: deriving the keystore's key takes a third of a second.
+
+    Yields a function that waits for the keystore and returns it, or raises what kept it from being opened.
+    """
+    if passphrase_file is None and "CORELOCKER_PASSPHRASE" not in os.environ:  # it may ask, so it comes first
+        store = open_keystore(path, passphrase_file)
+        yield lambda: store
+        return
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(open_keystore, path, passphrase_file).result
 
 
 def passphrase(file: Path | None, question: str, *, confirm: bool = False) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import sys
 import tempfile
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from corelocker.cli.app import Json, emit, human, progress_bar, wide_console
+from corelocker.cli.device import require_service_extra
 from corelocker.errors import FileAccessError
 
 if TYPE_CHECKING:
@@ -48,10 +50,12 @@ def demo(
 ) -> None:
     """Lock a small Fashion-MNIST classifier for ExecuTorch and Core ML, restore it, and measure what each tier is worth.
 
-    Runs in a checkout of the repository, where the model and its test images lie, and needs `corelocker[export]`.
+    Then run the unlock service on this machine and show whom it gives the model to, and whom not. Runs in a checkout of the
+    repository, where the model and its test images lie, and needs `corelocker[export,service]`.
 
     Example: `corelocker demo --images 500`
     """
+    require_service_extra()
     root = _repository()
     if str(root) not in sys.path:
         sys.path.insert(0, str(root))
@@ -62,7 +66,8 @@ def demo(
         with tempfile.TemporaryDirectory(prefix="corelocker-demo-") as folder:
             result = _run(root, Path(folder), images, json)
     emit(json, result, lambda: _print(result))
-    if not all(row["bit_exact"] for row in result["artifacts"]):
+    as_expected = all(step["as_expected"] for step in result["unlocking"])
+    if not as_expected or not all(row["bit_exact"] for row in result["artifacts"]):
         raise typer.Exit(1)
 
 
@@ -78,6 +83,7 @@ def _run(root: Path, folder: Path, images: int, as_json: bool) -> dict[str, Any]
 
     from corelocker.bundle.clkey import KeyBundle
     from corelocker.bundle.keystore import Keystore
+    from corelocker.cli.demo_unlock import unlocking
     from corelocker.cli.lock import LockOptions, lock_files
     from corelocker.export import ExportTarget, export_target, load_model
     from corelocker.locking.plan import parse_tiers
@@ -101,6 +107,7 @@ def _run(root: Path, folder: Path, images: int, as_json: bool) -> dict[str, Any]
             paths.append(export_target(source, target, originals, force=True).path)
         show("export", len(targets), len(targets))
         exported = time.perf_counter() - started
+    _use_one_thread()
 
     # A publisher has a passphrase or a key-encryption key; the demo's keystore lives for a minute.
     store = Keystore.create(folder / f"keys-{secrets.token_hex(4)}.json", secrets.token_bytes(16).hex().encode())
@@ -108,7 +115,7 @@ def _run(root: Path, folder: Path, images: int, as_json: bool) -> dict[str, Any]
     # The seed makes the table repeatable; a publisher leaves it out.
     options = LockOptions(parse_tiers(TIERS), criterion="bn-scale", source=checkpoint, seed="demo")
     started = time.perf_counter()
-    publication, _ = lock_files(paths, dist, options, "fashion", 1, store, force=True, quiet=as_json)
+    publication, _ = lock_files(paths, dist, options, "fashion", 1, lambda: store, force=True, quiet=as_json)
     locked = time.perf_counter() - started
 
     bundle = KeyBundle.open(publication.bundle, store.publisher)
@@ -124,6 +131,11 @@ def _run(root: Path, folder: Path, images: int, as_json: bool) -> dict[str, Any]
         for number, path in enumerate(paths):
             rows.append(_measure(publication, number, path, dist / path.name, bundle, key, evaluate))
         show("measure", total, total)
+    started = time.perf_counter()
+    shown = unlocking(
+        folder, store, publication.bundle, dist / paths[0].name, paths[0],
+        lambda state: _evaluate_pte(paths[0], state, x, y), rows[0].accuracy["original"],
+    )  # fmt: skip
     return {
         "tiers": list(bundle.tiers),
         "images": images,
@@ -131,7 +143,26 @@ def _run(root: Path, folder: Path, images: int, as_json: bool) -> dict[str, Any]
         "bundle_bytes": publication.bundle_bytes,
         "export_s": round(exported, 2),
         "lock_s": round(locked, 2),
+        "unlocking": [vars(step) for step in shown],
+        "unlocking_s": round(time.perf_counter() - started, 2),
     }
+
+
+def _use_one_thread() -> None:
+    """The model is too small to share between threads, which only wait for each other where the machine is busy."""
+    import torch
+    from executorch.extension.pybindings import portable_lib
+
+    torch.set_num_threads(1)
+    # ExecuTorch tells about it, and about the processor, on the terminal; below Python's own sys.stderr.
+    terminal, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        portable_lib._unsafe_reset_threadpool(1)
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
+        os.close(nowhere)
 
 
 def _measure(
@@ -178,7 +209,7 @@ def _evaluate_package(path: Path, weights: bytes, x: npt.NDArray[np.float32], y:
     """Top-1 in percent by the Linux evaluator of mlprograms (fp32 arithmetic; Core ML itself runs on Apple's systems alone)."""
     import torch
 
-    from demo.evaluate_mlprogram import MlProgram
+    from corelocker.audit.evaluate_mlprogram import MlProgram
 
     program = MlProgram(path, weights)
     (name,) = program.inputs
@@ -211,3 +242,7 @@ def _print(result: dict[str, Any]) -> None:
     )
     exact = all(row["bit_exact"] for row in result["artifacts"])
     console.print(f"bit-exact: {'yes' if exact else 'NO'}")
+    console.print(f"\nUnlocking {result['artifacts'][0]['name']}, one device a purchase ({result['unlocking_s']} s):")
+    for step in result["unlocking"]:
+        mark = "ok" if step["as_expected"] else "WRONG"
+        console.print(f"  {mark:5} {step['what']}: {step['outcome']}", markup=False, highlight=False)

@@ -11,18 +11,19 @@ import typer
 from corelocker.cli import lock as locking
 from corelocker.cli.app import Force, Json, KeystorePath, PassphraseFile, emit, progress_bar
 from corelocker.cli.lock import (
-    DEFAULT_TIERS,
     Consumers,
-    CriterionName,
     Exclude,
-    FillName,
     IncludeIo,
+    InputStatistics,
     LockOptions,
+    OptionalCriterion,
+    OptionalFill,
+    OptionalScope,
+    OptionalTiers,
+    PresetOption,
     SavePlan,
-    ScopeName,
     Seed,
     Source,
-    Tiers,
 )
 from corelocker.errors import ConfigError
 
@@ -63,14 +64,16 @@ def export(
         str | None, typer.Option(help="Id of the model; the bundle is MODEL_ID.clkey.", show_default="--name")
     ] = None,
     model_version: Annotated[int | None, typer.Option(min=0, help="Grows with every version; needed to lock.")] = None,
-    tiers: Tiers = DEFAULT_TIERS,
-    criterion: CriterionName = "l1",
-    scope: ScopeName = "layer",
-    fill: FillName = "decoy",
+    preset: PresetOption = None,
+    tiers: OptionalTiers = None,
+    criterion: OptionalCriterion = None,
+    scope: OptionalScope = None,
+    fill: OptionalFill = None,
     consumers: Consumers = False,
     include_io: IncludeIo = False,
     exclude: Exclude = None,
     source: Source = None,
+    input_stats: InputStatistics = None,
     seed: Seed = None,
     save_plan: SavePlan = None,
     keystore: KeystorePath = None,
@@ -95,7 +98,7 @@ def export(
         if build.lock is not None and lock:
             given = {key: value for key, value in vars(build.lock).items() if value is not None}
             keystore = given.pop("keystore", None) or keystore
-            options = LockOptions(**({"tiers": parse_tiers(DEFAULT_TIERS)} | given))
+            options = LockOptions(**given, model=build.factory)
     else:
         targets = [
             ExportTarget(
@@ -113,8 +116,8 @@ def export(
             if model_version is None:
                 raise ConfigError("locking needs --model-version", hint="Or pass --no-lock")
             options = LockOptions(
-                parse_tiers(tiers), criterion, scope, fill, consumers, include_io, tuple(exclude or ()), source, seed,
-                save_plan=save_plan,
+                None if tiers is None else parse_tiers(tiers), criterion, scope, fill, consumers, include_io,
+                tuple(exclude or ()), source, seed, None, save_plan, build.factory, input_stats, preset,
             )  # fmt: skip
     _export(build, out, options, keystore, passphrase_file, force=force, as_json=json)
 
@@ -154,7 +157,14 @@ def _export(
             emit(as_json, result, lambda: _say(result["outputs"], notes))
             return
         publication, plan = locking.lock_files(
-            paths, out, options, build.model_id or "model", build.model_version or 0, store, force=force, quiet=as_json
+            paths,
+            out,
+            options,
+            build.model_id or "model",
+            build.model_version or 0,
+            lambda: store,
+            force=force,
+            quiet=as_json,
         )
     result = locking.document(publication, plan) | {"notes": notes}
     if not as_json:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -16,13 +16,15 @@ from corelocker.cli.app import (
     PassphraseFile,
     emit,
     human,
-    open_keystore,
+    keystore_beside,
     progress_bar,
     wide_console,
 )
+from corelocker.errors import ConfigError
 
 if TYPE_CHECKING:
     from corelocker.artifacts import Artifact
+    from corelocker.audit.sensitivity import SensitivityScorer
     from corelocker.bundle.keystore import Keystore
     from corelocker.locking.plan import Plan, Tier
     from corelocker.locking.publish import Publication
@@ -32,7 +34,8 @@ DEFAULT_TIERS = "free=0.05,full=0"
 ModelVersion = Annotated[int, typer.Option(min=0, help="Grows with every version.")]
 Tiers = Annotated[str, typer.Option(help="NAME=FRACTION of channels that stay removed, first what ships, last 0.")]
 CriterionName = Annotated[
-    Literal["l1", "bn-scale", "random"], typer.Option(help="What ranks channels. random is a baseline, not a lock.")
+    Literal["l1", "bn-scale", "random", "sensitivity"],
+    typer.Option(help="What ranks channels. sensitivity needs --model. random is a baseline, not a lock."),
 ]
 ScopeName = Annotated[
     Literal["layer", "global"], typer.Option(help="Rank within each layer, or over the whole network.")
@@ -40,6 +43,28 @@ ScopeName = Annotated[
 FillName = Annotated[
     Literal["zero", "decoy"],
     typer.Option(help="What stands in the place of locked channels. zero shows where they are."),
+]
+OptionalTiers = Annotated[
+    str | None,
+    typer.Option(
+        help="NAME=FRACTION of channels that stay removed, first what ships, last 0.", show_default=DEFAULT_TIERS
+    ),
+]
+OptionalCriterion = Annotated[
+    Literal["l1", "bn-scale", "random", "sensitivity"] | None,
+    typer.Option(
+        help="What ranks channels. sensitivity needs --model. random is a baseline, not a lock.", show_default="l1"
+    ),
+]
+OptionalScope = Annotated[
+    Literal["layer", "global"] | None,
+    typer.Option(
+        help="Rank within each layer, or over the whole network.", show_default="layer; global for sensitivity"
+    ),
+]
+OptionalFill = Annotated[
+    Literal["zero", "decoy"] | None,
+    typer.Option(help="What stands in the place of locked channels. zero shows where they are.", show_default="decoy"),
 ]
 Consumers = Annotated[
     bool, typer.Option("--consumers", help="Also take the next layers' weights that read a locked channel.")
@@ -49,7 +74,24 @@ Exclude = Annotated[
     list[str] | None, typer.Option(help="Leave layers alone whose name matches this pattern; repeatable.")
 ]
 Source = Annotated[
-    Path | None, typer.Option(help="Training checkpoint (.safetensors) with the BatchNorm scales, for bn-scale.")
+    Path | None,
+    typer.Option(
+        help="Training checkpoint (.safetensors), for bn-scale and l1 of a model whose BatchNorms are folded."
+    ),
+]
+ModelFactory = Annotated[
+    str | None,
+    typer.Option("--model", help="package.module:factory of the trained torch module, for sensitivity."),
+]
+InputStatistics = Annotated[
+    str | None,
+    typer.Option(
+        help="MEAN[,MEAN...]/STD[,STD...] of the model's input, for sensitivity; calibration inputs give it too."
+    ),
+]
+PresetOption = Annotated[
+    Literal["minimal", "balanced", "hardened"] | None,
+    typer.Option(help="minimal: fewest bytes. balanced: a tenth of every layer. hardened: withstands fine-tuning."),
 ]
 Seed = Annotated[
     str | None,
@@ -62,12 +104,16 @@ SavePlan = Annotated[
 
 @dataclass(frozen=True)
 class LockOptions:
-    """How to lock; the same for `corelocker lock`, `corelocker export` and `[lock]` of a corelocker.toml."""
+    """How to lock; the same for `corelocker lock`, `corelocker export` and `[lock]` of a corelocker.toml.
 
-    tiers: tuple[Tier, ...]
-    criterion: Literal["l1", "bn-scale", "random"] = "l1"
-    scope: Literal["layer", "global"] = "layer"
-    fill: Literal["zero", "decoy"] = "decoy"
+    What is None is the preset's, or else the default: free=0.05,full=0, l1 (sensitivity ranks the whole network, the other
+    criteria each layer) and decoys.
+    """
+
+    tiers: tuple[Tier, ...] | None = None
+    criterion: Literal["l1", "bn-scale", "random", "sensitivity"] | None = None
+    scope: Literal["layer", "global"] | None = None
+    fill: Literal["zero", "decoy"] | None = None
     consumers: bool = False
     include_io: bool = False
     exclude: Sequence[str] = ()
@@ -75,6 +121,9 @@ class LockOptions:
     seed: str | None = None
     plan: Path | None = None
     save_plan: Path | None = None
+    model: str | None = None
+    input_stats: str | None = None
+    preset: Literal["minimal", "balanced", "hardened"] | None = None
 
 
 def lock(
@@ -89,14 +138,17 @@ def lock(
         str, typer.Option(help="Id of the model, the same for all its versions. The bundle is MODEL_ID.clkey.")
     ],
     model_version: ModelVersion,
-    tiers: Tiers = DEFAULT_TIERS,
-    criterion: CriterionName = "l1",
-    scope: ScopeName = "layer",
-    fill: FillName = "decoy",
+    preset: PresetOption = None,
+    tiers: OptionalTiers = None,
+    criterion: OptionalCriterion = None,
+    scope: OptionalScope = None,
+    fill: OptionalFill = None,
     consumers: Consumers = False,
     include_io: IncludeIo = False,
     exclude: Exclude = None,
     source: Source = None,
+    model: ModelFactory = None,
+    input_stats: InputStatistics = None,
     seed: Seed = None,
     plan: Annotated[Path | None, typer.Option(help="Lock the channels of a saved plan.")] = None,
     save_plan: SavePlan = None,
@@ -111,14 +163,20 @@ def lock(
 
     Example: `corelocker lock A.pte B.mlpackage --out dist --model-id scanner --model-version 3
     --tiers free=0.05,plus=0.01,full=0`
+
+    Example: `corelocker lock A.pte --preset minimal --model shop.models:classifier --out dist --model-id scanner
+    --model-version 3`
     """
     from corelocker.locking.plan import parse_tiers
 
     options = LockOptions(
-        parse_tiers(tiers), criterion, scope, fill, consumers, include_io, tuple(exclude or ()), source, seed, plan, save_plan
+        None if tiers is None else parse_tiers(tiers), criterion, scope, fill, consumers, include_io, tuple(exclude or ()),
+        source, seed, plan, save_plan, model, input_stats, preset,
     )  # fmt: skip
-    store = open_keystore(keystore, passphrase_file)
-    publication, chosen = lock_files(artifacts, out, options, model_id, model_version, store, force=force, quiet=json)
+    with keystore_beside(keystore, passphrase_file) as store:
+        publication, chosen = lock_files(
+            artifacts, out, options, model_id, model_version, store, force=force, quiet=json
+        )
     report(document(publication, chosen), as_json=json)
 
 
@@ -128,20 +186,19 @@ def lock_files(
     options: LockOptions,
     model_id: str,
     model_version: int,
-    store: Keystore,
+    store: Callable[[], Keystore],
     *,
     force: bool,
     quiet: bool,
 ) -> tuple[Publication, Plan]:
-    """Lock the files at `paths` into `out` under one bundle, and save its content key in the keystore."""
+    """Lock the files at `paths` into `out` under one bundle, and save its content key in the keystore that `store` gives."""
     import secrets
     from uuid import uuid4
 
     from corelocker.artifacts.detect import open_artifacts
     from corelocker.bundle.content_keys import new_content_key
-    from corelocker.errors import ConfigError, OutputExistsError
-    from corelocker.locking.criteria import check_criterion, score
-    from corelocker.locking.plan import NAME, Plan, make_plan
+    from corelocker.errors import OutputExistsError
+    from corelocker.locking.plan import NAME, Plan
     from corelocker.locking.publish import publish
 
     if not NAME.fullmatch(model_id):
@@ -151,29 +208,14 @@ def lock_files(
     artifacts = open_artifacts(paths)
     seed = secrets.token_bytes(32) if options.seed is None else options.seed.encode()
     with progress_bar(quiet) as show:
-        if options.plan is not None:
-            plan = Plan.load(options.plan, artifacts)
-        else:
-            check_criterion(options.criterion, artifacts, options.source)
-            plan = make_plan(
-                artifacts,
-                options.tiers,
-                score(options.criterion, seed, options.source),
-                criterion=options.criterion,
-                scope=options.scope,
-                fill=options.fill,
-                seed=seed,
-                consumers=options.consumers,
-                include_io=options.include_io,
-                exclude=options.exclude,
-                progress=lambda done, total: show("rank", done, total),
-            )
+        saved = options.plan
+        plan = choose(artifacts, options, seed, show) if saved is None else Plan.load(saved, artifacts)
         bundle_id, content_key = uuid4(), new_content_key()
 
         def save() -> None:
             if options.save_plan is not None:
                 plan.save(options.save_plan, force=force)
-            store.add_content_key(bundle_id, model_id, model_version, tuple(t.name for t in plan.tiers), content_key)
+            store().add_content_key(bundle_id, model_id, model_version, tuple(t.name for t in plan.tiers), content_key)
 
         publication = publish(
             artifacts,
@@ -182,13 +224,78 @@ def lock_files(
             model=model_id,
             model_version=model_version,
             bundle_id=bundle_id,
-            signing_key=store.signing_key,
+            signing_key=lambda: store().signing_key,
             content_key=content_key,
             force=force,
             before_commit=save,
             progress=lambda stage: show(stage.name, stage.done, stage.total),
         )
     return publication, plan
+
+
+def choose(
+    artifacts: Sequence[Artifact],
+    options: LockOptions,
+    seed: bytes,
+    show: Callable[[str, int, int], None],
+    known: SensitivityScorer | None = None,
+) -> Plan:
+    """The plan of these options. `show` is told (stage, done, total). `known` is the scorer, where the caller needs it again."""
+    from corelocker.locking.criteria import check_criterion, score
+    from corelocker.locking.hardened import hardened_channels
+    from corelocker.locking.plan import Tier, make_plan, parse_tiers
+    from corelocker.locking.presets import preset
+
+    chosen = preset(options.preset) if options.preset else None
+    criterion = options.criterion or (chosen.criterion if chosen else "l1")
+    scope = options.scope or (chosen.scope if chosen else "global" if criterion == "sensitivity" else "layer")
+    fill = options.fill or (chosen.fill if chosen else "decoy")
+    tiers: Any = options.tiers or parse_tiers(DEFAULT_TIERS)
+    if chosen is not None and chosen.removed is not None and options.tiers is None:
+        tiers = (Tier("free", chosen.removed), Tier("full", 0.0))
+    if criterion == "sensitivity":
+        scorer = known or _sensitivity(options, fill, show)
+        if chosen is not None and chosen.margin is not None and options.tiers is None:
+            margin = chosen.margin
+            tiers = lambda: (Tier("free", scorer.fraction_to_collapse(margin)), Tier("full", 0.0))  # noqa: E731
+        rank: Any = scorer
+    else:
+        if chosen is not None and chosen.margin is not None and options.tiers is None:
+            raise ConfigError(
+                f"preset {options.preset} measures where the model collapses; criterion {criterion} cannot",
+                hint="Leave --criterion out, or give --tiers",
+            )
+        check_criterion(criterion, list(artifacts), options.source)
+        rank = score(criterion, seed, options.source)
+    share = chosen.share if chosen is not None else None
+    return make_plan(
+        artifacts,
+        tiers,
+        rank,
+        criterion=criterion,
+        scope=scope,
+        fill=fill,
+        seed=seed,
+        consumers=options.consumers,
+        include_io=options.include_io or (chosen is not None and chosen.include_io),
+        exclude=options.exclude,
+        counts=None if share is None else lambda layers: hardened_channels(layers, share),
+        progress=lambda done, total: show("rank", done, total),
+    )
+
+
+def _sensitivity(
+    options: LockOptions, fill: Literal["zero", "decoy"], show: Callable[[str, int, int], None]
+) -> SensitivityScorer:
+    if options.model is None:
+        raise ConfigError(
+            "sensitivity runs the model", hint="Name its trained torch module with --model package.module:factory"
+        )
+    from corelocker.audit.sensitivity import SensitivityScorer
+    from corelocker.audit.synthetic import InputStats
+
+    stats = None if options.input_stats is None else InputStats.parse(options.input_stats)
+    return SensitivityScorer.from_factory(options.model, fill=fill, stats=stats, progress=show)
 
 
 def document(publication: Publication, plan: Plan) -> dict[str, Any]:

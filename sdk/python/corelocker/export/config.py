@@ -7,14 +7,16 @@
 
     [lock]                                   # optional: without it the files are exported and not locked
     tiers = "free=0.05,plus=0.01,full=0"
-    criterion = "l1"                         # l1 | bn-scale | random
+    preset = "balanced"                      # minimal | balanced | hardened; the keys below count instead of it
+    criterion = "l1"                         # l1 | bn-scale | random | sensitivity (runs the factory's module)
     scope = "layer"                          # layer | global
     fill = "decoy"                           # zero | decoy
     consumers = false
     include_io = false
     exclude = ["*.classifier"]               # layers to leave alone
     seed = "..."                             # for a repeatable lock; as secret as the keystore
-    source = "checkpoint.safetensors"        # BatchNorm scales for bn-scale
+    source = "checkpoint.safetensors"        # BatchNorm scales for bn-scale, unfolded weights for l1
+    input_stats = "0.45/0.22"                # mean / spread of the inputs, for sensitivity
     save_plan = "plan.json"
     keystore = "keys.json"
 
@@ -120,6 +122,8 @@ class LockOptions:
     source: Path | None = None
     save_plan: Path | None = None
     keystore: Path | None = None
+    preset: str | None = None
+    input_stats: str | None = None
 
 
 @dataclass(frozen=True)
@@ -144,14 +148,16 @@ Field = type | tuple[str, ...]
 MODEL: dict[str, Field] = {"factory": str, "id": str, "version": int}
 LOCK: dict[str, Field] = {
     "tiers": str,
-    "criterion": ("l1", "bn-scale", "random"),
+    "criterion": ("l1", "bn-scale", "random", "sensitivity"),
     "scope": ("layer", "global"),
     "fill": ("zero", "decoy"),
+    "preset": ("minimal", "balanced", "hardened"),
     "consumers": bool,
     "include_io": bool,
     "exclude": list,
     "seed": str,
     "source": str,
+    "input_stats": str,
     "save_plan": str,
     "keystore": str,
 }

@@ -79,7 +79,7 @@ def load_model(spec: str) -> ExportSource:
     if not colon or not module_name or not factory_name:
         raise ExportError(f"{spec!r} is neither package.module:factory nor a .pt2 file")
     need("torch")
-    return _capture(spec, _call_factory(spec, module_name, factory_name))
+    return capture(spec, _call_factory(spec, module_name, factory_name))
 
 
 def _call_factory(spec: str, module_name: str, factory_name: str) -> Any:
@@ -111,7 +111,8 @@ def _seeded(call: Callable[[], Any]) -> Any:
         return call()
 
 
-def _capture(spec: str, made: Any) -> ExportSource:
+def capture(spec: str, made: Any) -> ExportSource:
+    """What a factory returned (see `load_model`), captured with `torch.export`; `spec` names it in errors. Raises ExportError."""
     import torch
 
     if not isinstance(made, tuple) or len(made) not in (2, 3):

@@ -26,7 +26,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, cast
 
-import rfc8785
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hpke
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -35,6 +34,7 @@ from corelocker.bundle import jose
 from corelocker.errors import FileAccessError
 from corelocker.files import write_atomically
 from corelocker.licensing import Environment
+from corelocker.licensing.canonical import CanonicalError, canonical_json
 from corelocker.licensing.errors import (
     LicenseAudienceError,
     LicenseBundleError,
@@ -154,6 +154,11 @@ class License:
         return self.issued_at + (self.expires_at - self.issued_at) * 2 // 3
 
 
+def seal(plaintext: bytes, device_key: ec.EllipticCurvePublicKey, info: bytes) -> bytes:
+    """HPKE's enc || ciphertext of a short plaintext for a device key, which `DeviceKey.open` opens."""
+    return _SUITE.encrypt(plaintext, device_key, info)
+
+
 # --- the service ---------------------------------------------------------------------------------
 
 
@@ -197,7 +202,7 @@ def issue_license(
     }
     if expires_at is not None:
         claims["exp"] = expires_at
-    wrapped = _SUITE.encrypt(content_key, device_key, license_info(claims))
+    wrapped = seal(content_key, device_key, license_info(claims))
     claims["wk"] = jose.encode_base64url(wrapped)
     # The checks of the reader are those of the writer too.
     _license_of(claims)
@@ -211,8 +216,8 @@ def license_info(claims: Mapping[str, object]) -> bytes:
     """
     others = {name: value for name, value in claims.items() if name != "wk"}
     try:
-        canonical = rfc8785.dumps(others)  # type: ignore[arg-type]
-    except (rfc8785.CanonicalizationError, RecursionError):
+        canonical = canonical_json(others)
+    except CanonicalError:
         raise LicenseFormatError("the claims have no canonical JSON") from None
     return INFO_PREFIX + hashlib.sha256(canonical).digest()
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 import fnmatch
 import json
 import math
+import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -24,11 +26,13 @@ from corelocker.errors import CriterionError, FileAccessError, LockingError, Not
 from corelocker.files import write_atomically
 from corelocker.locking.criteria import Criterion, Scores
 from corelocker.locking.groups import Member, group_layers
+from corelocker.locking.hardened import LayerSize
 
 Scope = Literal["layer", "global"]
 Fill = Literal["zero", "decoy"]
 TierMap = npt.NDArray[np.uint8]
 MAX_TIERS = 64
+THREADS = min(4, os.cpu_count() or 1)
 MAX_PLAN = 256 << 20
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -184,9 +188,20 @@ class Plan:
         )  # fmt: skip
 
 
+@runtime_checkable
+class Together(Protocol):
+    """A scorer that must see all layers that may be locked before it scores one."""
+
+    def prepare(self, artifacts: Sequence[Artifact], groups: Sequence[list[Member]]) -> None:
+        """Rank the layers; each group holds copies of one layer. Raises CriterionError."""
+
+    def __call__(self, tensor: WeightTensor) -> Scores:
+        """As any scorer. Raises CriterionError for a layer that could not be ranked."""
+
+
 def make_plan(
     artifacts: Sequence[Artifact],
-    tiers: Sequence[Tier],
+    tiers: Sequence[Tier] | Callable[[], Sequence[Tier]],
     score: Callable[[WeightTensor], Scores],
     *,
     criterion: Criterion,
@@ -196,9 +211,15 @@ def make_plan(
     consumers: bool = False,
     include_io: bool = False,
     exclude: Sequence[str] = (),
+    counts: Callable[[Sequence[LayerSize]], Mapping[str, int]] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Plan:
     """Choose the channels.
+
+    `score` is called for each layer that may be locked, from several threads. One that ranks layers together has a method
+    `prepare` (see `Together`), which is called before. `tiers` may be a function; it is called when all scores are known.
+    `counts` says how many channels of each layer the tier that ships keeps locked, in place of its fraction and of `scope`;
+    embeddings are left alone then.
 
     Scope "layer" removes the same fraction of every layer (at least one channel in the tier that ships), "global" ranks all
     channels of the network together: |gamma| as in the paper, other scores relative to their layer's mean. Layers with the
@@ -212,20 +233,28 @@ def make_plan(
     scores: list[Scores] = []
     unscored: CriterionError | None = None
     all_groups = group_layers(list(artifacts))
-    for done, group in enumerate(all_groups):
-        progress(done, len(all_groups))
-        reason = next(
-            filter(None, (_excluded(artifacts[m.artifact], m.tensor, include_io, exclude) for m in group)), None
-        )
-        if reason is None:
-            try:
-                scores.append(_score_group(group, score))
-                groups.append(group)
-                continue
-            except CriterionError as error:
-                unscored, reason = error, "the criterion has no score for it"
-        for member in group:
-            left_alone[member.artifact][member.tensor.name] = reason
+    reasons = [
+        next(filter(None, (_excluded(artifacts[m.artifact], m.tensor, include_io, exclude) for m in group)), None)
+        for group in all_groups
+    ]
+    if isinstance(score, Together):
+        score.prepare(artifacts, [group for group, reason in zip(all_groups, reasons, strict=True) if reason is None])
+    with ThreadPoolExecutor(THREADS) as pool:
+        scoring = [
+            pool.submit(_score_group, group, score) if reason is None else None
+            for group, reason in zip(all_groups, reasons, strict=True)
+        ]
+        for done, (group, reason, scored) in enumerate(zip(all_groups, reasons, scoring, strict=True)):
+            progress(done, len(all_groups))
+            if scored is not None:
+                try:
+                    scores.append(scored.result())
+                    groups.append(group)
+                    continue
+                except CriterionError as error:
+                    unscored, reason = error, "the criterion has no score for it"
+            for member in group:
+                left_alone[member.artifact][member.tensor.name] = str(reason)
     progress(len(all_groups), len(all_groups))
     if not groups:
         if unscored is not None:
@@ -236,7 +265,11 @@ def make_plan(
         raise NothingToLockError(
             f"{', '.join(names)}: only the input and output layers have weights", hint="Lock them too with --include-io"
         )
-    chosen = _choose(scores, tiers, scope, criterion)
+    tiers = check_tiers(tiers() if callable(tiers) else tiers)
+    if counts is None:
+        chosen = _choose(scores, tiers, scope, criterion)
+    else:
+        tiers, chosen = _spread(scores, tiers, counts, groups)
     tier_of: list[dict[str, TierMap]] = [{} for _ in artifacts]
     for group, map_ in zip(groups, chosen, strict=True):
         for member in group:
@@ -269,6 +302,30 @@ def _score_group(group: list[Member], score: Callable[[WeightTensor], Scores]) -
     return score(group[-1].tensor)
 
 
+def _spread(
+    scores: list[Scores],
+    tiers: Sequence[Tier],
+    counts: Callable[[Sequence[LayerSize]], Mapping[str, int]],
+    groups: list[list[Member]],
+) -> tuple[tuple[Tier, ...], list[TierMap]]:
+    """The first tier by `counts`; the others keep the part of its channels that their fraction is of its own."""
+    leaders = [group[0].tensor for group in groups]
+    layers = [
+        LayerSize(t.name, t.channels, sum(part.size for part in t.parts)) for t in leaders if t.role != "embedding"
+    ]
+    wanted = counts(layers)
+    locked = [min(wanted.get(t.name, 0), t.channels - 1) for t in leaders]
+    first = Tier(tiers[0].name, sum(locked) / sum(t.channels for t in leaders))
+    tiers = check_tiers([first, *tiers[1:]])
+    chosen = []
+    for score, count in zip(scores, locked, strict=True):
+        map_, ranked = np.zeros(score.size, np.uint8), np.argsort(-score, kind="stable")
+        for index, tier in enumerate(tiers[:-1]):
+            map_[ranked[: math.floor(count * tier.removed / first.removed + 0.5)]] = index + 1
+        chosen.append(map_)
+    return tiers, chosen
+
+
 def _choose(scores: list[Scores], tiers: Sequence[Tier], scope: Scope, criterion: Criterion) -> list[TierMap]:
     if any(not np.isfinite(s).all() for s in scores):
         raise LockingError("a layer holds weights that are not finite numbers; such a model cannot be ranked")
@@ -281,8 +338,9 @@ def _choose(scores: list[Scores], tiers: Sequence[Tier], scope: Scope, criterion
                 count = min(max(count, 1) if index == 0 else count, map_.size - 1)
                 map_[ranked[:count]] = index + 1
         return chosen
-    # Raw |gamma| compares across layers; sums of weights grow with a layer's fan-in.
-    keys = np.concatenate([s if criterion == "bn-scale" else s / max(float(s.mean()), 1e-30) for s in scores])
+    # |gamma| and ranks compare across layers as they are; sums of weights grow with a layer's fan-in.
+    comparable = criterion in ("bn-scale", "sensitivity")
+    keys = np.concatenate([s if comparable else s / max(float(s.mean()), 1e-30) for s in scores])
     layer = np.concatenate([np.full(s.size, i) for i, s in enumerate(scores)])
     rank_in_layer = np.empty(keys.size, np.int64)
     channel = np.concatenate([np.arange(s.size) for s in scores])

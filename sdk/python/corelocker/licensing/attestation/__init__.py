@@ -6,6 +6,7 @@ One module for each format, each a pure function of (evidence, expected challeng
     apple_app_attest.verify_app_attestation      Apple vouches for a key of an app instance, once an install
     apple_app_attest.verify_app_assertion        that key signs a request, with a counter that rises
     development.verify_development               a key under a development root, for emulators, simulators and CI
+    device_key.verify_device_key                 the device key answers a challenge, to renew what it was attested for
     play_integrity.verify_play_integrity         Google's verdict as an extra signal beside `android-key`
 
 A verifier never raises for bad evidence: it returns a `Verdict` with one `Reason`. It raises `ConfigError` or
@@ -38,6 +39,7 @@ class Format(StrEnum):
     ANDROID_KEY = "android-key"
     APPLE_APP_ATTEST = "apple-app-attest"
     DEVELOPMENT = "development"
+    DEVICE_KEY = "device-key"
     PLAY_INTEGRITY = "play-integrity"
 
 
@@ -170,7 +172,14 @@ class DevelopmentEvidence:
     signature: bytes
 
 
-Evidence = AndroidKeyEvidence | AppAttestEvidence | AppAssertEvidence | DevelopmentEvidence
+@dataclass(frozen=True, slots=True)
+class DeviceKeyEvidence:
+    """The 32-byte answer to a challenge that was sealed to the device key (`device_key.py`); renewals only."""
+
+    proof: bytes
+
+
+Evidence = AndroidKeyEvidence | AppAttestEvidence | AppAssertEvidence | DevelopmentEvidence | DeviceKeyEvidence
 
 
 class EvidenceError(AttestationError):
@@ -186,6 +195,7 @@ def evidence_from_json(value: Mapping[str, object]) -> Evidence:
         {"format": "apple-app-attest", "key_id": ..., "attestation": ...}     first unlock of an install
         {"format": "apple-app-attest", "key_id": ..., "assertion": ...}       every later one
         {"format": "development", "certificate": ..., "signature": ...}
+        {"format": "device-key", "proof": ...}                                renewals only
 
     Raises EvidenceError.
     """
@@ -198,6 +208,8 @@ def evidence_from_json(value: Mapping[str, object]) -> Evidence:
             return AppAssertEvidence(_bytes(key_id, 32), _bytes(data, MAX_OBJECT))
         case {"format": Format.DEVELOPMENT, "certificate": data, "signature": signature} if len(value) == 3:
             return DevelopmentEvidence(_bytes(data, MAX_CERTIFICATE), _bytes(signature, 128))
+        case {"format": Format.DEVICE_KEY, "proof": proof} if len(value) == 2:
+            return DeviceKeyEvidence(_bytes(proof, 32))
     raise EvidenceError("the attestation has an unknown format, or other members than its format has")
 
 
@@ -224,6 +236,8 @@ def evidence_to_json(evidence: Evidence) -> dict[str, object]:
                 "certificate": jose.encode_base64url(data),
                 "signature": jose.encode_base64url(signature),
             }
+        case DeviceKeyEvidence(proof):
+            return {"format": str(Format.DEVICE_KEY), "proof": jose.encode_base64url(proof)}
 
 
 def require_aware(now: datetime) -> None:

@@ -181,6 +181,8 @@ def _algorithm(element: bytes) -> str:
 
 # Issuers are shared by many devices: they are read, and their signatures checked, once (an exception is not cached).
 _parse_issuer = lru_cache(maxsize=512)(parse_certificate)
+# A few leaves: whoever verifies a chain may read it again for what it says beyond the verdict.
+_parse_leaf = lru_cache(maxsize=32)(parse_certificate)
 
 
 @lru_cache(maxsize=512)
@@ -263,7 +265,7 @@ def parse_chain(chain: Sequence[bytes]) -> tuple[Certificate, ...]:
         raise Refusal(Reason.MALFORMED, "the chain is empty")
     if len(chain) > MAX_CHAIN:
         raise Refusal(Reason.CHAIN_TOO_LONG, "the chain has too many certificates")
-    return (parse_certificate(chain[0]), *(_parse_issuer(data) for data in chain[1:]))
+    return (_parse_leaf(chain[0]), *(_parse_issuer(data) for data in chain[1:]))
 
 
 def find_anchor(chain: tuple[Certificate, ...], anchors: TrustAnchors) -> Path:

@@ -8,6 +8,7 @@ nothing: what nobody asks for is skipped by its length.
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Self
 
 BOOLEAN = 0x01
@@ -72,6 +73,15 @@ class Reader:
 
     def any(self) -> tuple[int, bytes]:
         """The next element's tag and content."""
+        data, at = self._data, self._at
+        # Most elements are short and have a low tag; what is left is `_header`'s.
+        if (
+            at + 2 <= len(data)
+            and data[at] & 0x1F != 0x1F
+            and (stop := at + 2 + data[at + 1]) <= min(at + 129, len(data))
+        ):
+            self._at = stop
+            return data[at], data[at + 2 : stop]
         tag, start, stop = self._header()
         self._at = stop
         return tag, self._data[start:stop]
@@ -133,21 +143,7 @@ class Reader:
 
     def oid(self) -> str:
         """An OBJECT IDENTIFIER in dotted form."""
-        content = self.content(OBJECT_IDENTIFIER)
-        if not 0 < len(content) <= _OID_OCTETS or content[-1] & 0x80:
-            raise DerError("an OBJECT IDENTIFIER is malformed")
-        arcs: list[int] = []
-        arc, fresh = 0, True
-        for octet in content:
-            if fresh and octet == 0x80:
-                raise DerError("an OBJECT IDENTIFIER has redundant octets")
-            arc = arc << 7 | octet & 0x7F
-            fresh = not octet & 0x80
-            if fresh:
-                arcs.append(arc)
-                arc = 0
-        first = min(arcs[0] // 40, 2)
-        return ".".join(map(str, (first, arcs[0] - 40 * first, *arcs[1:])))
+        return _dotted(self.content(OBJECT_IDENTIFIER))
 
     def time(self) -> datetime:
         """A UTCTime or GeneralizedTime in the forms that RFC 5280, 4.1.2.5 allows, in UTC."""
@@ -192,3 +188,21 @@ class Reader:
         if length > len(data) - at:
             raise DerError("truncated")
         return tag, at, at + length
+
+
+@lru_cache(maxsize=256)
+def _dotted(content: bytes) -> str:
+    if not 0 < len(content) <= _OID_OCTETS or content[-1] & 0x80:
+        raise DerError("an OBJECT IDENTIFIER is malformed")
+    arcs: list[int] = []
+    arc, fresh = 0, True
+    for octet in content:
+        if fresh and octet == 0x80:
+            raise DerError("an OBJECT IDENTIFIER has redundant octets")
+        arc = arc << 7 | octet & 0x7F
+        fresh = not octet & 0x80
+        if fresh:
+            arcs.append(arc)
+            arc = 0
+    first = min(arcs[0] // 40, 2)
+    return ".".join(map(str, (first, arcs[0] - 40 * first, *arcs[1:])))
