@@ -13,7 +13,7 @@ setup: ## the Python environment in .venv
 setup-cpp: setup ## compilers and libraries for the C++ layer (Debian packages, needs root)
 	@tools/setup-cpp.sh
 
-demo: setup ## lock a real model, restore it, and show what each tier is worth
+demo: setup ## lock a real model, unlock it through the service, and show what each tier is worth
 	@$(PYTHON) -m corelocker demo
 
 test: setup ## every test and gate
