@@ -12,11 +12,13 @@ command -v "$python" >/dev/null || python=python3
 
 stamp=.venv/.set-up
 wanted=$(cat pyproject.toml tools/setup.sh tools/constraints.txt | sha256sum)
-[ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ] && exit 0
-
-[ -x .venv/bin/python ] || "$python" -m venv .venv
-pip() { .venv/bin/python -m pip --quiet --disable-pip-version-check "$@"; }
-# torch first: a package that asks for "torch" alone would pull a CUDA build of several gigabytes.
-pip install 'torch==2.13.0'
-pip install --constraint tools/constraints.txt --editable '.[export,service,audit,dev]'
-echo "$wanted" >"$stamp"
+if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
+  [ -x .venv/bin/python ] || "$python" -m venv .venv
+  pip() { .venv/bin/python -m pip --quiet --disable-pip-version-check "$@"; }
+  # torch first: a package that asks for "torch" alone would pull a CUDA build of several gigabytes.
+  pip install 'torch==2.13.0'
+  pip install --constraint tools/constraints.txt --editable '.[export,service,audit,dev]'
+  echo "$wanted" >"$stamp"
+fi
+# As pip does for a package that is not editable: without it, where PYTHONDONTWRITEBYTECODE is set every command compiles it all.
+.venv/bin/python -m compileall -q sdk/python

@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 from uuid import UUID
@@ -161,6 +160,8 @@ class Kek:
         """The provider. Raises KeystoreSecretError when it is not installed."""
         if self.provider == "file":
             return FileKek(self.reference)
+        from importlib.metadata import entry_points  # slow to import, and seldom needed
+
         for entry in entry_points(group=KEK_PROVIDERS, name=self.provider):
             factory: Callable[[str], KekProvider] = entry.load()
             return factory(self.reference)

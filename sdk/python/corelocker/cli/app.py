@@ -27,7 +27,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
+    rich_markup_mode=None,  # importing rich's markdown takes as long as everything else together
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document, for pipelines.")]

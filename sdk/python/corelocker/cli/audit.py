@@ -91,8 +91,8 @@ def audit(
     A locked model is audited with --bundle and --keystore. An unlocked one is locked in memory with the given options; nothing
     is written but the report. The report tells where locked channels are: keep it with the publisher's secrets.
 
-    Example: `corelocker audit demo.model.fashion_mobilenet:trained --data demo/data/fashion_test_2000.npz --criterion bn-scale
-    --tiers free=0.045,plus=0.01,full=0 --quick`
+    Example: corelocker audit demo.model.fashion_mobilenet:trained --data demo/data/fashion_test_2000.npz --criterion bn-scale
+    --tiers free=0.045,plus=0.01,full=0 --quick
     """
     from corelocker.audit.report import html
     from corelocker.audit.run import AuditOptions, Sealed

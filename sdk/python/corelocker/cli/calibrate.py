@@ -66,7 +66,7 @@ def calibrate(
 
     Every step locks the model in memory and measures it. A target that even one locked channel misses gets that one channel.
 
-    Example: `corelocker calibrate classifier.pte --data test.npz --target free=0.60 --target plus=0.85 --out plan.json`
+    Example: corelocker calibrate classifier.pte --data test.npz --target free=0.60 --target plus=0.85 --out plan.json
     """
     from corelocker.artifacts.detect import open_artifact
     from corelocker.audit.calibrate import calibrate as search

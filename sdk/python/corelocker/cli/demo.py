@@ -53,7 +53,7 @@ def demo(
     Then run the unlock service on this machine and show whom it gives the model to, and whom not. Runs in a checkout of the
     repository, where the model and its test images lie, and needs `corelocker[export,service]`.
 
-    Example: `corelocker demo --images 500`
+    Example: corelocker demo --images 500
     """
     require_service_extra()
     root = _repository()

@@ -62,8 +62,8 @@ def init(
 ) -> None:
     """Make a device: a new key pair, and what an app pins at build time.
 
-    Example: `corelocker device init phone --app com.example.camera --service http://127.0.0.1:8700 --service-key service.pem
-    --publisher publisher.pem --root dev-root.pem`
+    Example: corelocker device init phone --app com.example.camera --service http://127.0.0.1:8700 --service-key service.pem
+    --publisher publisher.pem --root dev-root.pem
     """
     require_service_extra()
     from corelocker.bundle.jose import public_jwk
@@ -103,7 +103,7 @@ def unlock(
 ) -> None:
     """Prove device and purchase to the service, and store the license that it issues.
 
-    Example: `corelocker device unlock phone --bundle dist/scanner.clkey --grant grant.jwt --tier plus`
+    Example: corelocker device unlock phone --bundle dist/scanner.clkey --grant grant.jwt --tier plus
     """
     device = _open(folder)
     with device.open_bundle(bundle) as opened:
@@ -123,7 +123,7 @@ def renew(
 ) -> None:
     """Get the next license for the one that the device holds.
 
-    Example: `corelocker device renew phone --bundle dist/scanner.clkey`
+    Example: corelocker device renew phone --bundle dist/scanner.clkey
     """
     device = _open(folder)
     with device.open_bundle(bundle) as opened:
@@ -135,7 +135,7 @@ def renew(
 def show(folder: Folder, json: Json = False) -> None:
     """Show the device and its licenses. Their keys are never shown.
 
-    Example: `corelocker device show phone`
+    Example: corelocker device show phone
     """
     device = _open(folder)
     licenses = [vars(entry) | {"renew_at": entry.renew_at} for entry in device.licenses()]
@@ -167,7 +167,7 @@ def restore(
 ) -> None:
     """Restore a locked file in memory with the stored license, check every byte, and write nothing.
 
-    Example: `corelocker device restore phone dist/A.pte --bundle dist/scanner.clkey`
+    Example: corelocker device restore phone dist/A.pte --bundle dist/scanner.clkey
     """
     device = _open(folder)
     with device.open_bundle(bundle) as opened, device.restore(locked, opened, tier, full_check=True) as restored:
@@ -188,7 +188,7 @@ def run(
 ) -> None:
     """Restore a locked .pte in memory and run it once with ExecuTorch.
 
-    Example: `corelocker device run phone dist/A.pte --bundle dist/scanner.clkey --input photo.npy`
+    Example: corelocker device run phone dist/A.pte --bundle dist/scanner.clkey --input photo.npy
     """
     import numpy as np
 

@@ -83,9 +83,9 @@ def export(
 ) -> None:
     """Export a torch model for phones and lock all of it under one key bundle. Needs `corelocker[export]`.
 
-    Example: `corelocker export shop.models:classifier --quantize int8 --model-version 3 --out dist`
+    Example: corelocker export shop.models:classifier --quantize int8 --model-version 3 --out dist
 
-    Example: `corelocker export --config corelocker.toml --out dist`
+    Example: corelocker export --config corelocker.toml --out dist
     """
     from corelocker.export import ExportConfig, ExportTarget, parse_config
     from corelocker.locking.plan import parse_tiers

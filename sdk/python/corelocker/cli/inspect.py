@@ -22,7 +22,7 @@ def inspect(
 ) -> None:
     """Show the lockable layers of a model, or what a key bundle is for. Needs no key.
 
-    Example: `corelocker inspect dist/A.pte`, `corelocker inspect dist/scanner.clkey --json`
+    Example: corelocker inspect dist/scanner.clkey --json
     """
     if path.suffix == ".clkey":
         from corelocker.bundle.clkey import KeyBundle

@@ -41,7 +41,7 @@ def init(
 ) -> None:
     """Make a keystore with a new signing key.
 
-    Example: `corelocker keystore init keys.json`
+    Example: corelocker keystore init keys.json
     """
     from corelocker.bundle.keystore import Keystore
 
@@ -66,7 +66,7 @@ def show(
 ) -> None:
     """Show the publisher's thumbprint and the bundles there are keys for. Secrets are never shown.
 
-    Example: `corelocker keystore show keys.json --pem > publisher.pem`
+    Example: corelocker keystore show keys.json --pem > publisher.pem
     """
     store = open_keystore(path, passphrase_file)
     if pem:
@@ -107,7 +107,7 @@ def rotate(
 ) -> None:
     """Replace the signing key, the secret that protects the keystore, or both.
 
-    Example: `corelocker keystore rotate keys.json --signing-key`
+    Example: corelocker keystore rotate keys.json --signing-key
     """
     from corelocker.bundle.keystore import read_passphrase
 

@@ -161,11 +161,11 @@ def lock(
 
     The originals stay as they are; the locked files have the same names and lengths.
 
-    Example: `corelocker lock A.pte B.mlpackage --out dist --model-id scanner --model-version 3
-    --tiers free=0.05,plus=0.01,full=0`
+    Example: corelocker lock A.pte B.mlpackage --out dist --model-id scanner --model-version 3
+    --tiers free=0.05,plus=0.01,full=0
 
-    Example: `corelocker lock A.pte --preset minimal --model shop.models:classifier --out dist --model-id scanner
-    --model-version 3`
+    Example: corelocker lock A.pte --preset minimal --model shop.models:classifier --out dist --model-id scanner
+    --model-version 3
     """
     from corelocker.locking.plan import parse_tiers
 
@@ -198,6 +198,7 @@ def lock_files(
     from corelocker.artifacts.detect import open_artifacts
     from corelocker.bundle.content_keys import new_content_key
     from corelocker.errors import OutputExistsError
+    from corelocker.locking.lock import OriginalDigests
     from corelocker.locking.plan import NAME, Plan
     from corelocker.locking.publish import publish
 
@@ -207,7 +208,7 @@ def lock_files(
         raise OutputExistsError(f"{options.save_plan} exists already", hint="Choose another name or pass --force")
     artifacts = open_artifacts(paths)
     seed = secrets.token_bytes(32) if options.seed is None else options.seed.encode()
-    with progress_bar(quiet) as show:
+    with progress_bar(quiet) as show, OriginalDigests(artifacts) as originals:
         saved = options.plan
         plan = choose(artifacts, options, seed, show) if saved is None else Plan.load(saved, artifacts)
         bundle_id, content_key = uuid4(), new_content_key()
@@ -226,6 +227,7 @@ def lock_files(
             bundle_id=bundle_id,
             signing_key=lambda: store().signing_key,
             content_key=content_key,
+            originals=originals,
             force=force,
             before_commit=save,
             progress=lambda stage: show(stage.name, stage.done, stage.total),

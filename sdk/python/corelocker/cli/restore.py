@@ -57,7 +57,7 @@ def verify(
 
     Checks the bundle's signature and the SHA-256 of every locked file; with --full and a keystore also that every tier restores.
 
-    Example: `corelocker verify dist/A.pte --bundle dist/scanner.clkey`
+    Example: corelocker verify dist/A.pte --bundle dist/scanner.clkey
     """
     from corelocker.bundle.clkey import KeyBundle
     from corelocker.runtime.restored import restore as restore_in_memory
@@ -119,7 +119,7 @@ def restore(
 
     Files that belong to the same artifact (the .ptd of a .pte, the shards of a checkpoint) are restored beside it.
 
-    Example: `corelocker restore dist/A.pte --bundle dist/scanner.clkey --keystore keys.json --tier plus --out restored.pte`
+    Example: corelocker restore dist/A.pte --bundle dist/scanner.clkey --keystore keys.json --tier plus --out restored.pte
     """
     from corelocker.bundle.clkey import KeyBundle
 

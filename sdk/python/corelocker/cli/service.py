@@ -51,8 +51,8 @@ def init(
 ) -> None:
     """Set up a service for development: keys of its own, a development root, a key for grants, an SQLite database.
 
-    The content keys are copied from the publisher's keystore. Example: `corelocker service init unlock --app
-    com.example.app`
+    The content keys are copied from the publisher's keystore. Example: corelocker service init unlock --app
+    com.example.app
     """
     _require_extra()
     from corelocker.bundle.keystore import Keystore
@@ -86,7 +86,7 @@ def import_keys(
 ) -> None:
     """Copy content keys of new bundles from the publisher's keystore into the service's. Restart the service then.
 
-    Example: `corelocker service import-keys --config service.toml --keystore keys.json`
+    Example: corelocker service import-keys --config service.toml --keystore keys.json
     """
     _require_extra()
     from uuid import UUID
@@ -118,7 +118,7 @@ def keys(
     """Show the public keys that apps pin: the one that signs licenses, and others that the keystore holds.
 
     To rotate: `corelocker keystore rotate KEYSTORE --signing-key --keep-private` with `keys.signing_key` set to the old
-    thumbprint, ship apps that pin both, remove the setting, restart. Example: `corelocker service keys --out pins`
+    thumbprint, ship apps that pin both, remove the setting, restart. Example: corelocker service keys --out pins
     """
     _require_extra()
     from corelocker.bundle.jose import public_jwk, thumbprint
@@ -150,7 +150,7 @@ def keys(
 def check_config(config: ConfigOption = DEFAULT_CONFIG, json: Json = False) -> None:
     """Say what is wrong with a configuration; the exit code is 1 when the service would not start.
 
-    Example: `corelocker service check-config --config service.toml`
+    Example: corelocker service check-config --config service.toml
     """
     _require_extra()
     from corelocker.licensing.service.checks import check_config as check
@@ -174,7 +174,7 @@ def check_config(config: ConfigOption = DEFAULT_CONFIG, json: Json = False) -> N
 def migrate(config: ConfigOption = DEFAULT_CONFIG, json: Json = False) -> None:
     """Make the tables of the database, or bring them to this release's version.
 
-    Example: `corelocker service migrate --config service.toml`
+    Example: corelocker service migrate --config service.toml
     """
     _require_extra()
     from corelocker.licensing.service.storage import REVISION, Storage
@@ -192,7 +192,7 @@ def audit(
 ) -> None:
     """Show the newest decisions, newest first: what was asked, what came of it, and why.
 
-    Example: `corelocker service audit --event unlock --limit 20`
+    Example: corelocker service audit --event unlock --limit 20
     """
     with _storage(config) as (_, storage):
         rows = storage.audit_rows(limit=limit, event=event)
@@ -209,7 +209,7 @@ def audit(
 def run(config: ConfigOption = DEFAULT_CONFIG) -> None:
     """Run the service until it is told to stop (SIGTERM, Ctrl-C).
 
-    Example: `corelocker service run --config service.toml`
+    Example: corelocker service run --config service.toml
     """
     _require_extra()
     from corelocker.licensing.service.run import serve
@@ -231,7 +231,7 @@ def list_licenses(
 ) -> None:
     """List the newest licenses.
 
-    Example: `corelocker license list --app com.example.app`
+    Example: corelocker license list --app com.example.app
     """
     from corelocker.licensing.service.admin import license_document
 
@@ -261,7 +261,7 @@ def list_licenses(
 def show_license(license_id: LicenseId, config: ConfigOption = DEFAULT_CONFIG, json: Json = False) -> None:
     """Show one license. The token itself is not kept.
 
-    Example: `corelocker license show 2b5d...`
+    Example: corelocker license show 2b5d...
     """
     from corelocker.licensing.service.admin import find_license, license_document
 
@@ -282,7 +282,7 @@ def revoke_license(
 ) -> None:
     """Revoke a license: it is not renewed, and its device gets no other for the purchase.
 
-    What is on the device works until it ends. Example: `corelocker license revoke 2b5d... --reason "lost phone"`
+    What is on the device works until it ends. Example: corelocker license revoke 2b5d... --reason "lost phone"
     """
     from corelocker.licensing.service import admin
 
@@ -310,7 +310,7 @@ def show_entitlement(
 ) -> None:
     """Show what is known of a purchase, and which devices use it.
 
-    Example: `corelocker entitlement show --license 2b5d...`
+    Example: corelocker entitlement show --license 2b5d...
     """
     from corelocker.licensing.service import admin
 
@@ -332,7 +332,7 @@ def release_device(
 ) -> None:
     """Take a device's place of a purchase back, so that another device can take it.
 
-    Example: `corelocker entitlement release-device THUMBPRINT --license 2b5d... --at-once`
+    Example: corelocker entitlement release-device THUMBPRINT --license 2b5d... --at-once
     """
     from corelocker.licensing.service import admin
 
@@ -354,7 +354,7 @@ def allow_device(
 ) -> None:
     """Undo `license revoke` for a device: it may unlock anew.
 
-    Example: `corelocker entitlement allow-device THUMBPRINT --license 2b5d...`
+    Example: corelocker entitlement allow-device THUMBPRINT --license 2b5d...
     """
     from corelocker.licensing.service import admin
 
@@ -373,7 +373,7 @@ def keygen(
 ) -> None:
     """Make a key that signs grants. The backend keeps it; the service is configured with its public half.
 
-    Example: `corelocker grant keygen grant-key.pem`
+    Example: corelocker grant keygen grant-key.pem
     """
     from corelocker.licensing.service.admin import new_grant_key
 
@@ -403,7 +403,7 @@ def issue(
 ) -> None:
     """Sign a grant and print it.
 
-    Example: `corelocker grant issue --config unlock/service.toml --product full --purchase order-1`
+    Example: corelocker grant issue --config unlock/service.toml --product full --purchase order-1
     """
     _require_extra()
     import time

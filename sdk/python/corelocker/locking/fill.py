@@ -23,8 +23,9 @@ from corelocker.files import Bytes
 from corelocker.locking.plan import Fill
 
 Indices = npt.NDArray[np.int64]
-POOL_BYTES = 2 << 20  # remaining channels that are looked at, of one layer
+POOL_BYTES = 1 << 20  # remaining channels that are looked at, of one layer
 DRAWS = 48  # sets of targets that compete
+TRIED = 1 << 19  # numbers that are tried at a time
 WIDE = 1024  # elements of a channel from which on one candidate has its target's statistics
 NUDGE = 0.06  # steps off a tie: more than the rounding of a stored bfloat16 scale, and too little to be seen
 STATISTICS: tuple[str, ...] = ("l1", "max", "kurtosis", "distance to the mean", "alignment with the mean")
@@ -213,15 +214,22 @@ def _draw(
         few = targets[:4]
         errors = [float(misfit(way(values, mean, few, generator), few)[0].sum()) for way in ways]
         return ways[int(np.argmin(errors))](values, mean, targets, generator), targets
+    tries = min(2 * WIDE // elements, 16)
+    step = max(1, TRIED // (len(ways) * tries * elements))
     with turn.balance() as balance:
         targets = _targets(all_ranks, count, generator, balance)
         decoys, places = np.empty((count, elements), np.float32), all_ranks[targets]
-        for row, target in enumerate(targets):
-            tries = np.full(min(2 * WIDE // elements, 16), target)
-            candidates = np.concatenate([way(values, mean, tries, generator) for way in ways])
-            away, found = misfit(candidates, np.full(len(candidates), target))
-            best = int(np.argmin(away))
-            decoys[row], places[row, : found.shape[1]] = candidates[best], found[best]
+        for first in range(0, count, step):
+            of = np.repeat(targets[first : first + step], tries)
+            rivals = np.stack([way(values, mean, of, generator) for way in ways])
+            away, found = misfit(rivals.reshape(-1, elements), np.tile(of, len(ways)))
+            # (ways, targets, tries) -> the nearest of each target's rivals
+            best = np.argmin(away.reshape(len(ways), -1, tries).swapaxes(0, 1).reshape(of.size // tries, -1), axis=1)
+            way, trial = np.divmod(best, tries)
+            chosen = (way, np.arange(best.size) * tries + trial)
+            rows = slice(first, first + best.size)
+            decoys[rows] = rivals[chosen]
+            places[rows, : found.shape[1]] = found.reshape(*rivals.shape[:2], -1)[chosen]
         balance.add(places)
     return decoys, targets
 
@@ -239,13 +247,19 @@ def _targets(ranks: Floats, count: int, generator: np.random.Generator, balance:
     """The rows to imitate: of several random sets the one that leaves the decoys' ranks most like a fair draw."""
     n = ranks.shape[0]
     best, best_cost = np.zeros(count, np.int64), np.inf
-    for _ in range(DRAWS):
-        rows = generator.choice(n, count, replace=count > n)
-        lean = (ranks[rows] - 0.5).sum(axis=0)
-        crowd = (np.abs(ranks[rows] - 0.5) - 0.25).sum(axis=0)
-        cost = float(((balance.lean + lean) ** 2 + 4 * (balance.crowd + crowd) ** 2).sum() + (lean**2).sum() / count)
-        if cost < best_cost:
-            best, best_cost = rows, cost
+    step = max(1, TRIED // (count * ranks.shape[1]))
+    for first in range(0, DRAWS, step):
+        draws = min(step, DRAWS - first)
+        if count > n:
+            sets = generator.integers(0, n, (draws, count))
+        else:
+            sets = generator.permuted(np.broadcast_to(np.arange(n), (draws, n)), axis=1)[:, :count]
+        off = ranks[sets] - np.float32(0.5)
+        lean, crowd = off.sum(axis=1), (np.abs(off) - np.float32(0.25)).sum(axis=1)
+        costs = ((balance.lean + lean) ** 2 + 4 * (balance.crowd + crowd) ** 2 + lean**2 / count).sum(axis=1)
+        least = int(np.argmin(costs))
+        if costs[least] < best_cost:
+            best, best_cost = sets[least], float(costs[least])
     return best
 
 
@@ -272,13 +286,24 @@ def _reach(rows: Floats) -> Floats:
 def _shuffled(values: Floats, mean: Floats, targets: Indices, generator: np.random.Generator) -> Floats:
     """The targets' elements in another order."""
     rows = values[targets]
-    return _jittered(generator.permuted(rows, axis=1), generator, _reach(rows))
+    return _jittered(_permuted(rows, generator), generator, _reach(rows))
 
 
 def _deviated(values: Floats, mean: Floats, targets: Indices, generator: np.random.Generator) -> Floats:
     """The targets' deviations from the mean channel in another order."""
     rows = values[targets]
-    return _jittered(mean + generator.permuted(rows - mean, axis=1), generator, _reach(rows))
+    return _jittered(mean + _permuted(rows - mean, generator), generator, _reach(rows))
+
+
+def _permuted(rows: Floats, generator: np.random.Generator) -> Floats:
+    """Each row (n, elements) in an order of its own.
+
+    By 16-bit keys, which numpy sorts by radix. Generator.permuted takes twice as long for float32 and holds the interpreter
+    meanwhile, which the threads that hash and write need.
+    """
+    order = generator.integers(0, 1 << 16, rows.shape, np.uint16).argsort(axis=1, kind="stable")
+    order += np.arange(rows.shape[0])[:, None] * rows.shape[1]
+    return rows.reshape(-1).take(order)
 
 
 def _mixed(values: Floats, mean: Floats, targets: Indices, generator: np.random.Generator) -> Floats:

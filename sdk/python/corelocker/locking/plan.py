@@ -9,7 +9,6 @@ from __future__ import annotations
 import fnmatch
 import json
 import math
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,7 +31,7 @@ Scope = Literal["layer", "global"]
 Fill = Literal["zero", "decoy"]
 TierMap = npt.NDArray[np.uint8]
 MAX_TIERS = 64
-THREADS = min(4, os.cpu_count() or 1)
+THREADS = 2  # more are slower: they contend for the pages of the file
 MAX_PLAN = 256 << 20
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 

@@ -17,8 +17,8 @@ from corelocker.errors import OutputExistsError
 from corelocker.files import move_into_place, staging_folder
 from corelocker.locking.lock import (
     LockedArtifact,
+    OriginalDigests,
     copy_rest,
-    original_digest,
     start_locking,
     state_digest,
     tier_patch,
@@ -26,7 +26,7 @@ from corelocker.locking.lock import (
 )
 from corelocker.locking.plan import Plan
 
-THREADS = 2  # more only wait for the interpreter
+THREADS = 2
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,7 @@ def publish(
     bundle_id: UUID,
     signing_key: Callable[[], ec.EllipticCurvePrivateKey],
     content_key: bytes,
+    originals: OriginalDigests | None = None,
     force: bool = False,
     before_commit: Callable[[], None] = lambda: None,
     progress: Callable[[Stage], None] = lambda stage: None,
@@ -72,7 +73,8 @@ def publish(
     """Lock `artifacts` by `plan` into the folder `out`, with the bundle `<model>.clkey` beside them.
 
     Everything is made in a scratch folder; then `before_commit` runs (it saves the content key), then all is renamed into place.
-    The signing key is asked for late, so that a keystore can be opened meanwhile.
+    The signing key is asked for late, so that a keystore can be opened meanwhile. `originals` is given where their hashing has
+    begun already; it is ended here.
 
     Raises OutputExistsError, FileAccessError, LockingError or a bundle error; then `out` is as it was.
     """
@@ -92,12 +94,11 @@ def publish(
     sections: list[SectionContents] = []
     with (
         staging_folder(out) as folder,
+        ThreadPoolExecutor(1) as filling,  # more would only wait for the interpreter
         ThreadPoolExecutor(THREADS) as pool,
-        ThreadPoolExecutor(1) as hashing,
+        originals or OriginalDigests(artifacts) as original,
     ):
-        # The last tier's state is the original, whose digest depends on nothing.
-        originals = [[hashing.submit(original_digest, file) for file in artifact.files] for artifact in artifacts]
-        locked = start_locking(artifacts, plan, pool)
+        locked = start_locking(artifacts, plan, filling)
         for index, artifact in enumerate(locked):
             outputs.append(copy_rest(artifact, folder))
             inside = folder / artifact.artifact.path.name if artifact.artifact.path.is_dir() else folder
@@ -107,7 +108,7 @@ def publish(
                 patches = [pool.submit(tier_patch, file, tier) for tier in range(1, len(tiers))]
                 between = [pool.submit(state_digest, file, state) for state in range(1, len(tiers) - 1)]
                 digests = [write_locked_file(file, inside / file.file.name, advance)]
-                digests += [*(digest.result() for digest in between), originals[index][place].result()]
+                digests += [*(digest.result() for digest in between), original.of(file.file)]
                 file.file.check_unchanged()
                 files.append(BundledFile(file.file.name, len(file.file), digests[0]))
                 for tier, patch in enumerate((p.result() for p in patches), 1):
