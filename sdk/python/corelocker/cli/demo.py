@@ -7,8 +7,10 @@ import secrets
 import sys
 import tempfile
 import time
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from itertools import count
+from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from corelocker.bundle.clkey import KeyBundle
+    from corelocker.export import ExportTarget
     from corelocker.locking.publish import Publication
 
 TIERS = "free=0.045,plus=0.01,full=0"
@@ -41,6 +44,22 @@ class Row:
     locked_fraction: float
     restore_ms: float
     bit_exact: bool
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """A row whose accuracies are still being measured."""
+
+    name: str
+    accuracy: dict[str, Future[float]]
+    locked_bytes: int
+    locked_fraction: float
+    restore_ms: float
+    bit_exact: bool
+
+    def finished(self) -> Row:
+        """The row, once everything is measured."""
+        return Row(**vars(self) | {"accuracy": {name: future.result() for name, future in self.accuracy.items()}})
 
 
 def demo(
@@ -79,63 +98,49 @@ def _repository() -> Path:
 
 
 def _run(root: Path, folder: Path, images: int, as_json: bool) -> dict[str, Any]:
-    import numpy as np
-
     from corelocker.bundle.clkey import KeyBundle
     from corelocker.bundle.keystore import Keystore
     from corelocker.cli.demo_unlock import unlocking
     from corelocker.cli.lock import LockOptions, lock_files
-    from corelocker.export import ExportTarget, export_target, load_model
     from corelocker.locking.plan import parse_tiers
 
-    with np.load(root / "demo" / "data" / "fashion_test_2000.npz") as data:
-        chosen = np.linspace(0, len(data["y"]) - 1, images).astype(np.int64)
-        x, y = data["x"][chosen].astype(np.float32)[:, None] / 255, data["y"][chosen]
     originals, dist = folder / "original", folder / "dist"
     originals.mkdir(exist_ok=True)
-    targets = (
-        ExportTarget("fashion_fp32", "executorch"),
-        ExportTarget("fashion_int8", "executorch", quantize="int8"),
-        ExportTarget("fashion", "coreml"),
-    )
-    with progress_bar(as_json) as show:
+    with _workers() as pool:
         started = time.perf_counter()
-        source = load_model(FACTORY)
-        paths = []
-        for done, target in enumerate(targets):
-            show("export", done, len(targets))
-            paths.append(export_target(source, target, originals, force=True).path)
-        show("export", len(targets), len(targets))
+        with progress_bar(as_json) as show:
+            paths = _export(pool, originals, show)
         exported = time.perf_counter() - started
-    _use_one_thread()
 
-    # A publisher has a passphrase or a key-encryption key; the demo's keystore lives for a minute.
-    store = Keystore.create(folder / f"keys-{secrets.token_hex(4)}.json", secrets.token_bytes(16).hex().encode())
-    checkpoint = root / "demo" / "data" / "fashion_mobilenet.safetensors"
-    # The seed makes the table repeatable; a publisher leaves it out.
-    options = LockOptions(parse_tiers(TIERS), criterion="bn-scale", source=checkpoint, seed="demo")
-    started = time.perf_counter()
-    publication, _ = lock_files(paths, dist, options, "fashion", 1, lambda: store, force=True, quiet=as_json)
-    locked = time.perf_counter() - started
+        # A publisher has a passphrase or a key-encryption key; the demo's keystore lives for a minute.
+        store = Keystore.create(folder / f"keys-{secrets.token_hex(4)}.json", secrets.token_bytes(16).hex().encode())
+        checkpoint = root / "demo" / "data" / "fashion_mobilenet.safetensors"
+        # The seed makes the table repeatable; a publisher leaves it out.
+        options = LockOptions(parse_tiers(TIERS), criterion="bn-scale", source=checkpoint, seed="demo")
+        started = time.perf_counter()
+        publication, _ = lock_files(paths, dist, options, "fashion", 1, lambda: store, force=True, quiet=as_json)
+        locked = time.perf_counter() - started
 
-    bundle = KeyBundle.open(publication.bundle, store.publisher)
-    key = store.content_key(bundle.id)
-    rows = []
-    with progress_bar(as_json) as show:
-        total, steps = len(paths) * (len(bundle.tiers) + 1), count()
+        def evaluate(path: Path, state: bytes) -> Future[float]:
+            return pool.submit(_evaluate, path, state, root, images)
 
-        def evaluate(path: Path, weights: bytes) -> float:
-            show("measure", next(steps), total)
-            return (_evaluate_pte if path.suffix == ".pte" else _evaluate_package)(path, weights, x, y)
-
-        for number, path in enumerate(paths):
-            rows.append(_measure(publication, number, path, dist / path.name, bundle, key, evaluate))
-        show("measure", total, total)
-    started = time.perf_counter()
-    shown = unlocking(
-        folder, store, publication.bundle, dist / paths[0].name, paths[0],
-        lambda state: _evaluate_pte(paths[0], state, x, y), rows[0].accuracy["original"],
-    )  # fmt: skip
+        bundle = KeyBundle.open(publication.bundle, store.publisher)
+        key = store.content_key(bundle.id)
+        measuring = [
+            _measure(publication, number, path, dist / path.name, bundle, key, evaluate)
+            for number, path in enumerate(paths)
+        ]
+        with progress_bar(as_json) as show:
+            for done, accuracy in enumerate([future for row in measuring for future in row.accuracy.values()]):
+                show("measure", done, len(measuring) * (len(bundle.tiers) + 1))
+                accuracy.result()
+        rows = [row.finished() for row in measuring]
+        started = time.perf_counter()
+        shown = unlocking(
+            folder, store, publication.bundle, dist / paths[0].name, paths[0],
+            lambda state: evaluate(paths[0], state).result(), rows[0].accuracy["original"],
+        )  # fmt: skip
+        unlocked = time.perf_counter() - started
     return {
         "tiers": list(bundle.tiers),
         "images": images,
@@ -144,25 +149,38 @@ def _run(root: Path, folder: Path, images: int, as_json: bool) -> dict[str, Any]
         "export_s": round(exported, 2),
         "lock_s": round(locked, 2),
         "unlocking": [vars(step) for step in shown],
-        "unlocking_s": round(time.perf_counter() - started, 2),
+        "unlocking_s": round(unlocked, 2),
     }
 
 
-def _use_one_thread() -> None:
-    """The model is too small to share between threads, which only wait for each other where the machine is busy."""
+def _workers() -> ProcessPoolExecutor:
+    """Processes that export and run models: each form of the model is a quarter of a minute of one core's work."""
+    return ProcessPoolExecutor(min(3, os.cpu_count() or 1), get_context("spawn"))
+
+
+def _export(pool: ProcessPoolExecutor, folder: Path, show: Callable[[str, int, int], None]) -> list[Path]:
+    from corelocker.export import ExportTarget
+
+    targets = (  # the one that takes longest first
+        ExportTarget("fashion_int8", "executorch", quantize="int8"),
+        ExportTarget("fashion_fp32", "executorch"),
+        ExportTarget("fashion", "coreml"),
+    )
+    exporting = [pool.submit(_export_one, target, folder) for target in targets]
+    for done, _ in enumerate(as_completed(exporting)):
+        show("export", done + 1, len(targets))
+    int8, fp32, package = (future.result() for future in exporting)
+    return [fp32, int8, package]
+
+
+def _export_one(target: ExportTarget, folder: Path) -> Path:
+    from corelocker.export import export_target, load_model
+
+    source = load_model(FACTORY)
     import torch
-    from executorch.extension.pybindings import portable_lib
 
     torch.set_num_threads(1)
-    # ExecuTorch tells about it, and about the processor, on the terminal; below Python's own sys.stderr.
-    terminal, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        portable_lib._unsafe_reset_threadpool(1)
-    finally:
-        os.dup2(terminal, 2)
-        os.close(terminal)
-        os.close(nowhere)
+    return export_target(source, target, folder, force=True).path
 
 
 def _measure(
@@ -172,8 +190,8 @@ def _measure(
     locked: Path,
     bundle: KeyBundle,
     key: bytes,
-    evaluate: Callable[[Path, bytes], float],
-) -> Row:
+    evaluate: Callable[[Path, bytes], Future[float]],
+) -> Measuring:
     """Accuracy of the original and of every tier, each loaded from memory as a device would."""
     from corelocker.runtime.restored import restore
 
@@ -190,7 +208,36 @@ def _measure(
         accuracy[name] = evaluate(locked, state)
         exact = state == weights.read_bytes()
     fraction = artifact.locked_bytes / artifact.weight_bytes
-    return Row(original.name, accuracy, artifact.locked_bytes, fraction, round(milliseconds, 2), exact)
+    return Measuring(original.name, accuracy, artifact.locked_bytes, fraction, round(milliseconds, 2), exact)
+
+
+def _evaluate(path: Path, state: bytes, root: Path, images: int) -> float:
+    """Top-1 in percent of the model at `path`, with the weights (a program, or a package's weight file) in `state`."""
+    import numpy as np
+
+    with np.load(root / "demo" / "data" / "fashion_test_2000.npz") as data:
+        chosen = np.linspace(0, len(data["y"]) - 1, images).astype(np.int64)
+        x, y = data["x"][chosen].astype(np.float32)[:, None] / 255, data["y"][chosen]
+    _use_one_thread()
+    return (_evaluate_pte if path.suffix == ".pte" else _evaluate_package)(path, state, x, y)
+
+
+@cache
+def _use_one_thread() -> None:
+    """The model is too small to share between threads, which only wait for each other where the machine is busy."""
+    import torch
+    from executorch.extension.pybindings import portable_lib
+
+    torch.set_num_threads(1)
+    # ExecuTorch tells about it, and about the processor, on the terminal; below Python's own sys.stderr.
+    terminal, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        portable_lib._unsafe_reset_threadpool(1)
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
+        os.close(nowhere)
 
 
 def _evaluate_pte(path: Path, program: bytes, x: npt.NDArray[np.float32], y: npt.NDArray[np.uint8]) -> float:
