@@ -1,10 +1,12 @@
 """Reproduce the tables of the CoreLocker paper (IEEE S&P 2024) on what is available here.
 
-    python tools/reproduce_paper.py --data FOLDER --work FOLDER [--only checkpoints,fashion,attacks] [--images N] [--threads N]
+    python tools/reproduce_paper.py --data FOLDER --work FOLDER [--only checkpoints,fashion,attacks]
+        [--networks VGG,ResNet,DenseNet] [--epochs N] [--images N] [--threads N]
 
 FOLDER of --data holds checkpoints/resnet{20,32,56}-*.th, cifar10/{train10k,test}.npz and fashion-mnist/{train,test}.npz. Every
 finished number is kept in --work/results-<images>.json, and a later call goes on from there. Writes docs/data/reproduction.json and
-docs/reproduction.md. On one core of a current server: checkpoints half an hour, fashion about six hours, attacks about eight.
+docs/reproduction.md. On one core of a current server with 10 epochs: checkpoints half an hour, fashion about six hours, attacks
+about eight.
 """
 
 from __future__ import annotations
@@ -43,7 +45,6 @@ CHECKPOINTS = {
 PARTIAL = (0.0005, 0.0025, 0.005, 0.0075, 0.01)
 REMOVED = (0.05, 0.1)
 RANDOM_SEEDS = ("1", "2", "3")
-EPOCHS = 10
 ATTACKS = {
     "fine-tune": "fine-tuning, 10 % of the data, location {}",
     "pruning": "pruning the smallest {} of the weights",
@@ -149,16 +150,16 @@ def fashion(folder: Path, images: int) -> tuple[DataSet, DataSet]:
     return sets[0], sets[1]
 
 
-def trained(name: str, data: DataSet, work: Path, report: Callable[[int, int], None]) -> nn.Module:
+def trained(name: str, data: DataSet, epochs: int, work: Path, report: Callable[[int, int], None]) -> nn.Module:
     """A Fashion-MNIST network, trained once and kept in the work folder."""
-    path = work / f"fashion-{name.lower()}.safetensors"
+    path = work / f"fashion-{name.lower()}-{epochs}.safetensors"
     with seeded(0):
         module: nn.Module = NETS[name]()
     if not path.exists():
         train(
             module,
             data,
-            Recipe(epochs=EPOCHS, batch=128, augmentation="shift-flip", bfloat16=True),
+            Recipe(epochs=epochs, batch=128, augmentation="shift-flip", bfloat16=True),
             0.1,
             0,
             progress=report,
@@ -194,6 +195,8 @@ def main() -> None:
     parser.add_argument("--only", default="checkpoints,fashion,attacks")
     parser.add_argument("--images", type=int, default=10_000, help="test images at most")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--epochs", type=int, default=10, help="of training the Fashion-MNIST networks")
+    parser.add_argument("--networks", default=",".join(NETS), help="of the Fashion-MNIST networks")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     notebook, stages = Notebook(options.work / f"results-{options.images}.json"), options.only.split(",")
@@ -211,11 +214,13 @@ def main() -> None:
     ) as bar:
         if "fashion" in stages:
             fashion_sets = fashion(options.data, options.images)
-            for name in NETS:
+            for name in options.networks.split(","):
+                notebook.once(f"epochs/{name}", lambda: options.epochs)
                 task = bar.add_task(f"train {name}", total=None)
                 module = trained(
                     name,
                     fashion_sets[0],
+                    options.epochs,
                     options.work,
                     lambda d, t, i=task: bar.update(i, completed=d, total=t),  # type: ignore[misc]
                 )
@@ -260,11 +265,13 @@ def page(numbers: dict[str, Any]) -> str:
         return "not run" if found is None else f"{found['top1'][0]:.1f} ({found['key']:.1f} %)"
 
     for pair in names:
-        prefix = "/".join(pair)
+        prefix, title = "/".join(pair), ", ".join(pair)
+        if f"epochs/{pair[1]}" in numbers and pair[0] == "Fashion-MNIST":
+            title += f" ({numbers[f'epochs/{pair[1]}']} epochs)"
         drawn = [numbers[k]["top1"][0] for s in RANDOM_SEEDS if (k := f"{prefix}/random/0.05/{s}") in numbers]
         random = f"{min(drawn):.1f} to {max(drawn):.1f}" if drawn else "not run"
         lines.append(
-            f"| {', '.join(pair)} | {numbers[f'{prefix}/original']['top1'][0]:.1f} | {random} | "
+            f"| {title} | {numbers[f'{prefix}/original']['top1'][0]:.1f} | {random} | "
             + " | ".join(
                 cell(prefix, k)
                 for k in (

@@ -1,6 +1,6 @@
 """How much of a network must be locked before fine-tuning is worth little more than training from scratch?
 
-    python tools/research/hardened.py --data FOLDER --work FOLDER [--net 20|32|56|demo] [--images 3000] RULE [RULE ...]
+    python tools/research/hardened.py --data FOLDER --work FOLDER [--net 20|32|56|demo] [--images 3000] [--seed 0] RULE [RULE ...]
 
 A RULE says which channels are locked: parts joined by "+", each `PATTERN@FRACTION:RANK`; PATTERN is a glob of layer names without
 ".weight", FRACTION of its channels (1 if left out; one channel always stays), RANK l1 (the largest, the default) or random. The
@@ -94,6 +94,7 @@ def main() -> None:
     parser.add_argument(
         "--rate", type=float, default=0.05, help="the attacker's peak learning rate; the baseline's is 0.05"
     )
+    parser.add_argument("--seed", type=int, default=0, help="of what is drawn anew, of the order of the images, of the baseline")
     parser.add_argument("rules", nargs="+")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -104,7 +105,7 @@ def main() -> None:
         plan = tiers_of(rule, module.state_dict())
         locked = lock_model(module, tiers="free=0.5,full=0", tier_of=plan, consumers=options.consumers, graph=graph)
         budget = replace(FULL, recipe=replace(RECIPE, learning_rates=(options.rate,)), scratch_recipe=RECIPE)
-        bench = Bench(Target.of(module, locked, *sets), budget, 0, options.work)
+        bench = Bench(Target.of(module, locked, *sets), budget, options.seed, options.work)
         for knowledge, reach in VARIANTS:
             if reach not in options.reach.split(","):
                 continue
@@ -112,15 +113,15 @@ def main() -> None:
             row = {
                 "network": options.net, "rule": rule, "consumers": options.consumers, "reach": reach,
                 "key": round(100 * locked.shipped.locked_fraction, 2), "key_bytes": locked.shipped.locked_bytes,
-                "learning_rate": options.rate, "test_images": options.images,
+                "learning_rate": options.rate, "test_images": options.images, "seed": options.seed,
                 "scratch": _points(result.baseline or 0.0), "locked": _points(result.locked),
                 "recovered": _points(result.recovered), "original": _points(result.original),
                 "leaked": _points(result.leaked or 0.0),
             }  # fmt: skip
             print(json.dumps(row), flush=True)
             rows = json.loads(target.read_bytes()) if target.exists() else []
-            what = ("network", "rule", "consumers", "reach", "learning_rate", "test_images")
-            rows = [r for r in rows if any(r.get(k) != row[k] for k in what)]
+            what = ("network", "rule", "consumers", "reach", "learning_rate", "test_images", "seed")
+            rows = [r for r in rows if any(r.get(k, 0) != row[k] for k in what)]
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(json.dumps([*rows, row], indent=1) + "\n")
 

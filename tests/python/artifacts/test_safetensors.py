@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from corelocker.artifacts import open_artifact
+from corelocker.artifacts.safetensors import read_header
 from corelocker.errors import (
     CoreLockerError,
     FileAccessError,
@@ -115,6 +116,131 @@ def test_a_batch_norm_that_two_layers_could_claim_belongs_to_none(tmp_path: Path
     assert all(t.part("gamma") is None for t in artifact.tensors)
 
 
+def test_layers_stand_in_the_order_of_computation(tmp_path: Path) -> None:
+    """The names are sorted in the file; habits of torchvision, transformers, timm, torch.nn.LSTM and plain numbers."""
+    orders = [
+        ["conv1", "stage2.0.branch1.0", "stage2.0.branch2.0", "conv5.0", "fc"],
+        ["features.0", "features.3", "features.10", "classifier.0", "classifier.3"],
+        ["layers.8", "layers.9", "layers.10"],
+        ["features.conv0", "features.denseblock1.denselayer1.conv1", "features.denseblock1.denselayer2.conv1",
+         "features.transition1.conv", "features.denseblock2.denselayer1.conv1", "classifier"],
+        ["conv_stem", "blocks.0.0.conv_dw", "blocks.0.0.conv_pw", "blocks.1.0.conv_pw", "blocks.1.0.conv_dw",
+         "blocks.1.0.conv_pwl", "conv_head", "classifier"],
+        ["wte", "h.0.attn.c_attn", "h.0.attn.c_proj", "h.0.mlp.c_fc", "h.0.mlp.c_proj", "h.1.attn.c_attn", "lm_head"],
+        ["model.embed_tokens", "model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.o_proj",
+         "model.layers.0.mlp.gate_proj", "model.layers.0.mlp.down_proj", "lm_head"],
+        ["bert.embeddings.word_embeddings", "bert.encoder.layer.0.attention.self.query",
+         "bert.encoder.layer.0.attention.output.dense", "bert.encoder.layer.0.intermediate.dense",
+         "bert.encoder.layer.0.output.dense", "bert.pooler.dense", "classifier"],
+        ["features.3.squeeze", "features.3.expand1x1", "features.4.squeeze"],
+        ["conv_proj", "encoder.layers.0.self_attention.out_proj", "encoder.layers.0.mlp.0", "heads.head"],
+    ]  # fmt: skip
+    for index, order in enumerate(orders):
+        path = write_safetensors(tmp_path / f"{index}.safetensors", {f"{n}.weight": f32(8, 8) for n in sorted(order)})
+        artifact = open_artifact(path)
+        assert [t.name.removesuffix(".weight") for t in artifact.tensors] == order
+        assert [t.order for t in artifact.tensors] == list(range(len(order)))
+    names = [f"weight_{gate}_l{layer}" for layer in (0, 1) for gate in ("ih", "hh")]
+    biases = {n.replace("weight", "bias"): f32(32) for n in names}
+    path = write_safetensors(tmp_path / "lstm.safetensors", {n: f32(32, 8) for n in sorted(names)} | biases)
+    assert [t.name for t in open_artifact(path).tensors] == names
+    assert all(t.part("bias") for t in open_artifact(path).tensors)
+
+
+def test_a_stem_that_sees_a_gray_image_is_not_depthwise(tmp_path: Path) -> None:
+    tensors = {
+        "blocks.0.depthwise.0.weight": f32(48, 1, 3, 3), "blocks.0.expand.0.weight": f32(48, 24, 1, 1),
+        "blocks.0.project.0.weight": f32(24, 48, 1, 1), "stem.0.weight": f32(24, 1, 3, 3), "classifier.weight": f32(10, 24),
+    }  # fmt: skip
+    artifact = open_artifact(write_safetensors(tmp_path / "m.safetensors", tensors))
+    roles = {t.name: t.role for t in artifact.tensors}
+    assert roles["stem.0.weight"] == "conv"
+    assert roles["blocks.0.depthwise.0.weight"] == "depthwise"
+    assert artifact.inputs == {"stem.0.weight"}
+    assert artifact.outputs == {"classifier.weight"}
+
+
+def test_edges_of_models_whose_widths_mislead(tmp_path: Path) -> None:
+    """Squeeze-and-excitation as wide as the classes, concatenated channels, grouped convolutions, an autoencoder's output."""
+    networks: list[tuple[dict[str, tuple[int, ...]], set[str], set[str]]] = [
+        (
+            {"features.0.0": (16, 3, 3, 3), "features.1.fc1": (10, 40, 1, 1), "features.1.fc2": (40, 10, 1, 1),
+             "features.2.0": (40, 16, 1, 1), "features.3.0": (96, 40, 1, 1), "classifier.1": (10, 96)},
+            {"features.0.0"}, {"classifier.1"},
+        ),
+        (
+            {"features.conv0": (24, 3, 3, 3), "features.denseblock1.denselayer1.conv1": (48, 24, 1, 1),
+             "features.denseblock1.denselayer1.conv2": (12, 48, 3, 3), "features.denseblock1.denselayer2.conv1": (48, 36, 1, 1),
+             "features.denseblock1.denselayer2.conv2": (12, 48, 3, 3), "classifier": (10, 60)},
+            {"features.conv0"}, {"classifier"},
+        ),
+        (
+            {"conv1": (16, 3, 7, 7), "layer1.0.conv2": (16, 4, 3, 3), "fc": (100, 16)},
+            {"conv1"}, {"fc"},
+        ),
+        ({"encoder.0": (16, 3, 3, 3), "encoder.1": (8, 16, 3, 3), "decoder.0": (16, 24, 3, 3), "decoder.1": (3, 16, 3, 3)},
+         {"encoder.0"}, {"decoder.1"}),
+        ({"conv1": (8, 1, 5, 5), "fc1": (32, 128), "fc2": (32, 32), "fc3": (10, 32)}, {"conv1"}, {"fc3"}),
+        ({"stage0.rbr_1x1.conv": (16, 3, 1, 1), "stage0.rbr_dense.conv": (16, 3, 3, 3), "stage1.rbr_dense.conv": (16, 16, 3, 3),
+          "linear": (16, 16)}, {"stage0.rbr_1x1.conv", "stage0.rbr_dense.conv"}, {"linear"}),
+    ]  # fmt: skip
+    for index, (shapes, inputs, outputs) in enumerate(networks):
+        tensors = {f"{name}.weight": f32(*shape) for name, shape in shapes.items()}
+        artifact = open_artifact(write_safetensors(tmp_path / f"{index}.safetensors", tensors))
+        assert {n.removesuffix(".weight") for n in artifact.inputs} == inputs
+        assert {n.removesuffix(".weight") for n in artifact.outputs} == outputs
+
+
+def test_batch_norms_of_timm_and_of_blocks_that_normalize_first(tmp_path: Path) -> None:
+    tensors = {
+        "conv_stem.weight": f32(16, 3, 3, 3), **batch_norm("bn1", 16),
+        "blocks.0.conv_dw.weight": f32(16, 1, 3, 3), **batch_norm("blocks.0.bn1", 16),
+        "blocks.0.conv_pw.weight": f32(16, 16, 1, 1), **batch_norm("blocks.0.bn2", 16),
+        "blocks.1.conv_pw.weight": f32(48, 16, 1, 1), **batch_norm("blocks.1.bn1", 48),
+        "blocks.1.conv_dw.weight": f32(48, 1, 3, 3), **batch_norm("blocks.1.bn2", 48),
+        "blocks.1.conv_pwl.weight": f32(16, 48, 1, 1), **batch_norm("blocks.1.bn3", 16),
+        "classifier.weight": f32(10, 16),
+    }  # fmt: skip
+
+    def norms(path: Path) -> dict[str, str]:
+        artifact = open_artifact(path)
+        names = {e.offset: e.name for e in read_header(artifact.files[0])}
+        found = {t.name: t.part("gamma") for t in artifact.tensors}
+        return {
+            n.removesuffix(".weight"): names[p.offset].removesuffix(".weight")
+            for n, p in found.items()
+            if p is not None
+        }
+
+    assert norms(write_safetensors(tmp_path / "timm.safetensors", tensors)) == {
+        "conv_stem": "bn1", "blocks.0.conv_dw": "blocks.0.bn1", "blocks.0.conv_pw": "blocks.0.bn2",
+        "blocks.1.conv_pw": "blocks.1.bn1", "blocks.1.conv_dw": "blocks.1.bn2", "blocks.1.conv_pwl": "blocks.1.bn3",
+    }  # fmt: skip
+    early = {
+        "conv1.weight": f32(16, 3, 3, 3),
+        "layer.0.conv1.weight": f32(16, 16, 3, 3), **batch_norm("layer.0.bn1", 16),
+        "layer.0.conv2.weight": f32(16, 16, 3, 3), **batch_norm("layer.0.bn2", 16),
+        "layer.1.conv1.weight": f32(32, 16, 3, 3), **batch_norm("layer.1.bn1", 16),
+        "layer.1.conv2.weight": f32(32, 32, 3, 3), **batch_norm("layer.1.bn2", 32),
+        "fc.weight": f32(10, 32),
+    }  # fmt: skip
+    assert norms(write_safetensors(tmp_path / "early.safetensors", early)) == {
+        "layer.0.conv1": "layer.0.bn2", "layer.1.conv1": "layer.1.bn2",
+    }  # fmt: skip
+
+
+def test_scales_are_no_layers_and_positions_are_embeddings(tmp_path: Path) -> None:
+    tensors = {
+        "layer_scale": f32(16, 1, 1), "pos": f32(9, 16), "relative_position_bias_table": f32(25, 4),
+        "patch_embed.proj.weight": f32(16, 3, 4, 4), "head.weight": f32(10, 16),
+    }  # fmt: skip
+    artifact = open_artifact(write_safetensors(tmp_path / "m.safetensors", tensors))
+    roles = {t.name: t.role for t in artifact.tensors}
+    assert roles["pos"] == roles["relative_position_bias_table"] == "embedding"
+    assert roles["patch_embed.proj.weight"] == "conv"
+    assert [s.name for s in artifact.skipped] == ["layer_scale"]
+
+
 def header(path: Path, fields: dict, data: bytes = b"\0" * 64) -> Path:
     text = json.dumps(fields).encode()
     path.write_bytes(len(text).to_bytes(8, "little") + text + data)
@@ -164,6 +290,31 @@ def test_bad_headers_are_refused(tmp_path: Path) -> None:
     path.write_bytes(len(twice).to_bytes(8, "little") + twice + bytes(8))
     with pytest.raises(MalformedArtifactError, match="twice"):
         open_artifact(path)
+
+
+def test_names_that_are_no_numbers_or_too_long(tmp_path: Path) -> None:
+    names = [
+        "a.²",
+        "a.١٢",
+        "a." + "9" * 1000,
+        "stem" * 200 + "!",
+        "",
+        ".",
+        "..",
+        "_",
+        "weight",
+        "conv_pw.",
+        "weight_ih_l",
+    ]
+    path = write_safetensors(tmp_path / "m.safetensors", {name: f32(4, 4) for name in names})
+    assert {t.name for t in open_artifact(path).tensors} == set(names)
+    for length in (1024, 1025, 5000):
+        path = header(tmp_path / "long.safetensors", {"9" * length: entry(0, 64, [4, 4])})
+        if length > 1024:
+            with pytest.raises(MalformedArtifactError, match="name"):
+                open_artifact(path)
+        else:
+            assert len(open_artifact(path).tensors) == 1
 
 
 def test_nothing_to_lock(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from audit.attack_subjects import TINY, altered, target, task, trained
 from corelocker.audit import attacks
-from corelocker.audit.attacks import Bench, Budget, Target, run_attacks
+from corelocker.audit.attacks import FULL, Bench, Budget, Target, run_attacks, suited
 from corelocker.audit.data import DataSet, Measured, load_metric
 from corelocker.audit.imputation import METHODS
 from corelocker.audit.models import Mask, lock_model, plain_state
@@ -277,3 +277,41 @@ def test_data_without_classes_is_refused_for_training() -> None:
     x, y = task()[0].x[:32], torch.zeros(32, 6)
     with pytest.raises(ConfigError):
         train(untrained(trained(), 0), DataSet("soft", x, y), Recipe(epochs=1), 0.1, 0)
+
+
+class Tied(nn.Module):
+    """(n, 6) tokens to (n, 6, 20) logits, with one matrix for both ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.norm, self.head = nn.Embedding(20, 16), nn.LayerNorm(16), nn.Linear(16, 20, bias=False)
+        self.mlp = nn.Linear(16, 16)
+        self.head.weight = self.embed.weight
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(self.norm(torch.relu(self.mlp(self.embed(tokens)))))
+        return logits
+
+
+def test_checkpoints_hold_tied_weights_once() -> None:
+    """As transformers writes them: what is missing is the other name of something, not an untrained matrix."""
+    torch.manual_seed(0)
+    module = Tied().eval()
+    tokens = torch.randint(0, 20, (40, 6))
+    data = DataSet("tokens", tokens, module(tokens).argmax(-1))
+    state = {n: v for n, v in plain_state(module).items() if n != "head.weight"}
+    bench = Bench(Target(module, state, state, {}, {}, data, data, load_metric("perplexity")), TINY)
+    assert bench.original == pytest.approx(
+        load_metric("perplexity").value(attacks.measure_module(module, data, load_metric("perplexity")))
+    )
+    with torch.no_grad():
+        assert torch.equal(bench.module(state)(tokens), module(tokens))
+
+
+def test_transformers_are_tuned_with_adamw() -> None:
+    assert suited(FULL, trained()) is FULL
+    for module in (Tied(), nn.LSTM(4, 8), nn.TransformerEncoderLayer(8, 2, 16)):
+        recipe = suited(FULL, module).recipe
+        assert recipe.optimizer == "adamw"
+        assert recipe.learning_rates == pytest.approx((0.002, 0.0004))
+        assert recipe.epochs == FULL.recipe.epochs

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from corelocker.audit.models import lock_model, open_state, plain_state
 from corelocker.audit.sensitivity import Collapse, SensitivityScorer, _fold, _output, fillings, rank
 from corelocker.audit.synthetic import InputStats, flat_output, synthesize
 from corelocker.errors import ConfigError, CriterionError
+from corelocker.locking.criteria import random_scores
 from corelocker.locking.plan import make_plan, parse_tiers
 from torch import nn
 
@@ -236,3 +239,78 @@ def test_models_that_cannot_be_measured(tmp_path: Path) -> None:
         scorer(artifact.tensors[0])
     with pytest.raises(CriterionError):
         scorer.fraction_to_collapse()
+
+
+class Tied(Language):
+    """The head, whose weights are the embedding's, is registered first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        embed, head = self.embed, self.head
+        del self.embed, self.head
+        self.head, self.embed = head, embed
+        self.embed.weight = head.weight
+
+
+class Recurrent(nn.Module):
+    """(n, 12, 5) to (n, 4): an LSTM of two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(5, 16, 2, batch_first=True)
+        self.fc = nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.fc(self.lstm(x)[0][:, -1])
+        return logits
+
+
+class Encoder(nn.Module):
+    """(n, 3, 16, 16) to (n, 7): patches, and torch's own transformer layer with its packed projection."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = nn.Conv2d(3, 24, 4, 4)
+        self.pos = nn.Parameter(torch.randn(16, 24))
+        self.layer = nn.TransformerEncoderLayer(24, 4, 48, batch_first=True, norm_first=True)
+        self.head = nn.Linear(24, 7)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(self.layer(self.patch(x).flatten(2).transpose(1, 2) + self.pos).mean(1))
+        return logits
+
+
+@pytest.mark.parametrize(
+    ("made", "example"),
+    [
+        (Tied, torch.zeros(1, 12, dtype=torch.long)),
+        (Recurrent, torch.zeros(1, 12, 5)),
+        (Encoder, torch.zeros(1, 3, 16, 16)),
+    ],
+)
+def test_other_kinds_of_models(made: type[nn.Module], example: torch.Tensor, tmp_path: Path) -> None:
+    """What is left of the output, locked by the product, is less than after as many random channels."""
+    torch.manual_seed(5)
+    module = made().eval()
+    inputs = synthesize(module, (example,), steps=4)
+    scorer = SensitivityScorer(module, (example,), fill="zero")
+    artifact = open_state(plain_state(module), tmp_path / "m.safetensors")
+
+    def left(score: Callable[..., Any], criterion: Any) -> float:
+        plan = make_plan([artifact], parse_tiers("free=0.3,full=0"), score, criterion=criterion, scope="global",
+                         fill="zero", seed=b"", include_io=True)  # fmt: skip
+        locked = lock_model(module, tier_of=plan.tier_of[0], fill="zero", tiers="free=0.3,full=0")
+        other = deepcopy(module)
+        other.load_state_dict(locked.shipped.state)
+        with torch.no_grad():
+            return float(Collapse(flat_output(module(*inputs)))(flat_output(other(*inputs)))[0])
+
+    assert left(scorer, "sensitivity") < left(lambda tensor: random_scores(tensor, b"r"), "random")
+
+
+def test_large_inputs_are_fewer() -> None:
+    """A round through a network for photographs takes seconds: fewer of them do."""
+    module = nn.Sequential(nn.Conv2d(3, 4, 5, 4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    assert synthesize(module, (torch.zeros(1, 3, 96, 96),))[0].shape == (16, 3, 96, 96)
+    assert synthesize(module, (torch.zeros(1, 3, 64, 64),), steps=1)[0].shape == (64, 3, 64, 64)
+    assert synthesize(module, (torch.zeros(1, 3, 96, 96),), count=5, steps=1)[0].shape == (5, 3, 96, 96)

@@ -18,6 +18,7 @@ from corelocker.audit.utility import (
     Subject,
     Work,
     layer_maps,
+    load_state,
     measure_module,
     original_state,
     states_of_plan,
@@ -209,6 +210,20 @@ def test_a_checkpoint_is_measured_in_its_module(subject: Subject, data: DataSet)
     maps = {m.name: m for m in layer_maps(subject.artifact, coverage)}
     assert (maps["b.weight"].tier_of == plan.tier_of[0]["b.weight"]).all()
     assert found[0].locked_bytes == found[1].patch_bytes == int(sum((c > 0).sum() for c in coverage.values()))
+
+
+def test_one_name_of_tied_weights_is_enough() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.head = nn.Embedding(7, 5), nn.Linear(5, 7, bias=False)
+            self.head.weight = self.embed.weight
+
+    state = {"embed.weight": torch.randn(7, 5)}
+    for name in ("embed.weight", "head.weight"):
+        assert torch.equal(load_state(Tied(), {name: state["embed.weight"]}).head.weight, state["embed.weight"])
+    with pytest.raises(ConfigError, match="does not fit"):
+        load_state(Tied(), {"other.weight": state["embed.weight"]})
 
 
 def test_a_module_keeps_its_mode_and_weights(data: DataSet) -> None:

@@ -29,6 +29,74 @@ def test_the_cover_is_the_cheapest(layers: list[LayerSize]) -> None:
     assert covers(tuple(layer in chosen for layer in layers))
 
 
+@st.composite
+def networks(
+    draw: st.DrawFn, prefix: str = "", depth: int = 2
+) -> tuple[list[str], list[str], list[str], set[tuple[str, str]]]:
+    """Layers in order, those that read the input of the module, those that give its output, and who reads whom."""
+    names: list[str] = []
+    edges: set[tuple[str, str]] = set()
+    first: list[str] = []
+    last: list[str] = []
+    for index in range(draw(st.integers(1, 3))):
+        kind = draw(st.sampled_from(["plain", "branches", "module", "shortcut"] if depth else ["plain"]))
+        if kind == "branches":
+            parts = [draw(networks(f"{prefix}{index}.branch{b}.", depth - 1)) for b in range(draw(st.integers(2, 3)))]
+        elif kind == "module":
+            parts = [draw(networks(f"{prefix}{index}.", depth - 1))]
+        elif kind == "shortcut":
+            parts = [draw(networks(f"{prefix}{index}.{name}.", depth - 1)) for name in ("main", "downsample")]
+        else:
+            parts = [([f"{prefix}{index}.weight"],) * 3 + (set(),)]
+        begin, end = [n for part in parts for n in part[1]], [n for part in parts for n in part[2]]
+        edges |= {(a, b) for a in last for b in begin}.union(*(part[3] for part in parts))
+        names += [n for part in parts for n in part[0]]
+        first, last = first or begin, end
+    return names, first, last, edges
+
+
+@given(networks(), st.lists(st.integers(1, 60), min_size=60, max_size=60))
+def test_the_cover_of_branches_is_the_cheapest(
+    network: tuple[list[str], list[str], list[str], set[tuple[str, str]]], sizes: list[int]
+) -> None:
+    names, _, _, edges = network
+    if len(names) > 12:
+        names = names[:12]
+        edges = {(a, b) for a, b in edges if a in names and b in names}
+    layers = [LayerSize(name, 4, 4 * size) for name, size in zip(names, sizes, strict=False)]
+
+    def covers(taken: set[str]) -> bool:
+        return all(a in taken or b in taken for a, b in edges)
+
+    best = min(
+        sum(layer.size for layer in chosen)
+        for count in range(len(layers) + 1)
+        for chosen in itertools.combinations(layers, count)
+        if covers({layer.name for layer in chosen})
+    )
+    found = cover(layers)
+    assert covers({layer.name for layer in found})
+    assert sum(layer.size for layer in found) == best
+
+
+def test_layers_beside_each_other_do_not_cover_each_other() -> None:
+    def taken(sizes: dict[str, int]) -> list[str]:
+        return [layer.name for layer in cover([LayerSize(f"{n}.weight", 8, 8 * s) for n, s in sizes.items()])]
+
+    # Taking only the small one of two branches would leave every large one with the next.
+    blocks = {f"stage.{i}.{b}.conv": s for i in range(4) for b, s in (("rbr_1x1", 1), ("rbr_dense", 9))}
+    found = taken(blocks)
+    assert sum("rbr_dense" in name for name in found) == 2
+    attention = {"attn.q_proj": 4, "attn.k_proj": 4, "attn.v_proj": 4, "attn.o_proj": 5}
+    assert taken(attention | {"mlp.gate_proj": 9, "mlp.up_proj": 9, "mlp.down_proj": 10}) == [
+        "attn.o_proj.weight",
+        "mlp.down_proj.weight",
+    ]
+    # The shortcut's readers are those of the block's last layer, which they are beside of.
+    shortcut = {"0.conv1": 3, "0.conv2": 9, "0.downsample.0": 1, "1.conv1": 9, "1.conv2": 3}
+    assert taken(shortcut) == ["0.conv1.weight", "1.conv1.weight"]
+
+
 @given(LAYERS, st.floats(0, 1))
 def test_the_key_is_at_most_the_share_and_one_channel_stays(layers: list[LayerSize], share: float) -> None:
     counts = hardened_channels(layers, share)

@@ -25,7 +25,7 @@ from corelocker.audit.imputation import METHODS, Method, from_base, impute
 from corelocker.audit.models import LockedModel, Mask
 from corelocker.audit.results import AttackResult
 from corelocker.audit.training import Recipe, recalibrate, train, untrained
-from corelocker.audit.utility import first_tensor, load_state, measure_module
+from corelocker.audit.utility import first_tensor, load_state, measure_module, with_tied
 from corelocker.errors import ConfigError, FileAccessError
 from corelocker.files import write_atomically
 
@@ -37,6 +37,7 @@ Knowledge = Literal["none", "guessed", "known"]
 Reach = Literal["all", "mostly-locked", "locked"]
 Progress = Callable[[int, int, str], None]
 SLOW = 0.1  # how fast unlocked weights move in a "mostly-locked" attack
+ADAMW = 0.04  # its learning rate for each of SGD's
 SCRATCH = "training from scratch with the same data and budget"
 
 
@@ -124,6 +125,18 @@ QUICK = Budget(
     most=500,
     detector_samples=128,
 )
+
+
+def suited(budget: Budget, module: nn.Module) -> Budget:
+    """The budget with the optimizer that such a network is trained with: AdamW for transformers and recurrent networks, which
+    plain SGD hardly moves; an attacker would not use it."""
+    torch = need("torch")
+    kinds = (torch.nn.LayerNorm, torch.nn.RMSNorm, torch.nn.Embedding, torch.nn.RNNBase, torch.nn.MultiheadAttention)
+    norms = torch.nn.modules.batchnorm._BatchNorm
+    if any(isinstance(m, norms) for m in module.modules()) or not any(isinstance(m, kinds) for m in module.modules()):
+        return budget
+    rates = tuple(rate * ADAMW for rate in budget.recipe.learning_rates)
+    return replace(budget, recipe=replace(budget.recipe, optimizer="adamw", learning_rates=rates, weight_decay=0.01))
 
 
 def run_attacks(
@@ -215,8 +228,8 @@ class Bench:
 
     def module(self, state: Mapping[str, Tensor]) -> nn.Module:
         """The architecture with this state, in evaluation mode."""
-        complete = self.fresh() | {n: v.clone() for n, v in state.items()}  # old checkpoints lack BatchNorm's counters
-        return load_state(deepcopy(self._fresh), complete)
+        known = {n: v.clone() for n, v in with_tied(self._fresh, state).items()}
+        return load_state(deepcopy(self._fresh), self.fresh() | known)  # old checkpoints lack BatchNorm's counters
 
     def samples(self, share: float) -> DataSet:
         """The attacker's data: smaller shares are inside larger ones."""

@@ -80,7 +80,7 @@ def verdict(document: Mapping[str, Any]) -> dict[str, Any]:
         headline = (
             "As shipped, the model still works"
             if worth > 0.5
-            else "Useless as it ships, but the lock comes off without labeled data"
+            else f"{'Useless' if worth <= NEAR_CHANCE else 'Weaker'} as it ships, but the lock comes off without labeled data"
         )
     elif worth is not None and worth <= NEAR_CHANCE and leak is not None and leak <= LEAK and document["bit_exact"]:
         level, headline = "holds", "Useless without the key, and no easier to tune back than to train anew"

@@ -463,7 +463,7 @@ class _TorchSide:
         self, data: DataSet, rest: DataSet | None, metric: Metric, progress: Progress
     ) -> tuple[list[AttackResult], str]:
         """Every attack, and a sentence about the attacker's data; `rest` are samples that nothing was measured on."""
-        from corelocker.audit.attacks import FULL, QUICK, Target, run_attacks
+        from corelocker.audit.attacks import FULL, QUICK, Target, run_attacks, suited
 
         options = self._options
         if options.train_data is not None:
@@ -484,7 +484,7 @@ class _TorchSide:
         )  # fmt: skip
         found = run_attacks(
             target,
-            QUICK if options.quick else FULL,
+            suited(QUICK if options.quick else FULL, self._module),
             seed=options.seed,
             work=None if options.work is None else options.work / "attacks",
             progress=lambda done, total, title: progress("attacks", done, total),

@@ -26,7 +26,7 @@ from corelocker.artifacts import Artifact, Part, WeightTensor
 from corelocker.artifacts.safetensors import read_header
 from corelocker.audit import need
 from corelocker.audit.models import lock_model, open_state, plain_state
-from corelocker.audit.synthetic import InputStats, flat_output, synthesize
+from corelocker.audit.synthetic import SMALL, InputStats, flat_output, largest_input, synthesize
 from corelocker.errors import ConfigError, CriterionError
 from corelocker.locking.criteria import Scores
 from corelocker.locking.groups import Member, group_layers
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 DRAWS = 3  # of decoys
 GROWTH = 0.08  # of the bytes picked so far that one round may add
+GROWTH_LARGE = 0.16  # the same where inputs are large and a round takes seconds
 COLLAPSED = 0.02  # of the output's signal left: nothing more to measure
 STEADY = 3  # rounds in which that holds
 BEYOND = 4.0  # how far the ranking by measurement goes on after the collapse, in bytes
@@ -93,7 +94,8 @@ class Collapse:
     nothing to do with the original; a permutation of the outputs counts in full; outputs that grew count by direction.
 
     Decoys keep the outputs large, and then that number has a floor of chance correlations which hides what is left. `signed` asks
-    less: the regression of the outputs on the original ones, in which correlations of either sign cancel.
+    less: how far each output (of a classifier, each class) still goes along with its own original, beyond one standard error of
+    chance. One that goes against it counts as nothing left, but does not make up for another, which would still be told.
 
     Args:
         original: float32 (n, values). Raises CriterionError when it is the same for all inputs, or not finite.
@@ -114,7 +116,9 @@ class Collapse:
         moved = output - output.mean(0)
         energy = (moved**2).sum() / self._energy
         if self._signed:
-            along = (moved * self._signal).sum().clamp(min=0) / self._energy
+            error = len(moved) ** -0.5
+            along = (moved * self._signal).sum(0) - error * moved.norm(dim=0) * self._signal.norm(dim=0)
+            along = along.clamp(min=0).sum() / self._energy / (1 - error)
             return along / energy.clamp(min=1).sqrt(), energy.clamp(min=1e-12).sqrt()
         # |M' S| without the (values, values) matrix, which would be large for a vocabulary.
         shared = (moved @ moved.T * self._gram).sum().clamp(min=1e-20).sqrt()
@@ -175,6 +179,7 @@ def _rank(
     with torch.no_grad():
         collapse = Collapse(flat_output(module(*inputs)), signed=len(layers[0].changes) > 1)
     spent, goal = 0.0, LIMIT * float(costs.sum())
+    growth = GROWTH if largest_input(inputs) <= SMALL else GROWTH_LARGE
     for round_ in range(ROUNDS):
         progress(round_, ROUNDS)
         worth, left = _worth(torch, module, layers, inputs, picked, starts, round_, collapse)
@@ -183,7 +188,7 @@ def _rank(
         first = first if order else worth
         if collapsed is None and len(course) >= STEADY and all(value < COLLAPSED for _, value in course[-STEADY:]):
             collapsed, goal = len(order), min(goal, BEYOND * spent)
-        budget = GROWTH * spent
+        budget = growth * spent
         for channel in np.argsort(-np.where(picked, -np.inf, worth), kind="stable"):
             layer = layer_of[channel]
             if picked[channel] or not spare[layer]:
@@ -251,10 +256,14 @@ def _bottleneck(
         def collapsed(count: int, ranked: Any = ranked) -> bool:
             picked = np.zeros(int(starts[-1]), bool)
             picked[ranked[:count]] = True
-            return all(
-                float(collapse(_output(torch, module, layers, inputs, picked, starts, draw))[0]) < COLLAPSED
-                for draw in range(len(layers[0].changes))
-            )
+            # On average over the draws: one decoy of a few may go along with the original by chance.
+            left = 0.0
+            for draw in range(len(layers[0].changes)):
+                now = float(collapse(_output(torch, module, layers, inputs, picked, starts, draw))[0])
+                if now >= 2 * COLLAPSED:
+                    return False
+                left += now
+            return left < COLLAPSED * len(layers[0].changes)
 
         if not collapsed(high):
             continue
@@ -514,7 +523,11 @@ def fillings(module: nn.Module, costs: Mapping[str, float], fill: Fill, seed: by
     state = plain_state(module)
     with tempfile.TemporaryDirectory(prefix="corelocker-") as folder:
         artifact = open_state(state, Path(folder) / "model.safetensors")
-        names = {entry.offset: entry.name for entry in read_header(artifact.files[0])}
+        first: dict[int, str] = {}  # of the names of a tied parameter the one that gradients go by
+        for name, parameter in module.named_parameters(remove_duplicate=False):
+            first.setdefault(id(parameter), name)
+        tied = {name: first[id(p)] for name, p in module.named_parameters(remove_duplicate=False)}
+        names = {entry.offset: tied.get(entry.name, entry.name) for entry in read_header(artifact.files[0])}
         layers = [
             Layer(
                 tensor.name,
@@ -524,7 +537,7 @@ def fillings(module: nn.Module, costs: Mapping[str, float], fill: Fill, seed: by
                 [],
             )
             for tensor in artifact.tensors
-            if tensor.name in costs and tensor.channels > 1
+            if tensor.name in costs and tensor.channels > 1 and not _repeats(tensor.name, tied, costs)
         ]
     generator = np.random.default_rng([0, *seed])
     for draw in range(DRAWS if fill == "decoy" else 1):
@@ -546,6 +559,11 @@ def fillings(module: nn.Module, costs: Mapping[str, float], fill: Fill, seed: by
                 changes[name] = filled.float() - state[name].float()
             layer.changes.append(changes)
     return [_without_statistics(module, layer) for layer in layers]
+
+
+def _repeats(name: str, tied: Mapping[str, str], costs: Mapping[str, float]) -> bool:
+    """Whether the layer stands in `costs` under the first of its names too."""
+    return tied.get(name, name) != name and tied[name] in costs
 
 
 def _without_statistics(module: nn.Module, layer: Layer) -> Layer:

@@ -19,8 +19,9 @@ from corelocker.errors import ConfigError, CriterionError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-SMALL = 3 * 64 * 64  # elements of an input up to which COUNT inputs are made, and half of them beyond
+SMALL = 3 * 64 * 64  # elements of an input up to which COUNT inputs are made, and moved STEPS times
 COUNT = 64
+COUNT_LARGE = 16  # of larger ones, moved half as often: a ResNet-50 takes a second for four
 TOKENS = 32  # greatest length of a sampled sequence
 SEQUENCES = 16
 STEPS = 80  # of moving the inputs
@@ -79,7 +80,7 @@ def synthesize(
     *,
     count: int | None = None,
     seed: int = 0,
-    steps: int = STEPS,
+    steps: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Any, ...]:
     """Inputs for `module`, in the form of `example` (a tuple whose tensors have a batch dimension of 1 or more).
@@ -87,8 +88,8 @@ def synthesize(
     Args:
         module: in eval mode.
         stats: of floating-point inputs; mean 0 and spread 1 without.
-        count: how many inputs; by default 64, fewer of large ones.
-        steps: how often the inputs are moved.
+        count: how many inputs; by default 64, 16 of large ones.
+        steps: how often the inputs are moved; by default 80 times, large ones half as often.
 
     Raises CriterionError when the module takes no tensor or refuses such inputs.
     """
@@ -98,9 +99,11 @@ def synthesize(
     if not tensors:
         raise CriterionError("the model takes no tensor; synthetic inputs cannot be made")
     floats = [v for v in tensors if v.is_floating_point() and v.ndim > 0]
+    large = largest_input(example) > SMALL
     if count is None:
-        largest = max((v[0].numel() for v in floats), default=0)
-        count = SEQUENCES if not floats else COUNT if largest <= SMALL else COUNT // 2
+        count = SEQUENCES if not floats else COUNT_LARGE if large else COUNT
+    if steps is None:
+        steps = STEPS // 2 if large else STEPS
     try:
         vocabularies = _vocabularies(module, example)
         made = []
@@ -128,6 +131,12 @@ def synthesize(
             f"the model does not take a batch of {count} synthetic inputs: {str(error).splitlines()[0][:200]}",
             hint="Its forward must accept any batch size",
         ) from None
+
+
+def largest_input(inputs: tuple[Any, ...]) -> int:
+    """Elements of one sample of the largest floating-point input."""
+    torch = need("torch")
+    return max((v[0].numel() for v in inputs if torch.is_tensor(v) and v.is_floating_point() and v.ndim), default=0)
 
 
 def flat_output(output: Any) -> Tensor:

@@ -104,13 +104,25 @@ class Evaluator:
 
 
 def load_state(module: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
-    """Put a state dict into the module. Raises ConfigError when it is another model's."""
+    """Put a state dict into the module; of tied parameters one name is enough. Raises ConfigError when it is another model's."""
     try:
-        module.load_state_dict(dict(state))
+        module.load_state_dict(with_tied(module, state))
     except RuntimeError as error:
         lines = str(error).splitlines()
         raise ConfigError(f"the checkpoint does not fit the model: {lines[min(1, len(lines) - 1)].strip()}") from None
     return module.eval()
+
+
+def with_tied(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict with every name of the parameters that the module ties; checkpoints store one."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    complete = dict(state)
+    for same in names.values():
+        known = next((state[name] for name in same if name in state), None)
+        complete |= {name: known for name in same if known is not None and name not in state}
+    return complete
 
 
 def module_runner(module: nn.Module) -> Callable[[Tensor], Tensor]:
