@@ -94,7 +94,9 @@ def main() -> None:
     parser.add_argument(
         "--rate", type=float, default=0.05, help="the attacker's peak learning rate; the baseline's is 0.05"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of what is drawn anew, of the order of the images, of the baseline")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of what is drawn anew, of the order of the images, of the baseline"
+    )
     parser.add_argument("rules", nargs="+")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -300,13 +300,20 @@ class Generators:
     def __init__(self, kind: str, world: World, port: int, count: int) -> None:
         fork = multiprocessing.get_context("fork")
         self._ends: list[Connection] = []
+        self._processes = []
         for _ in range(count):
             ours, theirs = fork.Pipe()
-            fork.Process(target=generator, args=(kind, world, port, theirs), daemon=True).start()
+            process = fork.Process(target=generator, args=(kind, world, port, theirs), daemon=True)
+            process.start()
+            self._processes.append(process)
             self._ends.append(ours)
 
     def __len__(self) -> int:
         return len(self._ends)
+
+    def processor_seconds(self) -> list[float]:
+        """Processor time of each generator."""
+        return [processor_seconds(process.pid) for process in self._processes if process.pid is not None]
 
     def do(self, *order: object) -> Outcome:
         for end in self._ends:
@@ -349,9 +356,11 @@ def measure(
     load.do("make", int(guess / len(load)) + 1)
     pid = service.process.pid
     clients = max(1, options.clients * workers // len(load))
-    processor, start = processor_seconds(pid), time.perf_counter()
+    processor, start, loading = processor_seconds(pid), time.perf_counter(), load.processor_seconds()
     full = load.do("closed", options.seconds, clients)
     wall, processor = time.perf_counter() - start, processor_seconds(pid) - processor
+    # A generator that needs all of its core would measure itself.
+    busiest = max((now - then) / wall for now, then in zip(load.processor_seconds(), loading, strict=True))
     rate = len(full.latencies) / wall
     load.do("make", int(guess / len(load)) + 1)
     half = load.do("open", options.seconds, rate / 2 / len(load))
@@ -365,6 +374,7 @@ def measure(
         "unlocks_per_second": rate,
         "unlocks_per_core_second": per_core,
         "cores_busy": processor / wall,
+        "busiest_generator": busiest,
         "bound_per_core_second": limit,
         "bound_spread": abs(before - after) / limit,
         "ratio_to_bound": per_core / limit,
@@ -374,8 +384,10 @@ def measure(
         "full_p95_ms": percentile(full.latencies, 0.95) * 1000,
         "full_slowest_ms": max(full.latencies, default=float("nan")) * 1000,
         "half_slowest_ms": max(half.latencies, default=float("nan")) * 1000,
-        # Another load on the machine: the bound moved in between, or the service was not given its cores.
-        "noisy": abs(before - after) / limit > 0.1 or processor / wall < 0.8 * min(workers, os.cpu_count() or 1),
+        # Another load on the machine: the bound moved in between, or the service was not given its cores, or enough to do.
+        "noisy": abs(before - after) / limit > 0.1
+        or processor / wall < 0.8 * min(workers, os.cpu_count() or 1)
+        or busiest > 0.9,
         "half_p50_ms": percentile(half.latencies, 0.5) * 1000,
         "half_p95_ms": percentile(half.latencies, 0.95) * 1000,
         "failures": {**full.failures, **half.failures},

@@ -113,20 +113,22 @@ class Collapse:
 
     def __call__(self, output: Tensor) -> tuple[Tensor, Tensor]:
         """(signal left, size relative to the original), scalars."""
+        return self._measured(output, len(output) ** -0.5)
+
+    def _measured(self, output: Tensor, chance: float) -> tuple[Tensor, Tensor]:
         moved = output - output.mean(0)
         energy = (moved**2).sum() / self._energy
         if self._signed:
-            error = len(moved) ** -0.5
-            along = (moved * self._signal).sum(0) - error * moved.norm(dim=0) * self._signal.norm(dim=0)
-            along = along.clamp(min=0).sum() / self._energy / (1 - error)
-            return along / energy.clamp(min=1).sqrt(), energy.clamp(min=1e-12).sqrt()
+            along = (moved * self._signal).sum(0) - chance * moved.norm(dim=0) * self._signal.norm(dim=0)
+            left = along.clamp(min=0).sum() / self._energy / (1 - chance)
+            return left / energy.clamp(min=1).sqrt(), energy.clamp(min=1e-12).sqrt()
         # |M' S| without the (values, values) matrix, which would be large for a vocabulary.
         shared = (moved @ moved.T * self._gram).sum().clamp(min=1e-20).sqrt()
         return shared / self._own / energy.clamp(min=1).sqrt(), energy.clamp(min=1e-12).sqrt()
 
     def loss(self, output: Tensor) -> Tensor:
         """What a pick makes smaller. The size counts a little: where it shrinks, constants take over."""
-        left, size = self(output)
+        left, size = self._measured(output, 0.0)  # what is within chance may still be made smaller
         return left + SILENCE * size.clamp(max=1)
 
 

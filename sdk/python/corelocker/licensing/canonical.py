@@ -84,6 +84,7 @@ class AttestedRequest:
         device_key: the device key, on P-256.
         purchase_token: what proves the purchase, as it was sent; only its hash goes into the JSON. `renewal_token` of
             the license's id at renewal.
+        thumbprint: of the device key, where the caller knows it already.
     """
 
     challenge: str
@@ -92,6 +93,7 @@ class AttestedRequest:
     tier: str
     device_key: ec.EllipticCurvePublicKey
     purchase_token: str
+    thumbprint: str | None = None
 
     def canonical(self, attestation: Format) -> bytes:
         """The canonical JSON for an attestation of this format. Raises CanonicalError."""
@@ -108,7 +110,7 @@ class AttestedRequest:
             "type": REQUEST_TYPE,
         }
         if attestation is not Format.ANDROID_KEY:
-            members["device_key"] = jose.thumbprint(self.device_key)
+            members["device_key"] = self.thumbprint or jose.thumbprint(self.device_key)
         return canonical_json(members)
 
     def digest(self, attestation: Format) -> bytes:

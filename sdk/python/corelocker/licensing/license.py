@@ -177,15 +177,16 @@ def issue_license(
     expires_at: int | None,
     not_before: int | None = None,
     license_id: str | None = None,
+    device: str | None = None,
 ) -> str:
     """A license for the device key, as a compact JWS.
 
-    The arguments are the claims as in `License`; `not_before` is `issued_at` and `license_id` a random UUID if not
-    given. `expires_at` has to lie after both times. Raises LicenseFormatError for a claim that a device would refuse,
-    or a content key that is not 32 bytes.
+    The arguments are the claims as in `License`; `not_before` is `issued_at`, `license_id` a random UUID and `device`
+    the thumbprint of the device key if not given. `expires_at` has to lie after both times. Raises LicenseFormatError
+    for a claim that a device would refuse, or a content key that is not 32 bytes.
     """
     try:
-        device = jose.thumbprint(device_key)
+        device = device or jose.thumbprint(device_key)
     except ValueError as error:
         raise LicenseFormatError(f"the device key cannot be used: {error}") from None
     claims: dict[str, object] = {
@@ -202,10 +203,11 @@ def issue_license(
     }
     if expires_at is not None:
         claims["exp"] = expires_at
-    wrapped = seal(content_key, device_key, license_info(claims))
-    claims["wk"] = jose.encode_base64url(wrapped)
+    info = license_info(claims)
+    wrapped = seal(content_key, device_key, info)
     # The checks of the reader are those of the writer too.
-    _license_of(claims)
+    _license_of(claims, wrapped, info)
+    claims["wk"] = jose.encode_base64url(wrapped)
     return write_token(claims, LICENSE_TYPE, signer)
 
 
@@ -423,7 +425,12 @@ def read_license(token: object, keys: TrustedKeys) -> License:
 
     Raises LicenseFormatError, LicenseTypeError or LicenseSignatureError.
     """
-    return _license_of(read_token(token, LICENSE_TYPE, keys, _REFUSALS))
+    claims = read_token(token, LICENSE_TYPE, keys, _REFUSALS)
+    try:
+        wrapped_key = jose.decode_base64url(text_claim(claims, "wk", LicenseFormatError))
+    except ValueError:
+        wrapped_key = b""
+    return _license_of(claims, wrapped_key, license_info(claims))
 
 
 def _check_place(license_: License, app: str, environment: Environment, device: str) -> None:
@@ -435,7 +442,7 @@ def _check_place(license_: License, app: str, environment: Environment, device: 
         raise LicenseDeviceError("the license was issued to another device key")
 
 
-def _license_of(claims: Mapping[str, object]) -> License:
+def _license_of(claims: Mapping[str, object], wrapped_key: bytes, info: bytes) -> License:
     expires_at = integer_claim(claims, "exp", LicenseFormatError) if "exp" in claims else None
     issued_at, not_before = (
         integer_claim(claims, "iat", LicenseFormatError),
@@ -453,10 +460,6 @@ def _license_of(claims: Mapping[str, object]) -> License:
     device = text_claim(confirmation, "jkt", LicenseFormatError) if isinstance(confirmation, Mapping) else ""
     if len(device) != jose.THUMBPRINT_SIZE:
         raise LicenseFormatError("the claim cnf.jkt is not a key thumbprint")
-    try:
-        wrapped_key = jose.decode_base64url(text_claim(claims, "wk", LicenseFormatError))
-    except ValueError:
-        wrapped_key = b""
     if len(wrapped_key) != WRAPPED_KEY_SIZE:
         raise LicenseFormatError(f"the claim wk is not {WRAPPED_KEY_SIZE} bytes in base64url")
     return License(
@@ -472,5 +475,5 @@ def _license_of(claims: Mapping[str, object]) -> License:
         tier=text_claim(claims, "tier", LicenseFormatError),
         device=device,
         wrapped_key=wrapped_key,
-        info=license_info(claims),
+        info=info,
     )

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import NamedTuple, NoReturn, Protocol
+from weakref import WeakKeyDictionary
 
 from cryptography.hazmat.primitives.asymmetric import ec
-from joserfc import jws
-from joserfc.errors import JoseError
-from joserfc.jwk import ECKey
 
 from corelocker.bundle import jose
 from corelocker.errors import ConfigError
@@ -24,7 +23,6 @@ MAX_TOKEN_SIZE = 16 * 1024
 MAX_TEXT = 256
 MAX_TRUSTED_KEYS = 8
 _SAFE_INTEGER = 2**53 - 1
-_ES256 = jws.JWSRegistry(algorithms=["ES256"])
 
 
 class Signer(Protocol):
@@ -65,7 +63,7 @@ class TrustedKeys:
 
     def __init__(self, keys: Iterable[ec.EllipticCurvePublicKey]) -> None:
         try:
-            self._keys = {jose.thumbprint(key): ECKey.import_key({**jose.public_jwk(key)}) for key in keys}
+            self._keys = {jose.thumbprint(key): key for key in keys}
         except ValueError as error:
             raise ConfigError(f"a trusted key cannot be used: {error}") from None
         if not 1 <= len(self._keys) <= MAX_TRUSTED_KEYS:
@@ -79,7 +77,7 @@ class TrustedKeys:
         except ValueError as error:
             raise ConfigError(f"a trusted key cannot be used: {error}") from None
 
-    def candidates(self, kid: str | None) -> list[ECKey]:
+    def candidates(self, kid: str | None) -> list[ec.EllipticCurvePublicKey]:
         """The key of this thumbprint, or all keys when the token names none."""
         return [key for name, key in self._keys.items() if kid is None or name == kid]
 
@@ -94,9 +92,20 @@ class Refusals(NamedTuple):
 
 def write_token(claims: Mapping[str, object], typ: str, signer: Signer) -> str:
     """The compact JWS of the claims, signed by `signer`, with the key's thumbprint as `kid`."""
-    header = {"alg": "ES256", "kid": jose.thumbprint(signer.public_key), "typ": typ}
-    signing_input = ".".join(jose.encode_base64url(_json_bytes(part)) for part in (header, claims))
+    kid = _kids.get(signer)
+    if kid is None:
+        kid = _kids[signer] = jose.thumbprint(signer.public_key)
+    signing_input = f"{_header(kid, typ)}.{jose.encode_base64url(_json_bytes(claims))}"
     return f"{signing_input}.{jose.encode_base64url(signer.sign(signing_input.encode('ascii')))}"
+
+
+# A service signs with one key, whose thumbprint costs as much as a third of a signature.
+_kids: WeakKeyDictionary[Signer, str] = WeakKeyDictionary()
+
+
+@lru_cache(maxsize=16)
+def _header(kid: str, typ: str) -> str:
+    return jose.encode_base64url(_json_bytes({"alg": "ES256", "kid": kid, "typ": typ}))
 
 
 def read_token(token: object, typ: str, keys: TrustedKeys, refusals: Refusals) -> dict[str, object]:
@@ -108,8 +117,9 @@ def read_token(token: object, typ: str, keys: TrustedKeys, refusals: Refusals) -
     if not isinstance(token, str) or len(token) > MAX_TOKEN_SIZE:
         raise refusals.malformed(f"the token is not text of at most {MAX_TOKEN_SIZE} characters")
     try:
-        header, payload, _ = (jose.decode_base64url(part) for part in token.split("."))
-        head = strict_json(header)
+        header, payload, signature = token.split(".")
+        head, claims = _read_header(header), jose.decode_base64url(payload)
+        proof = jose.decode_base64url(signature)
     except ValueError as error:
         raise refusals.malformed(f"the token is malformed: {error}") from None
     if head.get("typ") != typ or head.get("alg") != "ES256":
@@ -117,12 +127,19 @@ def read_token(token: object, typ: str, keys: TrustedKeys, refusals: Refusals) -
     kid = head.get("kid")
     if not head.keys() <= {"alg", "typ", "kid"} or not isinstance(kid, str | None):
         raise refusals.malformed("the token's header holds something beyond alg, typ and kid")
-    if not any(_signed_by(token, key) for key in keys.candidates(kid)):
+    signed = f"{header}.{payload}".encode("ascii")
+    if not any(jose.verify(key, proof, signed) for key in keys.candidates(kid)):
         raise refusals.unsigned("the token is not signed by a trusted key")
     try:
-        return strict_json(payload)
+        return strict_json(claims)
     except ValueError as error:
         raise refusals.malformed(f"the token's claims are malformed: {error}") from None
+
+
+@lru_cache(maxsize=64)
+def _read_header(header: str) -> Mapping[str, object]:
+    """The header in base64url; all tokens that a key has signed have the same. Raises ValueError."""
+    return strict_json(jose.decode_base64url(header))
 
 
 def text_claim(claims: Mapping[str, object], name: str, refusal: type[LicensingError]) -> str:
@@ -150,13 +167,7 @@ def strict_json(data: bytes) -> dict[str, object]:
     Raises ValueError for anything else, however deep it nests.
     """
     try:
-        value = json.loads(
-            data.decode("utf-8"),
-            object_pairs_hook=_unique,
-            parse_int=_integer,
-            parse_float=_no_number,
-            parse_constant=_no_number,
-        )
+        value = _STRICT.decode(data.decode("utf-8"))
     except RecursionError:
         raise ValueError("JSON that nests too deep") from None
     if b"\\u" in data:
@@ -167,16 +178,8 @@ def strict_json(data: bytes) -> dict[str, object]:
     return value
 
 
-def _signed_by(token: str, key: ECKey) -> bool:
-    try:
-        jws.deserialize_compact(token, key, registry=_ES256)
-    except (JoseError, ValueError):
-        return False
-    return True
-
-
 def _json_bytes(value: Mapping[str, object]) -> bytes:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode("utf-8")
+    return _PLAIN.encode(value).encode("utf-8")
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -195,3 +198,10 @@ def _integer(digits: str) -> int:
 
 def _no_number(_: str) -> NoReturn:
     raise ValueError("a JSON number that is not an integer")
+
+
+# json.loads and json.dumps make these anew for every call that has options.
+_STRICT = json.JSONDecoder(
+    object_pairs_hook=_unique, parse_int=_integer, parse_float=_no_number, parse_constant=_no_number
+)
+_PLAIN = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)

@@ -75,7 +75,7 @@ class Server:
     def lines(self) -> list[dict[str, Any]]:
         """The log, once all answers that were read are in it."""
         for _ in range(100):
-            if self.metrics._busy._value.get() == 0:
+            if self.metrics.in_progress == 0:
                 break
             time.sleep(0.01)
         return [json.loads(line) for line in self.log_text.getvalue().splitlines()]

@@ -1170,6 +1170,104 @@ def test_a_signer_that_fails_leaves_nothing_behind(world: FullService) -> None:
     broken.unlock(UnlockRequest.from_json(body))
 
 
+def test_decided_together_as_if_alone(any_world: FullService) -> None:
+    """A batch of first unlocks, an assertion, a renewal, a used challenge and more devices than there are places."""
+    world, service = any_world, any_world.service
+    known, app = Device.new(), Device.new()
+    issued = world.unlock(known, world.grant("renewed"))
+    world.unlock(app, world.grant("asserted"), "app-attest")
+    many = [Device.new() for _ in range(4)]
+    bodies = [world.unlock_body(device, world.grant("crowded")) for device in many]
+    bodies.append(world.unlock_body(app, world.grant("asserted"), "app-assert"))
+    cases = [service.check_unlock(UnlockRequest.from_json(body)) for body in bodies]
+    renewal = RenewRequest.from_json(world.renew_body(known, issued.license_id))
+    cases.append(service.check_renewal(issued.license_id, renewal))
+    cases.append(service.check_unlock(UnlockRequest.from_json(bodies[4])))
+    outcomes = service.decide(cases)
+    found = [getattr(outcome, "code", "license") for outcome in outcomes]
+    assert sorted(found[:4]) == ["device-limit", "device-limit", "license", "license"]
+    assert sorted((found[4], found[6])) == ["challenge-used", "license"]
+    assert found[5] == "license"
+    stored = world.storage.entitlement(PurchaseKey("grant", APP, "sub:crowded"))
+    assert stored is not None
+    assert {place.device for place in stored.entitlement.places} == {
+        device.thumbprint for device, outcome in zip(many, found, strict=False) if outcome == "license"
+    }
+    for case, outcome in zip(cases, outcomes, strict=True):
+        if not isinstance(outcome, Exception):
+            assert world.read(outcome).device == case.device
+            license_ = world.storage.license(outcome.license_id)
+            assert license_ is not None
+            assert license_.device == case.device
+    rows = world.storage.audit_rows(limit=7)
+    assert [row.outcome for row in reversed(rows)] == [code.replace("license", "ok") for code in found]
+    assert {row.license_id for row in rows if row.outcome == "ok" and row.event == "unlock"} < {
+        getattr(outcome, "license_id", None) for outcome in outcomes
+    }
+    replaced = world.storage.license(issued.license_id)
+    assert replaced is not None
+    assert replaced.replaced_by == getattr(outcomes[5], "license_id", "")
+
+
+def test_what_is_wrong_with_one_stays_with_it(any_world: FullService, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The provider has lost the key of one tier: the others of the batch get their licenses, and that one no place."""
+    world, content_key = any_world, any_world.service._keys.content_key
+
+    def lost(bundle: str, tier: str) -> bytes:
+        if tier == "plus":
+            raise RuntimeError("the HSM is gone")
+        return content_key(bundle, tier)
+
+    monkeypatch.setattr(world.service._keys, "content_key", lost)
+    devices = [Device.new() for _ in range(5)]
+    tiers = ["full", "full", "plus", "full", "full"]
+    cases = [
+        world.service.check_unlock(
+            UnlockRequest.from_json(world.unlock_body(device, world.grant(f"order-{index}"), tier=tier))
+        )
+        for index, (device, tier) in enumerate(zip(devices, tiers, strict=True))
+    ]
+    outcomes = world.service.decide(cases)
+    assert [type(outcome).__name__ for outcome in outcomes] == ["Issued", "Issued", "RuntimeError", "Issued", "Issued"]
+    assert len(world.storage.list_licenses()) == 4
+    assert world.storage.entitlement(PurchaseKey("grant", APP, "sub:order-2")) is None
+    assert [row.outcome for row in world.storage.audit_rows(limit=10)] == ["ok"] * 4
+    # Its challenge was not used up either.
+    monkeypatch.undo()
+    (outcome,) = world.service.decide([cases[2]])
+    assert not isinstance(outcome, Exception)
+
+
+def test_a_batch_is_as_durable_as_its_most_important_case(world: FullService, monkeypatch: pytest.MonkeyPatch) -> None:
+    committed: list[bool] = []
+    transaction = world.storage.transaction
+
+    @contextmanager
+    def spy(*, durable: bool = True) -> Iterator[Any]:
+        with transaction(durable=durable) as opened:
+            yield opened
+        committed.append(durable)
+
+    monkeypatch.setattr(world.storage, "transaction", spy)
+    old, new, app = Device.new(), Device.new(), Device.new()
+    world.unlock(old, world.grant("old"))
+    world.unlock(app, world.grant("app"), "app-attest")
+
+    def case(device: Device, order: str, proof: str = "development") -> Any:
+        body = world.unlock_body(device, world.grant(order), proof)
+        return world.service.check_unlock(UnlockRequest.from_json(body))
+
+    def decided(*cases: Any) -> list[bool]:
+        committed.clear()
+        assert not any(isinstance(outcome, Exception) for outcome in world.service.decide(cases))
+        return list(committed)
+
+    assert decided(case(old, "old"), case(app, "app", "app-assert")) == [False]
+    assert decided(case(old, "old"), case(new, "new")) == [True]
+    # An assertion is expected of an app that has its place; this one comes with another purchase.
+    assert decided(case(old, "old"), case(app, "another", "app-assert")) == [True]
+
+
 def test_a_database_that_is_gone(world: FullService) -> None:
     body = world.unlock_body(Device.new())
     world.service.ready()

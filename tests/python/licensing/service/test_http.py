@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -31,9 +32,15 @@ SECURITY = {
 }
 
 
+@pytest.fixture(params=[8, 0], ids=["threads", "loop"])
+def threads(request: pytest.FixtureRequest) -> int:
+    """Both ways to decide: handed to threads, or on the event loop, where most requests go past ASGI."""
+    return int(request.param)
+
+
 @pytest.fixture
-def server(sqlite_world: World) -> Iterator[Server]:
-    with serving(sqlite_world) as running:
+def server(sqlite_world: World, threads: int) -> Iterator[Server]:
+    with serving(sqlite_world, threads=threads) as running:
         yield running
 
 
@@ -189,11 +196,12 @@ def test_every_error_has_an_answer() -> None:
     assert upstream.retry_after == 86400
 
 
-def test_what_nobody_expected(sqlite_world: World) -> None:
+def test_what_nobody_expected(sqlite_world: World, threads: int) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("a message with a secret")
 
-    with serving(sqlite_world, lambda real: Around(real, unlock=fail, challenge=fail)) as server:
+    methods = {"unlock": fail, "challenge": fail, "check_unlock": fail}
+    with serving(sqlite_world, lambda real: Around(real, **methods), threads=threads) as server:
         problem(server.post("/v1/challenges", {}), 500, "internal-error")
         body = Phone(sqlite_world).unlock_body("A" * 54, sqlite_world.grant("p"))
         answer = server.post("/v1/licenses", body)
@@ -274,8 +282,8 @@ def test_a_body_without_an_end(server: Server) -> None:
     assert sent < 32 << 20
 
 
-def test_a_body_that_never_comes(sqlite_world: World) -> None:
-    with serving(sqlite_world, request_timeout=1) as server:
+def test_a_body_that_never_comes(sqlite_world: World, threads: int) -> None:
+    with serving(sqlite_world, request_timeout=1, threads=threads) as server:
         start = time.monotonic()
         raw_problem(server.raw(HEAD + b"content-length: 100\r\n\r\n{"), 408, "request-timeout")
         raw_problem(server.raw(HEAD + b"transfer-encoding: chunked\r\n\r\n1\r\n{\r\n"), 408, "request-timeout")
@@ -369,8 +377,10 @@ def test_more_than_it_bears(sqlite_world: World) -> None:
         waiting = [pool.submit(requests.post, url, json=body, timeout=30) for body in bodies[:3]]
         assert gate.begun.acquire(timeout=10)
         until = time.monotonic() + 10
-        while server.metrics._busy._value.get() < 3 and time.monotonic() < until:
+        while server.metrics.in_progress < 3 and time.monotonic() < until:
             time.sleep(0.01)
+        # They count from their heads on, and take their places when their bodies have come.
+        time.sleep(0.5)
         start = time.monotonic()
         for body in bodies[3:6]:
             assert problem(server.post("/v1/licenses", body), 503, "overloaded")["retry_after"] == 1
@@ -419,11 +429,139 @@ def test_pipelined_requests_are_answered_in_order(server: Server) -> None:
     assert received.count(b"HTTP/1.1 200") == 20
 
 
+# --- the short way --------------------------------------------------------------------------------
+
+
+def whole(path: str, body: bytes, *headers: str) -> bytes:
+    """The bytes of a POST with its body."""
+    lines = (
+        f"POST {path} HTTP/1.1",
+        "host: x",
+        "content-type: application/json",
+        *headers,
+        f"content-length: {len(body)}",
+    )
+    return "\r\n".join((*lines, "", "")).encode() + body
+
+
+def answers(received: bytes) -> list[tuple[int, dict[str, str], Any]]:
+    """Status, headers and JSON of the answers that came one after another."""
+    found = []
+    while received:
+        head, _, rest = received.partition(b"\r\n\r\n")
+        status, *lines = head.decode().split("\r\n")
+        headers = dict(line.lower().split(": ", 1) for line in lines)
+        length = int(headers["content-length"])
+        found.append((int(status.split()[1]), headers, json.loads(rest[:length])))
+        received = rest[length:]
+    return found
+
+
+def shape(answer: tuple[int, dict[str, str], Any]) -> object:
+    """What has to be the same whichever way a request took."""
+    status, headers, body = answer
+    secret = {"challenge", "license", "license_id", "expires_at", "renew_at"}
+    unlike = {"date", "content-length", "x-request-id"}
+    return (
+        status, {name: value for name, value in headers.items() if name not in unlike}, sorted(headers),
+        {name: "" if name in secret else value for name, value in body.items()},
+    )  # fmt: skip
+
+
+def test_the_short_way_answers_like_the_long_one(sqlite_world: World) -> None:
+    """Each request as it is, which goes past ASGI, and with a query, which does not."""
+    phone, other = Phone(sqlite_world), Phone(sqlite_world)
+    with serving(sqlite_world, threads=0) as server:
+
+        def ask(path: str, body: bytes, *headers: str) -> tuple[int, dict[str, str], Any]:
+            (found,) = answers(server.raw(whole(path, body, *headers, "connection: close")))
+            return found
+
+        def both(path: str, *bodies: bytes) -> list[Any]:
+            with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+                connection.sendall(whole(path, bodies[0]))
+                received = connection.recv(65536)
+                (short,) = answers(received)
+            long = ask(f"{path}?", bodies[-1])
+            assert long[1].pop("connection") == "close"
+            assert shape(short) == shape(long)
+            return [short[2], long[2]]
+
+        def unlock_body(phone: Phone) -> bytes:
+            return json.dumps(phone.unlock_body(server.challenge(), sqlite_world.grant("p"))).encode()
+
+        both("/v1/challenges", b"{}")
+        both("/v1/challenges", b"[]")
+        both("/v1/challenges", b"")
+        issued = both("/v1/licenses", unlock_body(phone), unlock_body(phone))
+        both("/v1/licenses", json.dumps({"a": 1}).encode())
+        both("/v1/licenses", unlock_body(phone).replace(b"development", b"app-attest"))
+        foreign = json.loads(unlock_body(phone)) | {"device_key": jose.public_jwk(other.public_key)}
+        both("/v1/licenses", json.dumps(foreign).encode())
+        id_ = issued[0]["license_id"]
+        renewals = [json.dumps(phone.renew_body(server.challenge(), id_)).encode() for _ in range(2)]
+        both(f"/v1/licenses/{id_}/renew", *renewals)
+        both(f"/v1/licenses/{id_}/renew", *renewals)
+        both(f"/v1/licenses/{'x' * 36}/renew", *renewals)
+        both("/v1/licenses/" + "%00" * 12 + "/renew", *renewals)
+        lines = [line for line in server.lines() if line["event"] == "request" and line["route"] != "other"]
+        assert {line["route"] for line in lines} == {"challenges", "licenses", "renew"}
+        assert {line["reason"] for line in lines if line.get("code") == "attestation-refused"} == {"signature"}
+        counted = server.metrics.text().decode()
+        assert 'corelocker_requests_total{route="renew",status="409"} 2.0' in counted
+        assert 'corelocker_request_seconds_count{route="renew"} 8.0' in counted
+
+
+def test_pipelined_requests_of_both_ways_are_answered_in_order(sqlite_world: World) -> None:
+    phone = Phone(sqlite_world)
+    with serving(sqlite_world, threads=0) as server:
+        health = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
+        sent, expected = b"", []
+        for _ in range(5):
+            body = json.dumps(phone.unlock_body(server.challenge(), sqlite_world.grant("p"))).encode()
+            sent += whole("/v1/challenges", b"{}") + whole("/v1/licenses", body) + whole("/v1/licenses", body) + health
+            expected += [201, 201, 409, 200]
+        with socket.create_connection(("127.0.0.1", server.port), timeout=2) as connection:
+            connection.sendall(sent)
+            found = answers(read_all(connection))
+        assert [status for status, _, _ in found] == expected
+        assert ["challenge" in body for _, _, body in found] == [True, False, False, False] * 5
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.05, 0.4])
+def test_a_request_that_comes_in_pieces(sqlite_world: World, pause: float) -> None:
+    body = json.dumps(Phone(sqlite_world).unlock_body("A" * 54, sqlite_world.grant("p"))).encode()
+    data = whole("/v1/licenses", body)
+    cuts = (0, len(data) - len(body), len(data) - 100, len(data))
+    with (
+        serving(sqlite_world, threads=0) as server,
+        socket.create_connection(("127.0.0.1", server.port), timeout=2) as connection,
+    ):
+        for _ in range(2):
+            for begin, end in pairwise(cuts):
+                connection.sendall(data[begin:end])
+                time.sleep(pause)
+        found = answers(read_all(connection))
+        assert [(status, answer["type"]) for status, _, answer in found] == [(409, PREFIX + "challenge-malformed")] * 2
+
+
+def test_a_client_that_is_gone_before_its_answer(sqlite_world: World) -> None:
+    """Its license counts: the device asks again, and holds its place."""
+    phone = Phone(sqlite_world)
+    with serving(sqlite_world, threads=0) as server:
+        body = json.dumps(phone.unlock_body(server.challenge(), sqlite_world.grant("p"))).encode()
+        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+            connection.sendall(whole("/v1/licenses", body))
+        assert server.request("GET", "/healthz").status_code == 200
+        assert [line["status"] for line in server.lines() if line["route"] == "licenses"] == [201]
+        problem(server.post("/v1/licenses", json.loads(body)), 409, "challenge-used")
+
+
 # --- rate limits ---------------------------------------------------------------------------------
 
 
-def test_a_client_that_asks_too_often(sqlite_world: World) -> None:
-    with serving(sqlite_world, rate_limit=60) as server:  # a burst of 8, one a second after it
+def test_a_client_that_asks_too_often(sqlite_world: World, threads: int) -> None:
+    with serving(sqlite_world, rate_limit=60, threads=threads) as server:  # a burst of 8, one a second after it
         answers = [server.post("/v1/challenges", {}) for _ in range(12)]
         assert [answer.status_code for answer in answers[:8]] == [201] * 8
         said = problem(answers[11], 429, "rate-limited")
@@ -437,8 +575,9 @@ def test_a_client_that_asks_too_often(sqlite_world: World) -> None:
         assert server.post("/v1/challenges", {}).status_code == 201
 
 
-def test_clients_behind_a_trusted_proxy(sqlite_world: World) -> None:
-    with serving(sqlite_world, rate_limit=60, trusted_proxies=("127.0.0.0/8",)) as server:
+def test_clients_behind_a_trusted_proxy(sqlite_world: World, threads: int) -> None:
+    proxies = ("127.0.0.0/8",)
+    with serving(sqlite_world, rate_limit=60, trusted_proxies=proxies, threads=threads) as server:
 
         def ask(forwarded: str) -> int:
             return server.post("/v1/challenges", {}, headers={"x-forwarded-for": forwarded}).status_code

@@ -15,7 +15,6 @@ from uuid import UUID, uuid4
 
 import pytest
 from corelocker.bundle import jose
-from corelocker.bundle import keystore as keystores
 from corelocker.bundle.content_keys import tier_keys
 from corelocker.bundle.keystore import Kek, Keystore
 from corelocker.errors import ConfigError, CoreLockerError, KeystoreEntryError, KeystoreSecretError
@@ -86,7 +85,7 @@ def hsm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hsm:
         assert group == "corelocker.kek_providers"
         return [SimpleNamespace(load=lambda: Pkcs11Kek)] if name == "pkcs11" else []
 
-    monkeypatch.setattr(keystores, "entry_points", installed)
+    monkeypatch.setattr("importlib.metadata.entry_points", installed)
     return Hsm(tmp_path, monkeypatch)
 
 

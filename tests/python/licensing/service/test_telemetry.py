@@ -17,19 +17,20 @@ from corelocker.licensing.attestation import Reason
 from corelocker.licensing.service.errors import StorageError
 from corelocker.licensing.service.openapi import ROUTES
 from corelocker.licensing.service.problems import PROBLEMS
-from corelocker.licensing.service.telemetry import Log, Metrics, describe_exception, take_over_logging
+from corelocker.licensing.service.telemetry import Log, Metrics, describe_exception, flat_json, take_over_logging
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from http_server import Around, serving
 from unlock_world import Phone, World
 
 
-def test_the_log_of_a_run_holds_no_secret(sqlite_world: World) -> None:
+@pytest.mark.parametrize("threads", [8, 0])
+def test_the_log_of_a_run_holds_no_secret(sqlite_world: World, threads: int) -> None:
     world, secrets = sqlite_world, set[str]()
 
     def fail(*_: object) -> None:
         raise StorageError(f"a driver that quotes its parameters: {world.grant('x')}")
 
-    with serving(world, lambda real: Around(real, app_store_notice=fail)) as server:
+    with serving(world, lambda real: Around(real, app_store_notice=fail), threads=threads) as server:
         phone = Phone(world)
         for _ in range(2):
             grant = world.grant("a purchase")
@@ -128,6 +129,33 @@ def test_an_exception_that_causes_itself() -> None:
     error.__cause__ = RuntimeError("y")
     error.__cause__.__cause__ = error
     assert len(describe_exception(error)["exception"]) == 8  # type: ignore[arg-type]
+
+
+def test_flat_json_is_json() -> None:
+    members = {
+        "text": 'a "quoted" \\ line\nand \x00 \x7f \u2028 \u00e9 \U0001f511', 'na"me': "", "whole": -(2**53), "none": None,
+        "true": True, "false": False, "fraction": 1.25, "list": ["a", {"b": 1}], "reason": Reason.SIGNATURE,
+    }  # fmt: skip
+    text = flat_json(members)
+    assert json.loads(text) == members
+    assert text.isascii()
+    assert "\n" not in text
+    assert flat_json({}) == "{}"
+    assert json.loads(flat_json({"error": ValueError("x")})) == {"error": "x"}
+
+
+def test_requests_are_counted_in_their_buckets() -> None:
+    metrics = Metrics(ROUTES, PROBLEMS)
+    for seconds in (0.0005, 0.001, 0.0011, 0.3, 99.0):
+        metrics.begin()
+        metrics.end("renew", 201, seconds)
+    for _ in range(2):
+        text = metrics.text().decode()
+        assert 'corelocker_requests_total{route="renew",status="201"} 5.0' in text
+        for bound, count in (("0.001", 2), ("0.0025", 3), ("0.25", 3), ("0.5", 4), ("10.0", 4), ("+Inf", 5)):
+            assert f'corelocker_request_seconds_bucket{{le="{bound}",route="renew"}} {count}.0' in text
+        assert 'corelocker_request_seconds_sum{route="renew"} 99.3026' in text
+        assert "corelocker_requests_in_progress 0.0" in text
 
 
 def test_a_log_that_cannot_be_written_is_not_in_the_way() -> None:

@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import Generic, TypeVar
 
 from corelocker.bundle import jose
@@ -201,7 +202,9 @@ def evidence_from_json(value: Mapping[str, object]) -> Evidence:
     """
     match value:
         case {"format": Format.ANDROID_KEY, "chain": list(chain)} if len(value) == 2 and len(chain) <= MAX_CHAIN:
-            return AndroidKeyEvidence(tuple(_bytes(item, MAX_CERTIFICATE) for item in chain))
+            return AndroidKeyEvidence(
+                (*(_bytes(item, MAX_CERTIFICATE) for item in chain[:1]), *map(_issuer, chain[1:]))
+            )
         case {"format": Format.APPLE_APP_ATTEST, "key_id": key_id, "attestation": data} if len(value) == 3:
             return AppAttestEvidence(_bytes(key_id, 32), _bytes(data, MAX_OBJECT))
         case {"format": Format.APPLE_APP_ATTEST, "key_id": key_id, "assertion": data} if len(value) == 3:
@@ -259,3 +262,13 @@ def _bytes(value: object, limit: int) -> bytes:
         return jose.decode_base64url(value)
     except ValueError as error:
         raise EvidenceError("the attestation holds a value that is not unpadded base64url") from error
+
+
+@lru_cache(maxsize=128)
+def _shared_certificate(text: str) -> bytes:
+    return _bytes(text, MAX_CERTIFICATE)
+
+
+def _issuer(value: object) -> bytes:
+    """A certificate above the leaf; many phones send the same."""
+    return _shared_certificate(value) if isinstance(value, str) else _bytes(value, MAX_CERTIFICATE)

@@ -56,6 +56,7 @@ _EXTENSIONS = 0x80
 _COSE_P256: dict[int | str, object] = {1: 2, 3: -7, -1: 1}
 _VALIDATION_CATEGORY = "apple_validation_category_01"
 _BUNDLE_VERSION = "apple_bundle_version_01"
+_ECDSA = ec.ECDSA(SHA256())
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +201,7 @@ def _verify_assertion(
     nonce = hashlib.sha256(data + client_data_hash).digest()
     try:
         key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), public_key)
-        key.verify(signature, nonce, ec.ECDSA(SHA256()))
+        key.verify(signature, nonce, _ECDSA)
     except InvalidSignature as error:
         raise Refusal(Reason.SIGNATURE, "the assertion is not this key's, or of other data") from error
     header = _header(data, policy)

@@ -36,9 +36,9 @@ _NAME_CONSTRAINTS = "2.5.29.30"
 _KEY_CERT_SIGN = 5
 
 _ECDSA = {
-    "1.2.840.10045.4.3.2": hashes.SHA256(),
-    "1.2.840.10045.4.3.3": hashes.SHA384(),
-    "1.2.840.10045.4.3.4": hashes.SHA512(),
+    "1.2.840.10045.4.3.2": ec.ECDSA(hashes.SHA256()),
+    "1.2.840.10045.4.3.3": ec.ECDSA(hashes.SHA384()),
+    "1.2.840.10045.4.3.4": ec.ECDSA(hashes.SHA512()),
 }
 _RSA = {
     "1.2.840.113549.1.1.11": hashes.SHA256(),
@@ -219,6 +219,11 @@ def point(key: ec.EllipticCurvePublicKey) -> bytes:
 
 def name_attributes(name: bytes) -> list[tuple[str, str]]:
     """The (object identifier, text) pairs of a DER Name, in order. Refuses with MALFORMED."""
+    return list(_parse_name(name))
+
+
+@lru_cache(maxsize=512)
+def _parse_name(name: bytes) -> tuple[tuple[str, str], ...]:
     pairs = []
     try:
         outer = Reader(name).inside(SEQUENCE)
@@ -229,7 +234,7 @@ def name_attributes(name: bytes) -> list[tuple[str, str]]:
                 pairs.append((attribute.oid(), attribute.any()[1].decode("utf-8", "replace")))
     except DerError as error:
         raise Refusal(Reason.MALFORMED, f"a name is malformed: {error}") from error
-    return pairs
+    return tuple(pairs)
 
 
 # --- a chain -------------------------------------------------------------------------------------
@@ -334,10 +339,13 @@ def _require_ca(certificate: Certificate, below: int) -> None:
 def _basic_constraints(certificate: Certificate) -> tuple[bool, int | None]:
     """Whether the certificate is a CA's, and its path length constraint."""
     extension = certificate.extensions.get(_BASIC_CONSTRAINTS)
-    if extension is None:
-        return False, None
+    return (False, None) if extension is None else _parse_basic_constraints(extension.value)
+
+
+@lru_cache(maxsize=64)
+def _parse_basic_constraints(value: bytes) -> tuple[bool, int | None]:
     try:
-        outer = Reader(extension.value)
+        outer = Reader(value)
         inner = outer.inside(SEQUENCE)
         outer.end()
         is_ca = inner.tag() == 0x01 and inner.boolean()
@@ -350,15 +358,18 @@ def _basic_constraints(certificate: Certificate) -> tuple[bool, int | None]:
 
 def _may_sign_certificates(certificate: Certificate) -> bool:
     extension = certificate.extensions.get(_KEY_USAGE)
-    if extension is None:
-        return True
+    return extension is None or _KEY_CERT_SIGN in _parse_key_usage(extension.value)
+
+
+@lru_cache(maxsize=64)
+def _parse_key_usage(value: bytes) -> frozenset[int]:
     try:
-        reader = Reader(extension.value)
+        reader = Reader(value)
         usages = reader.named_bits()
         reader.end()
     except DerError as error:
         raise Refusal(Reason.MALFORMED, f"key usage is malformed: {error}") from error
-    return _KEY_CERT_SIGN in usages
+    return usages
 
 
 def _is_marked_issuer(certificate: Certificate) -> bool:
@@ -386,7 +397,7 @@ def _is_signed_by(certificate: Certificate, spki: bytes) -> bool:
 def _verify(signed: bytes, algorithm: str, signature: bytes, spki: bytes) -> None:
     key = public_key(spki)
     if isinstance(key, ec.EllipticCurvePublicKey) and algorithm in _ECDSA:
-        key.verify(signature, signed, ec.ECDSA(_ECDSA[algorithm]))
+        key.verify(signature, signed, _ECDSA[algorithm])
     elif isinstance(key, rsa.RSAPublicKey) and algorithm in _RSA:
         key.verify(signature, signed, padding.PKCS1v15(), _RSA[algorithm])
     else:

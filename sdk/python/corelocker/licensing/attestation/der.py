@@ -52,42 +52,43 @@ class Reader:
     Every method raises DerError when the next element is not what it reads.
     """
 
-    __slots__ = ("_at", "_data")
+    __slots__ = ("_at", "_data", "_stop")
 
     def __init__(self, data: bytes) -> None:
         self._data = data
         self._at = 0
+        self._stop = len(data)
 
     def more(self) -> bool:
         """Whether anything is left."""
-        return self._at < len(self._data)
+        return self._at < self._stop
 
     def end(self) -> None:
         """Refuse trailing data."""
-        if self.more():
+        if self._at < self._stop:
             raise DerError("trailing data")
 
     def tag(self) -> int | None:
         """The next element's tag, or None at the end; reads nothing."""
-        return self._header()[0] if self.more() else None
+        return self._header()[0] if self._at < self._stop else None
 
     def any(self) -> tuple[int, bytes]:
         """The next element's tag and content."""
-        data, at = self._data, self._at
-        # Most elements are short and have a low tag; what is left is `_header`'s.
-        if (
-            at + 2 <= len(data)
-            and data[at] & 0x1F != 0x1F
-            and (stop := at + 2 + data[at + 1]) <= min(at + 129, len(data))
-        ):
-            self._at = stop
-            return data[at], data[at + 2 : stop]
         tag, start, stop = self._header()
         self._at = stop
         return tag, self._data[start:stop]
 
     def content(self, tag: int) -> bytes:
         """The content of the next element, which must have this tag."""
+        data, at = self._data, self._at
+        # Most elements are short. A tag of several octets is never equal to the first of them.
+        if at + 2 <= self._stop and data[at] == tag and (length := data[at + 1]) < 0x80:
+            at += 2
+            stop = at + length
+            if stop > self._stop:
+                raise DerError("truncated")
+            self._at = stop
+            return data[at:stop]
         found, content = self.any()
         if found != tag:
             raise DerError(f"tag {found:#x} where {tag:#x} is expected")
@@ -151,31 +152,43 @@ class Reader:
         digits = 12 if tag == UTC_TIME else 14
         if tag not in (UTC_TIME, GENERALIZED_TIME) or not content[:digits].isdigit() or content[digits:] != b"Z":
             raise DerError("not a time in UTC with seconds")
-        text = content[:digits].decode("ascii")
+        rest, second = divmod(int(content[:digits]), 100)
+        rest, minute = divmod(rest, 100)
+        rest, hour = divmod(rest, 100)
+        rest, day = divmod(rest, 100)
+        year, month = divmod(rest, 100)
         if tag == UTC_TIME:
-            text = ("19" if text[0] >= "5" else "20") + text
-        month, day, hour, minute, second = (int(text[i : i + 2]) for i in range(4, 14, 2))
+            year += 1900 if year >= 50 else 2000
         try:
-            return datetime(int(text[:4]), month, day, hour, minute, second, tzinfo=UTC)
+            return datetime(year, month, day, hour, minute, second, tzinfo=UTC)
         except ValueError as error:
             raise DerError("no such time") from error
 
     def _header(self) -> tuple[int, int, int]:
         """The next element's tag, and where its content starts and stops."""
-        data, at = self._data, self._at
-        if at + 2 > len(data):
+        data, at, end = self._data, self._at, self._stop
+        if at + 2 > end:
             raise DerError("truncated")
         tag = data[at]
         at += 1
         if tag & 0x1F == 0x1F:
             # The high-tag-number form; KeyMint's tags need at most two octets.
-            number = data[at : at + 2] if data[at] & 0x80 else data[at : at + 1]
-            if number[-1] & 0x80 or number[0] == 0x80 or number[0] < 31:
-                raise DerError("a tag is malformed")
-            tag = int.from_bytes(bytes((tag,)) + number)
-            at += len(number)
-        if at == len(data):
-            raise DerError("truncated")
+            first = data[at]
+            if first & 0x80:
+                if at + 2 > end:
+                    raise DerError("truncated")
+                second = data[at + 1]
+                if second & 0x80 or first == 0x80:
+                    raise DerError("a tag is malformed")
+                tag = tag << 16 | first << 8 | second
+                at += 2
+            else:
+                if first < 31:
+                    raise DerError("a tag is malformed")
+                tag = tag << 8 | first
+                at += 1
+            if at == end:
+                raise DerError("truncated")
         length = data[at]
         at += 1
         if length & 0x80:
@@ -185,7 +198,7 @@ class Reader:
             length = int.from_bytes(octets)
             if length < 0x80 or octets[0] == 0:
                 raise DerError("a length is indefinite or not minimal")
-        if length > len(data) - at:
+        if length > end - at:
             raise DerError("truncated")
         return tag, at, at + length
 

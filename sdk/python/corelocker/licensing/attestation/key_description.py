@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 from typing import TypeVar
 
 from corelocker.licensing.attestation import Reason, Refusal
@@ -133,8 +134,9 @@ def parse_key_description(value: bytes) -> KeyDescription:
         keymint_level = _member(SecurityLevel, reader.enumerated())
         challenge = reader.octets()
         reader.octets()  # uniqueId: a rotating identifier of the device, which nothing here may see
-        software = _authorizations(reader.inside(SEQUENCE))
-        hardware = _authorizations(reader.inside(SEQUENCE))
+        software = _authorizations(reader.content(SEQUENCE))
+        # Most of it is the same on all phones of one model and patch level.
+        hardware = _shared_authorizations(reader.content(SEQUENCE))
         reader.end()
     except (DerError, UnicodeDecodeError) as error:
         raise Refusal(Reason.MALFORMED, f"the key description is malformed: {error}") from error
@@ -143,7 +145,8 @@ def parse_key_description(value: bytes) -> KeyDescription:
     )
 
 
-def _authorizations(reader: Reader) -> AuthorizationList:
+def _authorizations(content: bytes) -> AuthorizationList:
+    reader = Reader(content)
     fields: dict[str, object] = {}
     last = 0
     while reader.more():
@@ -157,6 +160,9 @@ def _authorizations(reader: Reader) -> AuthorizationList:
             fields[field[0]] = field[1](inner)
             inner.end()
     return AuthorizationList(**fields)  # type: ignore[arg-type]
+
+
+_shared_authorizations = lru_cache(maxsize=512)(_authorizations)
 
 
 def _set_of(reader: Reader, tag: int, item: Callable[[Reader], T]) -> tuple[T, ...]:
@@ -186,8 +192,13 @@ def _root_of_trust(reader: Reader) -> RootOfTrust:
 
 
 def _application_id(reader: Reader) -> ApplicationId:
+    return _parse_application_id(reader.content(OCTET_STRING))
+
+
+@lru_cache(maxsize=64)
+def _parse_application_id(content: bytes) -> ApplicationId:
     """The OCTET STRING holds a SEQUENCE {SET OF SEQUENCE {name, version}, SET OF digest}."""
-    wrapped = Reader(reader.content(OCTET_STRING))
+    wrapped = Reader(content)
     inner = wrapped.inside(SEQUENCE)
     wrapped.end()
     packages = _set_of(inner, SET, _package)

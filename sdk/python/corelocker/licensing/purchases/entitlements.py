@@ -186,6 +186,8 @@ def observe(entitlement: Entitlement | None, purchase: Purchase) -> Entitlement:
         raise PurchaseError("a statement about another purchase")
     newest = {known.transaction_id: known for known in entitlement.purchases}
     known = newest.get(purchase.transaction_id)
+    if known == purchase:
+        return entitlement
     if known is None or _rank(purchase) > _rank(known):
         newest[purchase.transaction_id] = purchase
     return replace(entitlement, purchases=tuple(newest[name] for name in sorted(newest)))
@@ -193,8 +195,8 @@ def observe(entitlement: Entitlement | None, purchase: Purchase) -> Entitlement:
 
 def forget_expired(entitlement: Entitlement, now: int, keep: int = 180 * 86400) -> Entitlement:
     """Drop transactions that ended more than `keep` seconds ago, so that long subscriptions stay small."""
-    kept = tuple(known for known in entitlement.purchases if not known.expired(now - keep))
-    return replace(entitlement, purchases=kept)
+    kept = tuple([known for known in entitlement.purchases if not known.expired(now - keep)])
+    return entitlement if len(kept) == len(entitlement.purchases) else replace(entitlement, purchases=kept)
 
 
 def entitled(entitlement: Entitlement, app: str, bundle: str, tier: str, now: int, catalog: Catalog) -> Purchase:
@@ -307,7 +309,7 @@ def _free_at(place: Place, rules: DeviceRules) -> int:
 
 def _touch(entitlement: Entitlement, device: str, now: int) -> Entitlement:
     places = tuple(
-        replace(place, used_at=max(place.used_at, now), released=False) if place.device == device else place
+        Place(device, place.taken_at, max(place.used_at, now)) if place.device == device else place
         for place in entitlement.places
     )
-    return replace(entitlement, places=places)
+    return entitlement if places == entitlement.places else replace(entitlement, places=places)

@@ -124,8 +124,8 @@ class HttpConfig:
         host, port: where it listens, unless `socket` names a Unix socket.
         socket: path of a Unix socket.
         workers: processes.
-        threads: decisions at one time in each process; 0 makes them one after another without handing them to a thread,
-            which is faster where no store has to be asked.
+        threads: decisions at one time in each process; 0 makes them on the event loop, where requests that come together
+            share a transaction. That is much faster, and for services that have no store to ask.
         max_body: bytes of a request.
         request_timeout: seconds for a request from its first byte to its answer.
         rate_limit: requests a minute of one client address (an IPv6 client is its /64); 0 is no limit. An eighth of

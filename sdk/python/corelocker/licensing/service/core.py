@@ -5,6 +5,9 @@ store that has to be asked is asked: that needs no lock and may take long. Then 
 challenge, takes in what the store says, gives the device its place, and keeps the license and the audit row; it either
 happens as a whole or not at all. Only then does the license leave. A device that never gets the answer asks again with
 a new challenge and gets the place that it holds.
+
+Requests that wait for the database at the same time can share a transaction (`UnlockService.decide`), and with it the
+cost of a commit. Each is decided by itself all the same: one that fails is not in the way of the others.
 """
 
 from __future__ import annotations
@@ -97,7 +100,6 @@ from corelocker.licensing.service.storage import (
     AuditRow,
     PurchaseKey,
     Storage,
-    StoredEntitlement,
     StoredLicense,
     Transaction,
 )
@@ -116,6 +118,7 @@ _LICENSE_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _VOIDED_INTERVAL_MS = 3600 * 1000
 # Google lists the last 30 days.
 _VOIDED_HORIZON_MS = 29 * 86400 * 1000
+_PATIENCE = 1.0  # seconds
 _CHALLENGE_MEMBERS = frozenset({"device_key"})
 _UNLOCK_MEMBERS = frozenset({"challenge", "app", "bundle", "tier", "device_key", "attestation", "purchase"})
 _RENEW_MEMBERS = frozenset({"challenge", "attestation"})
@@ -152,13 +155,15 @@ class ShownPurchase:
 
 @dataclass(frozen=True)
 class UnlockRequest:
-    """`POST /v1/licenses`."""
+    """`POST /v1/licenses`; `device_jwk` is the device key as compact JSON, `device` its RFC 7638 thumbprint."""
 
     challenge: str
     app: str
     bundle: str
     tier: str
     device_key: ec.EllipticCurvePublicKey
+    device_jwk: str
+    device: str
     evidence: Evidence = field(repr=False)
     purchase: ShownPurchase = field(repr=False)
 
@@ -166,12 +171,19 @@ class UnlockRequest:
     def from_json(cls, data: bytes | Mapping[str, object]) -> Self:
         """Read the body. Raises RequestError."""
         body = _body(data, _UNLOCK_MEMBERS)
+        jwk: Any = body["device_key"]
+        device_key = _device_key(jwk)
+        # The key was read: its coordinates are in the one form that they have, and need not be made of the point again.
+        device_jwk = f'{{"kty":"EC","crv":"P-256","x":"{jwk["x"]}","y":"{jwk["y"]}"}}'
+        canonical = f'{{"crv":"P-256","kty":"EC","x":"{jwk["x"]}","y":"{jwk["y"]}"}}'
         return cls(
             _text(body, "challenge"),
             _text(body, "app"),
             _text(body, "bundle"),
             _text(body, "tier"),
-            _device_key(body["device_key"]),
+            device_key,
+            device_jwk,
+            jose.encode_base64url(hashlib.sha256(canonical.encode()).digest()),
             _evidence(body["attestation"]),
             _purchase(body["purchase"]),
         )
@@ -308,9 +320,13 @@ class _Proof:
     chain_serials: str | None = None
 
 
-@dataclass(frozen=True)
-class _Case:
-    """Everything that one transaction decides by; `renewed` is the license that is to be renewed."""
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A request whose proof and purchase hold, and everything that the transaction decides it by.
+
+    `renewed` is the license that is to be renewed, `durable` whether the decision has to be on the disk before the
+    answer leaves, as far as that is known beforehand.
+    """
 
     challenge: str
     challenge_end: int
@@ -318,6 +334,7 @@ class _Case:
     bundle: BundleInfo
     tier: str
     device_key: ec.EllipticCurvePublicKey
+    device_jwk: str
     device: str
     proof: _Proof
     purchase: PurchaseKey
@@ -325,6 +342,7 @@ class _Case:
     renewed: StoredLicense | None
     now: int
     note: AuditRow
+    durable: bool
 
 
 class _MustLast(Exception):  # noqa: N818 - a change of plan, not an error
@@ -383,7 +401,7 @@ class UnlockService:
         return Challenge(challenge, expires_at, jose.encode_base64url(seal_secret(secret, request.device_key)))
 
     def _challenge_tag(self, head: bytes) -> bytes:
-        return hmac.new(self._secret, _CHALLENGE_DOMAIN + head, hashlib.sha256).digest()[:16]
+        return hmac.digest(self._secret, _CHALLENGE_DOMAIN + head, "sha256")[:16]
 
     def _challenge_end(self, challenge: str, now: int) -> int:
         """When the challenge ends. Raises ChallengeError when it is not ours, ChallengeExpiredError."""
@@ -405,6 +423,17 @@ class UnlockService:
 
         Raises LicensingError: those of `errors`, of the purchase verifiers and of `entitlements`.
         """
+        return self._decided(self.check_unlock(request))
+
+    def renew(self, license_id: str, request: RenewRequest) -> Issued:
+        """The next license for one that was issued, to the same device key for the same purchase.
+
+        Raises LicensingError: LicenseUnknownError, LicenseRevokedError, LicenseExpiredError, and those of `unlock`.
+        """
+        return self._decided(self.check_renewal(license_id, request))
+
+    def check_unlock(self, request: UnlockRequest) -> Case:
+        """The first half of `unlock`: all that needs no transaction. Raises LicensingError, which the audit log keeps."""
         now_ms = self._now_ms()
         note = AuditRow(
             event="unlock",
@@ -413,16 +442,14 @@ class UnlockService:
             app=request.app,
             bundle=request.bundle,
             tier=request.tier,
-            device=jose.thumbprint(request.device_key),
+            device=request.device,
             provider=request.purchase.provider,
         )
-        return self._decided(note, lambda: self._unlock_case(request, note, now_ms))
+        with self._audited(note):
+            return self._unlock_case(request, note, now_ms)
 
-    def renew(self, license_id: str, request: RenewRequest) -> Issued:
-        """The next license for one that was issued, to the same device key for the same purchase.
-
-        Raises LicensingError: LicenseUnknownError, LicenseRevokedError, LicenseExpiredError, and those of `unlock`.
-        """
+    def check_renewal(self, license_id: str, request: RenewRequest) -> Case:
+        """The first half of `renew`, as `check_unlock` is of `unlock`."""
         now_ms = self._now_ms()
         if not _LICENSE_ID.fullmatch(license_id):
             raise LicenseUnknownError("there is no such license")
@@ -438,59 +465,83 @@ class UnlockService:
                 provider=known.provider,
                 purchase=known.purchase.tag,
             )
-        return self._decided(note, lambda: self._renew_case(known, request, note, now_ms))
+        with self._audited(note):
+            return self._renew_case(known, request, note, now_ms)
 
-    def _decided(self, note: AuditRow, check: Callable[[], _Case]) -> Issued:
+    def decide(self, cases: Sequence[Case]) -> list[Issued | Exception]:
+        """The second half of `unlock` and `renew`, for several requests in one transaction.
+
+        Returns for each case its license, or what `unlock` would raise. When the transaction fails, each case is
+        decided in one of its own, so that what is wrong with one stays with that one; but not when the database has
+        kept them waiting, as it would each of them.
+        """
+        started = time.monotonic()
         try:
-            case = check()
-        except LicensingError as error:
-            self._audit_refusal(note, error)
-            raise
-        try:
-            outcome = self._decide(case, durable=case.proof.new_key is not None or not self._holds_place(case))
-        except _MustLast:
-            outcome = self._decide(case, durable=True)
-        if isinstance(outcome, LicensingError):
+            try:
+                return [*self._decide(cases, durable=any(case.durable for case in cases))]
+            except _MustLast:
+                return [*self._decide(cases, durable=True)]
+        except Exception as error:
+            if len(cases) == 1 or (isinstance(error, StorageError) and time.monotonic() - started > _PATIENCE):
+                return [error for _ in cases]
+            return [outcome for case in cases for outcome in self.decide([case])]
+
+    def _decided(self, case: Case) -> Issued:
+        (outcome,) = self.decide([case])
+        if isinstance(outcome, Exception):
             raise outcome
         return outcome
 
-    def _holds_place(self, case: _Case) -> bool:
+    def _holds_place(self, purchase: PurchaseKey, device: str) -> bool:
         """Whether the device most likely has its place already; looking costs less than deciding twice."""
-        if case.renewed is not None:
-            return True
-        stored = self._storage.entitlement(case.purchase)
-        return stored is not None and any(place.device == case.device for place in stored.entitlement.places)
+        stored = self._storage.entitlement(purchase)
+        return stored is not None and any(place.device == device for place in stored.entitlement.places)
 
-    def _unlock_case(self, request: UnlockRequest, note: AuditRow, now_ms: int) -> _Case:
+    def _unlock_case(self, request: UnlockRequest, note: AuditRow, now_ms: int) -> Case:
         now = now_ms // 1000
         challenge_end = self._challenge_end(request.challenge, now)
         app = self._app(request.app)
         bundle = self._bundle(request.bundle, request.tier)
         attested = AttestedRequest(
-            request.challenge, request.app, request.bundle, request.tier, request.device_key, request.purchase.token
+            request.challenge,
+            request.app,
+            request.bundle,
+            request.tier,
+            request.device_key,
+            request.purchase.token,
+            request.device,
         )
         proof = self._prove_unlock(app, request, attested, now)
         purchase = _verify_purchase(app, request.purchase, now_ms)
         if not purchase.purchase_id.isprintable() or len(purchase.purchase_id) > 512:
             raise PurchaseFormatError("the purchase has an identifier that cannot be stored")
         key = PurchaseKey.of(purchase)
-        return _Case(
+        return Case(
             challenge=request.challenge,
             challenge_end=challenge_end,
             app=app,
             bundle=bundle,
             tier=request.tier,
             device_key=request.device_key,
-            device=note.device or "",
+            device_jwk=request.device_jwk,
+            device=request.device,
             proof=proof,
             purchase=key,
             statements=(purchase,),
             renewed=None,
             now=now,
-            note=replace(note, purchase=key.tag),
+            note=_noted(note, purchase=key.tag),
+            durable=self._takes_place(request, proof, key),
         )
 
-    def _renew_case(self, known: StoredLicense | None, request: RenewRequest, note: AuditRow, now_ms: int) -> _Case:
+    def _takes_place(self, request: UnlockRequest, proof: _Proof, purchase: PurchaseKey) -> bool:
+        """Whether the device is likely to be new to the purchase. A wrong answer costs time and nothing else."""
+        if proof.new_key is not None or isinstance(request.evidence, AndroidKeyEvidence):
+            return True
+        # An app instance asserts once it was attested, and that gave it its place.
+        return proof.counter is None and not self._holds_place(purchase, request.device)
+
+    def _renew_case(self, known: StoredLicense | None, request: RenewRequest, note: AuditRow, now_ms: int) -> Case:
         now = now_ms // 1000
         challenge_end = self._challenge_end(request.challenge, now)
         if known is None:
@@ -499,16 +550,17 @@ class UnlockService:
         bundle = self._bundle(known.bundle, known.tier)
         device_key = jose.key_of_jwk(json.loads(known.device_jwk))
         attested = AttestedRequest(
-            request.challenge, known.app, known.bundle, known.tier, device_key, renewal_token(known.jti)
+            request.challenge, known.app, known.bundle, known.tier, device_key, renewal_token(known.jti), known.device
         )
         proof = self._prove_renewal(app, known, request, attested, now)
-        return _Case(
+        return Case(
             challenge=request.challenge,
             challenge_end=challenge_end,
             app=app,
             bundle=bundle,
             tier=known.tier,
             device_key=device_key,
+            device_jwk=known.device_jwk,
             device=known.device,
             proof=proof,
             purchase=known.purchase,
@@ -516,6 +568,7 @@ class UnlockService:
             renewed=known,
             now=now,
             note=note,
+            durable=False,
         )
 
     def _app(self, name: str) -> AppVerifiers:
@@ -666,34 +719,64 @@ class UnlockService:
 
     # --- the transaction
 
-    def _decide(self, case: _Case, *, durable: bool) -> Issued | LicensingError:
-        """Make the decision and keep it. A refusal is returned, since what led to it is to be kept too."""
-        with self._storage.transaction(durable=durable) as transaction:
-            if not transaction.consume(case.challenge, case.challenge_end):
-                refused: LicensingError = ChallengeUsedError("the challenge was used already", hint="Fetch another")
-                transaction.audit(_refusal_row(case.note, refused))
-                return refused
-            before = transaction.entitlements([case.purchase, *_replaced(case.statements)])
-            observed = after = _observed(before, case.statements)
-            outcome: Issued | LicensingError
-            try:
-                purchase, placed = self._place(case, before[case.purchase].blocked, observed[case.purchase])
-                after = observed | {case.purchase: placed}
-                if not durable:
-                    _require_alike(before, after)
-                outcome = self._issue(transaction, case, purchase)
-            except LicensingError as error:
-                outcome, after = error, observed
-                if not durable:
-                    _require_alike(before, after)
-            _save(transaction, before, after)
-            if isinstance(outcome, Issued):
-                transaction.audit(replace(case.note, license_id=outcome.license_id))
-            else:
-                transaction.audit(_refusal_row(case.note, outcome))
-            return outcome
+    def _decide(self, cases: Sequence[Case], *, durable: bool) -> list[Issued | LicensingError]:
+        """Make the decisions and keep them. A refusal is returned, since what led to it is to be kept too.
 
-    def _place(self, case: _Case, blocked: frozenset[str], entitlement: Entitlement) -> tuple[Purchase, Entitlement]:
+        Several transactions that decide several cases each must not wait for each other in a circle. So all take their
+        locks in one order: challenges, purchases, App Attest keys; each kind by its own order.
+        """
+        outcomes: dict[Case, Issued | LicensingError] = {}
+        with self._storage.transaction(durable=durable) as transaction:
+            fresh: list[Case] = []
+            for case in sorted(cases, key=_by_challenge):
+                if transaction.consume(case.challenge, case.challenge_end):
+                    fresh.append(case)
+                else:
+                    outcomes[case] = ChallengeUsedError("the challenge was used already", hint="Fetch another")
+            before = transaction.entitlements(
+                key for case in fresh for key in (case.purchase, *_replaced(case.statements))
+            )
+            known = {key: stored.entitlement for key, stored in before.items()}
+            for case in sorted(fresh, key=_by_attest_key):
+                blocked = before[case.purchase].blocked
+                outcomes[case] = self._decide_case(transaction, case, blocked, known, durable=durable)
+            for key, stored in before.items():
+                if known[key] != stored.entitlement:
+                    transaction.save(replace(stored, entitlement=known[key]))
+            for case in cases:
+                outcome = outcomes[case]
+                if isinstance(outcome, Issued):
+                    transaction.audit(_noted(case.note, license_id=outcome.license_id))
+                else:
+                    transaction.audit(_refusal_row(case.note, outcome))
+        return [outcomes[case] for case in cases]
+
+    def _decide_case(
+        self,
+        transaction: Transaction,
+        case: Case,
+        blocked: frozenset[str],
+        known: dict[PurchaseKey, Entitlement],
+        *,
+        durable: bool,
+    ) -> Issued | LicensingError:
+        """Decide one case by the entitlements that are `known`, and change those. Raises _MustLast unless `durable`."""
+        before = {key: known[key] for key in (case.purchase, *_replaced(case.statements))}
+        observed = _observed(before, case.statements)
+        try:
+            purchase, placed = self._place(case, blocked, observed[case.purchase])
+            after = observed | {case.purchase: placed}
+            if not durable:
+                _require_alike(before, after)
+            outcome: Issued | LicensingError = self._issue(transaction, case, purchase)
+        except LicensingError as error:
+            outcome, after = error, observed
+            if not durable:
+                _require_alike(before, after)
+        known.update(after)
+        return outcome
+
+    def _place(self, case: Case, blocked: frozenset[str], entitlement: Entitlement) -> tuple[Purchase, Entitlement]:
         """The purchase that entitles the device now, and the entitlement with the device in its place."""
         if case.device in blocked:
             raise LicenseRevokedError("the license of this device was revoked")
@@ -715,7 +798,7 @@ class UnlockService:
             entitlement = activate(entitlement, case.device, now, self._config.licenses.rules)
         return purchase, forget_expired(entitlement, now)
 
-    def _issue(self, transaction: Transaction, case: _Case, purchase: Purchase) -> Issued:
+    def _issue(self, transaction: Transaction, case: Case, purchase: Purchase) -> Issued:
         """Store the proof and make the license. Raises AttestationRefusedError, LicenseRevokedError."""
         proof, now = case.proof, case.now
         if proof.new_key is not None:
@@ -740,6 +823,7 @@ class UnlockService:
             issued_at=now,
             expires_at=expires_at,
             license_id=license_id,
+            device=case.device,
         )
         serials = proof.chain_serials if case.renewed is None else case.renewed.chain_serials
         transaction.add_license(
@@ -750,7 +834,7 @@ class UnlockService:
                 model_version=case.bundle.model_version,
                 tier=case.tier,
                 device=case.device,
-                device_jwk=json.dumps(jose.public_jwk(case.device_key), separators=(",", ":")),
+                device_jwk=case.device_jwk,
                 provider=case.purchase.provider,
                 purchase_app=case.purchase.app,
                 purchase_id=case.purchase.purchase_id,
@@ -831,7 +915,10 @@ class UnlockService:
         with self._storage.transaction() as transaction:
             keys = {PurchaseKey.of(purchase) for purchase in statements}
             before = transaction.entitlements([*keys, *_replaced(statements)])
-            _save(transaction, before, _observed(before, statements))
+            after = _observed({key: stored.entitlement for key, stored in before.items()}, statements)
+            for key, stored in before.items():
+                if after[key] != stored.entitlement:
+                    transaction.save(replace(stored, entitlement=after[key]))
             transaction.audit(replace(note, purchase=next((key.tag for key in keys), None)))
 
     def _concerns(self, purchase: Purchase) -> bool:
@@ -937,6 +1024,11 @@ def _refusal_row(note: AuditRow, error: LicensingError) -> AuditRow:
     return replace(note, outcome=error.code, detail=_line(detail))
 
 
+def _noted(note: AuditRow, **changes: str) -> AuditRow:
+    """`replace`, in a third of its time."""
+    return AuditRow(**{**vars(note), **changes})
+
+
 def _line(text: str) -> str:
     return "".join(character if character.isprintable() else " " for character in text[:512])
 
@@ -985,9 +1077,9 @@ def _replaced(statements: Sequence[Purchase]) -> list[PurchaseKey]:
 
 
 def _observed(
-    before: Mapping[PurchaseKey, StoredEntitlement], statements: Sequence[Purchase]
+    known: Mapping[PurchaseKey, Entitlement], statements: Sequence[Purchase]
 ) -> dict[PurchaseKey, Entitlement]:
-    after = {key: stored.entitlement for key, stored in before.items()}
+    after = dict(known)
     for purchase in statements:
         key = PurchaseKey.of(purchase)
         after[key] = observe(after[key], purchase)
@@ -997,20 +1089,10 @@ def _observed(
     return after
 
 
-def _save(
-    transaction: Transaction,
-    before: Mapping[PurchaseKey, StoredEntitlement],
-    after: Mapping[PurchaseKey, Entitlement],
-) -> None:
-    for key, stored in before.items():
-        if after[key] != stored.entitlement:
-            transaction.save(replace(stored, entitlement=after[key]))
-
-
-def _require_alike(before: Mapping[PurchaseKey, StoredEntitlement], after: Mapping[PurchaseKey, Entitlement]) -> None:
+def _require_alike(before: Mapping[PurchaseKey, Entitlement], after: Mapping[PurchaseKey, Entitlement]) -> None:
     """Raise _MustLast when places have changed hands, or something of a purchase that may not be told again."""
-    for key, stored in before.items():
-        if _lasting(stored.entitlement) != _lasting(after[key]):
+    for key, known in before.items():
+        if after[key] is not known and _lasting(known) != _lasting(after[key]):
             raise _MustLast
 
 
@@ -1021,3 +1103,11 @@ def _lasting(entitlement: Entitlement) -> object:
         for purchase in entitlement.purchases
     }
     return entitlement.closed, places, statements
+
+
+def _by_challenge(case: Case) -> str:
+    return case.challenge
+
+
+def _by_attest_key(case: Case) -> bytes:
+    return case.proof.attest_key or b""

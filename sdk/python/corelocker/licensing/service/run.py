@@ -9,6 +9,7 @@ takes longer than `shutdown_grace` is cut off, which loses nothing, because a de
 from __future__ import annotations
 
 import asyncio
+import gc
 import http as status_codes
 import json
 import multiprocessing
@@ -27,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from corelocker.errors import ConfigError, CoreLockerError
 from corelocker.licensing.service.checks import check_config
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
     from corelocker.licensing.service.core import UnlockService
+    from corelocker.licensing.service.http import Direct
     from corelocker.licensing.service.limits import RateLimiter
     from corelocker.licensing.service.telemetry import Log
 
@@ -47,6 +49,8 @@ MAX_HEAD = 16 << 10
 _BACKLOG = 2048
 _MAINTENANCE_SECONDS = 30
 _KEEP_ALIVE_SECONDS = 30
+# How long a body may be on its way to be worth waiting for.
+_SHORT_SECONDS = 0.2
 # A worker that dies sooner after its start than this is not replaced at once.
 _RESTART_PAUSE = 1.0
 
@@ -254,6 +258,11 @@ def _serve_worker(config: ServiceConfig, listener: socket.socket, limiter: RateL
     ended = threading.Event()
     threading.Thread(target=_maintain, args=(service, log, ended), name="maintenance", daemon=True).start()
 
+    # What is there now stays: the garbage collector need not look through it again and again.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
+
     async def main() -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -272,7 +281,9 @@ def make_server(app: ASGIApp, http: HttpConfig) -> uvicorn.Server:
     """The server of one process, for sockets that somebody else opened."""
     settings = uvicorn.Config(
         app,
-        http=_protocol(http.max_connections, http.request_timeout),
+        http=_protocol(
+            http.max_connections, http.request_timeout, getattr(getattr(app, "state", None), "direct", None)
+        ),
         ws="none",
         lifespan="on",
         log_config=None,
@@ -311,6 +322,9 @@ class _Corked:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
     def write(self, data: bytes) -> None:
         if self._held:
             data, self._held = self._held + data, b""
@@ -331,13 +345,35 @@ class _Corked:
             self._transport.write(data)
 
 
-def _protocol(max_connections: int, head_seconds: float) -> type[HttpToolsProtocol]:
-    """uvicorn's HTTP/1.1 protocol with the limits that it lacks: connections, and the time and size of a head."""
+class _Short:
+    """The request that `Direct` has; to uvicorn, a request whose answer is not complete yet."""
+
+    __slots__ = ("body", "disconnected", "keep_alive", "response_complete", "route")
+    # Set by uvicorn for an application that waits; here nobody does.
+    message_event = asyncio.Event()
+
+    def __init__(self, route: str) -> None:
+        self.route = route
+        self.body = b""
+        self.response_complete = False
+        self.disconnected = False
+        self.keep_alive = True
+
+
+def _protocol(max_connections: int, head_seconds: float, direct: Direct | None) -> type[HttpToolsProtocol]:
+    """uvicorn's HTTP/1.1 protocol with the limits that it lacks: connections, and the time and size of a head.
+
+    With `direct`, requests that it takes go to it, unless the body is slow to follow the head.
+    """
 
     class Protocol(HttpToolsProtocol):
         _in_head = True
         _head_size = 0
         _head_timer: asyncio.TimerHandle | None = None
+        # The request that is being read and goes to `direct` if it is complete soon.
+        _short: _Short | None = None
+        _short_timer: asyncio.TimerHandle | None = None
+        _idle_since: float | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(cast(asyncio.Transport, _Corked(transport, self.loop)))
@@ -347,7 +383,12 @@ def _protocol(max_connections: int, head_seconds: float) -> type[HttpToolsProtoc
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._cancel_timer()
+            if self._short is not None:
+                self._take_long_way()
             super().connection_lost(exc)
+            if self.timeout_keep_alive_task is not None:
+                self.timeout_keep_alive_task.cancel()
+                self.timeout_keep_alive_task = None
 
         def data_received(self, data: bytes) -> None:
             if self.transport.is_closing():
@@ -355,6 +396,9 @@ def _protocol(max_connections: int, head_seconds: float) -> type[HttpToolsProtoc
             if self._in_head:
                 self._head_size += len(data)
             super().data_received(data)
+            if self._short is not None and self._short_timer is None:
+                # Many clients send the body on its own.
+                self._short_timer = self.loop.call_later(_SHORT_SECONDS, self._take_long_way)
             if not self._in_head or self.transport.is_closing():
                 return
             if self._head_size > MAX_HEAD:
@@ -370,7 +414,101 @@ def _protocol(max_connections: int, head_seconds: float) -> type[HttpToolsProtoc
             self._in_head = False
             self._head_size = 0
             self._cancel_timer()
+            parser = self.parser
+            if (
+                direct is not None
+                and (self.cycle is None or self.cycle.response_complete)
+                and not self.flow.write_paused
+                and parser.get_method() == b"POST"
+                and parser.get_http_version() == "1.1"
+                and parser.should_keep_alive()
+                and (route := direct.takes(self.url, self.headers)) is not None
+            ):
+                self._short = _Short(route)
+            else:
+                super().on_headers_complete()
+
+        def on_body(self, body: bytes) -> None:
+            if self._short is not None:
+                self._short.body += body
+            else:
+                super().on_body(body)
+
+        def on_message_complete(self) -> None:
+            short = self._end_short()
+            if short is None or direct is None:
+                super().on_message_complete()
+                return
+            self.cycle = cast(RequestResponseCycle, short)
+
+            def respond(status: int, answer: bytes) -> None:
+                self._respond(short, status, answer)
+
+            direct.answer(
+                short.route, self.url, self.client[0] if self.client else None, self.headers, short.body, respond
+            )
+
+        def _respond(self, short: _Short, status: int, answer: bytes) -> None:
+            short.response_complete = True
+            if short.disconnected or self.transport.is_closing():
+                return
+            added = [b"%b: %b\r\n" % header for header in self.server_state.default_headers]
+            if not short.keep_alive:
+                added.append(b"connection: close\r\n")
+            self.transport.write(b"".join((STATUS_LINE[status], *added, answer)))
+            if not short.keep_alive:
+                self.transport.close()
+            self.on_response_complete()
+
+        def _take_long_way(self) -> None:
+            """ASGI deals with what takes time, or never comes."""
+            short = self._end_short()
             super().on_headers_complete()
+            if short is not None and short.body:
+                super().on_body(short.body)
+
+        def _end_short(self) -> _Short | None:
+            short, self._short = self._short, None
+            if self._short_timer is not None:
+                self._short_timer.cancel()
+                self._short_timer = None
+            return short
+
+        def shutdown(self) -> None:
+            if self._short is not None:
+                self._take_long_way()
+            super().shutdown()
+
+        def on_response_complete(self) -> None:
+            self.server_state.total_requests += 1
+            if self.transport.is_closing():
+                return
+            self.flow.resume_reading()
+            if self.pipeline:
+                cycle, app = self.pipeline.pop()
+                self._start_asgi_task(cycle, app)
+                return
+            # One timer that looks how long ago this was: a new one for each request costs more than the rest of this.
+            self._idle_since = self.loop.time()
+            if self.timeout_keep_alive_task is None:
+                self._watch_idle(self.timeout_keep_alive)
+
+        def _unset_keepalive_if_required(self) -> None:
+            self._idle_since = None
+
+        def _watch_idle(self, seconds: float) -> None:
+            self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
+
+        def timeout_keep_alive_handler(self) -> None:
+            self.timeout_keep_alive_task = None
+            if self._idle_since is None:
+                # The answer that is being made starts the watch again.
+                return
+            rest = self._idle_since + self.timeout_keep_alive - self.loop.time()
+            if rest > 0.001:
+                self._watch_idle(rest)
+            else:
+                super().timeout_keep_alive_handler()
 
         def send_400_response(self, msg: str) -> None:
             self._refuse("request-malformed")

@@ -1,9 +1,9 @@
 """The service's database: what must survive, and the transactions that keep it consistent.
 
-Every decision is one transaction. On SQLite it begins with the write lock (BEGIN IMMEDIATE); on PostgreSQL it locks the
-rows of the purchases that it is about, in the order of their keys, before anything that it decides by. Consuming a
-challenge is an INSERT under a primary key, so of any number of requests with one challenge one wins, in whatever
-process.
+Every decision is made in one transaction, which several may share. On SQLite it begins with the write lock (BEGIN
+IMMEDIATE); on PostgreSQL it locks the rows of the purchases that it is about, in the order of their keys, before
+anything that it decides by. Consuming a challenge is an INSERT under a primary key, so of any number of requests with
+one challenge one wins, in whatever process.
 
 A commit is on the disk before its answer leaves (on PostgreSQL, as far as its operator has configured that): a place
 that was given away, a refund that the store tells once, must not be forgotten when the power fails. The exception is a
@@ -21,6 +21,7 @@ import json
 import os
 import secrets
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -30,7 +31,7 @@ from typing import Any, Self, cast
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DisconnectionError, SQLAlchemyError
 
 from corelocker.licensing.purchases.entitlements import Entitlement, Place, Provider, Purchase
 from corelocker.licensing.service.errors import StorageError
@@ -38,6 +39,8 @@ from corelocker.licensing.service.errors import StorageError
 # The newest revision in migrations/versions.
 REVISION = "0001"
 _LOCK_TIMEOUT = 5.0
+_IDLE = 1.0
+_RETURNED = "corelocker returned"
 
 metadata = sa.MetaData()
 
@@ -264,8 +267,10 @@ class Storage:
         self._sqlite = engine.dialect.name == "sqlite"
         self._errors: tuple[type[Exception], ...] = (SQLAlchemyError, cast(Any, engine.dialect).loaded_dbapi.Error)
         self._prepared: dict[Any, tuple[str, tuple[str, ...] | None]] = {}
-        # SQLite lets those who wait for its write lock sleep and try again; threads of one process queue up here.
+        # SQLite: who holds the lock has the connection that writes, in which synchronous is FULL if `_durable`.
         self._writing = threading.Lock() if self._sqlite else None
+        self._connection: sa.PoolProxiedConnection | None = None
+        self._durable = True
         insert: Any = sqlite.insert if self._sqlite else postgresql.insert
         # Without the option, SQLAlchemy does not look at the number of rows that an INSERT made.
         self._consume = insert(consumed_challenges).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
@@ -303,6 +308,9 @@ class Storage:
 
     def close(self) -> None:
         """Close every connection."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
         self._engine.dispose()
         self._quick.dispose()
         self._reading.dispose()
@@ -358,15 +366,26 @@ class Storage:
 
     def _first(self, statement: _Statement, parameters: Mapping[str, Any]) -> tuple[Any, ...] | None:
         """The only row of a statement that reads."""
+        if self._writing is not None and self._writing.acquire(blocking=False):
+            # Nobody writes: the writer's connection has the pages in memory that another would read again.
+            try:
+                return self._row(self._writer(), statement, parameters)
+            except self._errors as error:
+                raise self._given_up(error) from error
+            finally:
+                self._writing.release()
         with self._typed():
             connection = self._reading.raw_connection()
             try:
-                cursor = self.run(connection.cursor(), statement, parameters)
-                row: tuple[Any, ...] | None = cursor.fetchone()
-                cursor.close()
-                return row
+                return self._row(connection.cursor(), statement, parameters)
             finally:
                 connection.close()
+
+    def _row(self, cursor: Any, statement: _Statement, parameters: Mapping[str, Any]) -> tuple[Any, ...] | None:
+        cursor = self.run(cursor, statement, parameters)
+        row: tuple[Any, ...] | None = cursor.fetchone()
+        cursor.close()
+        return row
 
     def unacknowledged(self, limit: int = 100) -> list[StoredEntitlement]:
         """Some of the entitlements with a purchase that was delivered and that the store waits to be told about."""
@@ -417,18 +436,49 @@ class Storage:
     @contextmanager
     def transaction(self, *, durable: bool = True) -> Iterator[Transaction]:
         """One decision: committed when the block ends, rolled back when it raises; `durable` as the module says."""
-        with self._typed(), self._queued():
-            connection = (self._engine if durable else self._quick).raw_connection()
+        if self._writing is None:
+            with self._typed():
+                connection = (self._engine if durable else self._quick).raw_connection()
+                try:
+                    yield Transaction(self, connection.cursor())
+                    connection.commit()
+                finally:
+                    # The pool rolls back what was not committed.
+                    connection.close()
+            return
+        # SQLite lets those who wait for its write lock sleep and try again; threads of one process queue up here.
+        if not self._writing.acquire(timeout=_LOCK_TIMEOUT):
+            raise StorageError("the database is busy")
+        try:
+            cursor = self._writer()
+            if durable is not self._durable:
+                cursor.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+                self._durable = durable
+            # With the write lock from the first statement on.
+            cursor.execute("BEGIN IMMEDIATE")
             try:
-                cursor = connection.cursor()
-                if self._sqlite:
-                    # With the write lock from the first statement on. PostgreSQL's driver begins by itself.
-                    cursor.execute("BEGIN IMMEDIATE")
                 yield Transaction(self, cursor)
-                connection.commit()
-            finally:
-                # The pool rolls back what was not committed.
-                connection.close()
+                cursor.execute("COMMIT")
+            except BaseException:
+                cursor.connection.rollback()
+                raise
+        except self._errors as error:
+            raise self._given_up(error) from error
+        finally:
+            self._writing.release()
+
+    def _writer(self) -> Any:
+        """A cursor of the one connection that writes to SQLite, for whoever holds `_writing`."""
+        if self._connection is None:
+            self._connection, self._durable = self._engine.raw_connection(), True
+        return cast(Any, self._connection.driver_connection).cursor()
+
+    def _given_up(self, error: Exception) -> StorageError:
+        """Give up the connection that writes, whatever state it is in: a new one is in none."""
+        if self._connection is not None:
+            self._connection.invalidate()
+            self._connection = None
+        return _refused(error)
 
     def run(self, cursor: Any, statement: _Statement, parameters: Mapping[str, Any]) -> Any:
         """Execute one of this module's statements on a cursor of the driver, and return the cursor.
@@ -448,18 +498,6 @@ class Storage:
     def _typed(self) -> Iterator[None]:
         with _typed(self._errors):
             yield
-
-    @contextmanager
-    def _queued(self) -> Iterator[None]:
-        if self._writing is None:
-            yield
-            return
-        if not self._writing.acquire(timeout=_LOCK_TIMEOUT):
-            raise StorageError("the database is busy")
-        try:
-            yield
-        finally:
-            self._writing.release()
 
 
 class Transaction:
@@ -496,7 +534,7 @@ class Transaction:
 
     def save(self, stored: StoredEntitlement) -> None:
         """Keep an entitlement that `entitlements` has locked."""
-        row = _entitlement_row(replace(stored, version=stored.version + 1))
+        row = _entitlement_row(StoredEntitlement(stored.entitlement, stored.blocked, stored.version + 1))
         if stored.version == 0:
             self.execute(_INSERT_ENTITLEMENT, row)
             return
@@ -552,7 +590,7 @@ def _entitlement_row(stored: StoredEntitlement) -> dict[str, Any]:
         "purchase_id": known.purchase_id,
         "version": stored.version,
         "document": entitlement_json(known),
-        "blocked": json.dumps(sorted(stored.blocked)),
+        "blocked": _JSON.encode(sorted(stored.blocked)),
         # A place is what shows that the purchase was delivered; before that there is nothing to acknowledge.
         "unacknowledged": bool(known.places)
         and any(purchase.status == "active" and not purchase.acknowledged for purchase in known.purchases),
@@ -566,7 +604,11 @@ def entitlement_json(entitlement: Entitlement) -> str:
         "purchases": [vars(purchase) for purchase in entitlement.purchases],
         "places": [vars(place) for place in entitlement.places],
     }
-    return json.dumps(values, separators=(",", ":"))
+    return _JSON.encode(values)
+
+
+# json.dumps makes one anew for every call that has options.
+_JSON = json.JSONEncoder(separators=(",", ":"))
 
 
 def entitlement_of_json(document: str) -> Entitlement:
@@ -578,7 +620,9 @@ def entitlement_of_json(document: str) -> Entitlement:
 
 
 def _stored(document: str, blocked: str, version: int) -> StoredEntitlement:
-    return StoredEntitlement(entitlement_of_json(document), frozenset(json.loads(blocked)), version)
+    return StoredEntitlement(
+        entitlement_of_json(document), frozenset() if blocked == "[]" else frozenset(json.loads(blocked)), version
+    )
 
 
 def _audit_row(row: Any) -> AuditRow:
@@ -595,8 +639,12 @@ def _typed(errors: tuple[type[Exception], ...] = (SQLAlchemyError,)) -> Iterator
     try:
         yield
     except errors as error:
-        # Not its text: it may quote rows.
-        raise StorageError(f"the database refuses ({type(error).__name__})") from error
+        raise _refused(error) from error
+
+
+def _refused(error: Exception) -> StorageError:
+    # Not its text: it may quote rows.
+    return StorageError(f"the database refuses ({type(error).__name__})")
 
 
 def _engine(url: str, pool_size: int, *, durable: bool = True, reading: bool = False) -> sa.Engine:
@@ -613,7 +661,7 @@ def _engine(url: str, pool_size: int, *, durable: bool = True, reading: bool = F
             max_overflow=pool_size,
             pool_timeout=_LOCK_TIMEOUT,
             isolation_level="AUTOCOMMIT" if reading else None,
-            pool_pre_ping=not is_sqlite,
+            pool_use_lifo=True,
             connect_args={"check_same_thread": False, "timeout": _LOCK_TIMEOUT, "isolation_level": None}
             if is_sqlite
             else {"connect_timeout": 5},
@@ -625,6 +673,8 @@ def _engine(url: str, pool_size: int, *, durable: bool = True, reading: bool = F
         sa.event.listen(engine, "begin", _begin_sqlite)
     else:
         sa.event.listen(engine, "connect", partial(_prepare_postgresql, durable))
+        sa.event.listen(engine, "checkout", partial(_look_after, engine.dialect))
+        sa.event.listen(engine, "checkin", _note_return)
     return engine
 
 
@@ -645,6 +695,22 @@ def _begin_sqlite(connection: sa.Connection) -> None:
     # Autocommit connections read; everything else decides, and needs the write lock from its first statement on.
     if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
         connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _look_after(dialect: sa.Dialect, connection: Any, record: sa.pool.ConnectionPoolEntry, _: object) -> None:
+    """Ask a connection that has lain idle whether it still works; one in use has answered a moment ago."""
+    returned = record.info.get(_RETURNED)
+    if returned is None or time.monotonic() - returned < _IDLE:
+        return
+    try:
+        dialect.do_ping(connection)
+    except dialect.loaded_dbapi.Error as error:
+        # The pool makes another, and forgets those that were made before.
+        raise DisconnectionError from error
+
+
+def _note_return(_: Any, record: sa.pool.ConnectionPoolEntry) -> None:
+    record.info[_RETURNED] = time.monotonic()
 
 
 def _prepare_postgresql(durable: bool, connection: Any, _: object) -> None:

@@ -4,20 +4,25 @@ Neither ever holds a secret. A log line is built from named fields that this pac
 type and the places in the code, never the message, and of other libraries' records where they come from: their texts
 may quote a purchase token out of a URL or a parameter of a database statement.
 
-Metrics have label sets that are fixed in the code, whatever clients send. Several worker processes share them through
+Metrics have label sets that are fixed in the code, whatever clients send. They are added up in memory and written a
+few times a second: writing each request's would cost as much as its parsing. Several worker processes share them through
 the files of prometheus_client's multi-process mode, which `run.py` switches on before this module is imported.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Collection
+from bisect import bisect_left
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
+from json.encoder import encode_basestring_ascii
 from typing import Final, TextIO
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -32,9 +37,32 @@ _STATUSES = frozenset(
     {200, 201, 204, 400, 401, 402, 403, 404, 405, 408, 409, 413, 415, 429, 431, 499, 500, 502, 503}
 )  # 499: the client went away
 _OTHER = "other"
+_WRITE_SECONDS = 0.25
 
 
 # --- logs ----------------------------------------------------------------------------------------
+
+
+# json.dumps makes one anew for every call that has options.
+_JSON = json.JSONEncoder(default=str, separators=(",", ":"))
+
+
+def flat_json(members: Mapping[str, object]) -> str:
+    """JSON of a few members without structure, faster than by an encoder that has to be set up for it.
+
+    A value of another kind than JSON has is written as text.
+    """
+    return (
+        "{" + ",".join([f"{encode_basestring_ascii(name)}:{_scalar(value)}" for name, value in members.items()]) + "}"
+    )
+
+
+def _scalar(value: object) -> str:
+    if isinstance(value, str):
+        return encode_basestring_ascii(value)
+    if type(value) is int:
+        return str(value)
+    return "null" if value is None else _JSON.encode(value)
 
 
 class Log:
@@ -49,7 +77,7 @@ class Log:
         stream = self._stream or sys.stderr
         try:
             # One write a line, so that the lines of several processes do not mix.
-            stream.write(json.dumps(line, default=str, separators=(",", ":")) + "\n")
+            stream.write(flat_json(line) + "\n")
             stream.flush()
         except (OSError, ValueError):
             # A log that cannot be written must not stop licenses.
@@ -155,24 +183,67 @@ class Metrics:
         # A labeled child is looked up once: `labels()` is slower than all else that is counted here.
         self._request_children: dict[tuple[str, int], Counter] = {}
         self._seconds_children: dict[str, Histogram] = {}
+        # What is not written yet.
+        self._lock = threading.Lock()
+        self._in_progress = 0
+        self._due = False
+        self._answered: dict[tuple[str, int], int] = {}
+        self._times: dict[str, list[float]] = {}
+
+    @property
+    def in_progress(self) -> int:
+        """Requests of this process that are being answered."""
+        return self._in_progress
 
     def begin(self) -> None:
         """A request has come."""
-        self._busy.inc()
+        with self._lock:
+            self._in_progress += 1
+        if not self._due:
+            self._write_soon()
 
     def end(self, route: str, status: int, seconds: float) -> None:
         """A request was answered with this status after this time."""
-        self._busy.dec()
         route = route if route in self._routes else _OTHER
-        status = status if status in _STATUSES else 0
-        counter = self._request_children.get((route, status))
-        if counter is None:
-            counter = self._request_children[route, status] = self._requests.labels(route, str(status or _OTHER))
-        counter.inc()
-        histogram = self._seconds_children.get(route)
-        if histogram is None:
-            histogram = self._seconds_children[route] = self._seconds.labels(route)
-        histogram.observe(seconds)
+        key = route, status if status in _STATUSES else 0
+        with self._lock:
+            self._in_progress -= 1
+            self._answered[key] = self._answered.get(key, 0) + 1
+            times = self._times.get(route)
+            if times is None:
+                times = self._times[route] = []
+            times.append(seconds)
+
+    def _write_soon(self) -> None:
+        try:
+            asyncio.get_running_loop().call_later(_WRITE_SECONDS, self._write_on_time)
+        except RuntimeError:
+            # No event loop: whoever wants the metrics has them written.
+            return
+        self._due = True
+
+    def _write_on_time(self) -> None:
+        self._due = False
+        self.write()
+        if self._in_progress:
+            self._write_soon()
+
+    def write(self) -> None:
+        """Write what was added up."""
+        with self._lock:
+            answered, self._answered = self._answered, {}
+            times, self._times = self._times, {}
+            self._busy.set(self._in_progress)
+        for (route, status), count in answered.items():
+            counter = self._request_children.get((route, status))
+            if counter is None:
+                counter = self._request_children[route, status] = self._requests.labels(route, str(status or _OTHER))
+            counter.inc(count)
+        for route, seconds in times.items():
+            histogram = self._seconds_children.get(route)
+            if histogram is None:
+                histogram = self._seconds_children[route] = self._seconds.labels(route)
+            _observe(histogram, seconds)
 
     def refused(self, route: str, code: str) -> None:
         """A request was refused with this problem code."""
@@ -185,7 +256,19 @@ class Metrics:
 
     def text(self) -> bytes:
         """The metrics of all worker processes in Prometheus' text format."""
+        self.write()
         return generate_latest(self.registry) if MULTIPROCESS_FOLDER not in os.environ else all_workers_text()
+
+
+def _observe(histogram: Histogram, values: list[float]) -> None:
+    """`histogram.observe` for many values at once, which the library has no function for."""
+    counts = [0] * (len(_BUCKETS) + 1)
+    for value in values:
+        counts[bisect_left(_BUCKETS, value)] += 1
+    histogram._sum.inc(sum(values))
+    for bucket, count in zip(histogram._buckets, counts, strict=True):
+        if count:
+            bucket.inc(count)
 
 
 def all_workers_text() -> bytes:
