@@ -333,10 +333,10 @@ DIFFERENCES = [
     "- CIFAR-10 has 9,979 test and 10,000 training images here; 10 % of the training data are 5,000 of these. CIFAR-100, BERT,",
     "  CNN-LSTM and ViT are not reproduced.",
     "- The Fashion-MNIST networks are small members of the paper's families, trained for as few epochs as the table says (the tool",
-    "  asks for 10 by itself). On the ResNet, 10 % by the BN scale leave a guess (10.8 %), as in the paper; the DenseNet keeps most,",
+    "  asks for 10 by itself). On the ResNet, 10 % by BN scale leave a guess (10.8 %), as in the paper; the DenseNet keeps most,",
     "  since later layers read every layer. The attacks were run on CIFAR-10's ResNet-20 and on the VGG only.",
-    "- No attack is as weak here as in the paper: fine-tuning with 10 % of the data brings back 88 to 91 %, with or without knowing",
-    "  where the key was. A key of 5 % is a matter of use, not of keeping the weights secret; see the preset `hardened`.",
+    "- No attack is as weak here as in the paper: fine-tuning with 10 % of the data brings back 88 to 91 %, with or without",
+    "  knowing where the key was. A key of 5 % is a matter of use, not of keeping the weights secret; see the preset `hardened`.",
     "- Attackers: the paper's fine-tuning reaches 33.9 to 39.5 %. An attacker who draws the locked channels anew and trains with a",
     "  one-cycle rate reaches far more (audit.md). The honest yardstick is training from scratch with the same data.",
 ]  # fmt: skip

@@ -4,7 +4,8 @@
 
 A RULE says which channels are locked: parts joined by "+", each `PATTERN@FRACTION:RANK`; PATTERN is a glob of layer names without
 ".weight", FRACTION of its channels (1 if left out; one channel always stays), RANK l1 (the largest, the default) or random. The
-rule "hardened@SHARE" is the preset's: corelocker.locking.hardened with that share of the bytes.
+rule "hardened@SHARE" is the preset's: corelocker.locking.hardened with that share of the bytes; "minimal" and "balanced" are those
+presets as they are.
 The attacker knows every locked channel, draws it anew and trains on 10 % of the training data (5,000 images of CIFAR-10, 6,000 of
 Fashion-MNIST) for 15 epochs, one-cycle SGD; once with every weight at full speed and once with the unlocked ones at a tenth of it.
 Appends to docs/data/hardened.json; finished trainings are kept in --work. Five minutes a training of ResNet-20 on one core.
@@ -29,9 +30,12 @@ sys.path[:0] = [str(ROOT), str(ROOT / "sdk" / "python")]
 
 from corelocker.audit.attacks import FULL, Bench, Knowledge, Reach, Target, fine_tune  # noqa: E402
 from corelocker.audit.data import DataSet  # noqa: E402
-from corelocker.audit.models import lock_model, trace_graph  # noqa: E402
+from corelocker.audit.models import LockedModel, lock_model, open_state, plain_state, trace_graph  # noqa: E402
+from corelocker.audit.sensitivity import SensitivityScorer, rank  # noqa: E402
+from corelocker.audit.synthetic import synthesize  # noqa: E402
 from corelocker.audit.training import Recipe  # noqa: E402
 from corelocker.locking.hardened import LayerSize, hardened_channels  # noqa: E402
+from corelocker.locking.presets import PresetName, preset  # noqa: E402
 
 from tools.research.resnet_cifar import load, normalize  # noqa: E402
 
@@ -61,6 +65,27 @@ def tiers_of(rule: str, state: dict[str, torch.Tensor]) -> dict[str, np.ndarray[
             count = min(round(float(fraction or 1) * len(map_)), len(map_) - 1)
             map_[np.argsort(-scores, kind="stable")[:count]] = 1
     return found
+
+
+def by_sensitivity(name: PresetName, module: nn.Module, example: torch.Tensor, scratch: Path) -> LockedModel:
+    """Lock by one of the presets that measure, as `corelocker lock --preset` does."""
+    chosen = preset(name)
+    artifact = open_state(plain_state(module), scratch)
+    edges = frozenset() if chosen.include_io else artifact.inputs | artifact.outputs
+    costs = {t.name: sum(p.size for p in t.parts) / t.channels for t in artifact.tensors if t.name not in edges}
+    ranking = rank(module, synthesize(module, (example,)), costs, chosen.fill, seed=b"rank")
+    scorer = SensitivityScorer(module, (example,), fill=chosen.fill)
+    scorer.ranking = ranking
+    removed = chosen.removed or scorer.fraction_to_collapse(chosen.margin or 1.0)
+    return lock_model(
+        module,
+        tiers=f"free={removed},full=0",
+        criterion=chosen.criterion,
+        scope=chosen.scope,
+        fill=chosen.fill,
+        include_io=chosen.include_io,
+        scores=ranking.scores,
+    )
 
 
 def subject(net: str, folder: Path, images: int) -> tuple[nn.Module, list[DataSet]]:
@@ -104,8 +129,11 @@ def main() -> None:
     graph = trace_graph(module, (sets[1].x[:1],)) if options.consumers else None
     target = ROOT / "docs" / "data" / "hardened.json"
     for rule in options.rules:
-        plan = tiers_of(rule, module.state_dict())
-        locked = lock_model(module, tiers="free=0.5,full=0", tier_of=plan, consumers=options.consumers, graph=graph)
+        if rule in ("minimal", "balanced"):
+            locked = by_sensitivity(rule, module, sets[1].x[:1], options.work / f"{options.net}-{rule}.scratch")
+        else:
+            plan = tiers_of(rule, module.state_dict())
+            locked = lock_model(module, tiers="free=0.5,full=0", tier_of=plan, consumers=options.consumers, graph=graph)
         budget = replace(FULL, recipe=replace(RECIPE, learning_rates=(options.rate,)), scratch_recipe=RECIPE)
         bench = Bench(Target.of(module, locked, *sets), budget, options.seed, options.work)
         for knowledge, reach in VARIANTS:
