@@ -18,9 +18,14 @@ def main() -> None:
     from corelocker.cli.app import run
 
     code = run(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except OSError as error:  # a full disk, or a reader that has gone; the rest of it cannot be written at exit either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"corelocker: standard output: {error.strerror or error} [file-access]", file=sys.stderr)
+        code = code or 1
     if "torch" in sys.modules or "uvicorn" in sys.modules:  # these have something to do at the end
         sys.exit(code)
     # Everything is written and closed; taking the modules apart would take as long as importing numpy.
-    sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

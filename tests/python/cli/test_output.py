@@ -1,0 +1,40 @@
+"""What happens to the output of a command that cannot be printed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+COMMAND = [sys.executable, "-m", "corelocker", "--version"]
+BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize(
+    "environment", [BUFFERED, BUFFERED | {"PYTHONUNBUFFERED": "1"}], ids=["buffered", "unbuffered"]
+)
+def test_a_full_disk_is_an_error_in_one_line(environment: dict[str, str]) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(COMMAND, stdout=full, stderr=subprocess.PIPE, text=True, env=environment)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "No space left on device [file-access]" in done.stderr
+
+
+def test_a_reader_that_has_gone_is_an_error_in_one_line() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(COMMAND, stdout=writing, stderr=subprocess.PIPE, text=True, env=BUFFERED)
+    os.close(writing)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "Broken pipe [file-access]" in done.stderr
+
+
+def test_the_output_is_complete_when_the_process_ends_at_once() -> None:
+    done = subprocess.run(COMMAND, capture_output=True, text=True, env=BUFFERED)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("corelocker ")
