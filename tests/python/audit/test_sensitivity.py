@@ -34,6 +34,22 @@ def costs_of(module: nn.Module, folder: Path, inner: bool = True) -> dict[str, f
     return {t.name: sum(p.size for p in t.parts) / t.channels for t in artifact.tensors if t.name not in outer}
 
 
+def test_a_class_that_goes_along_is_not_made_up_for_by_one_that_goes_against() -> None:
+    original = torch.randn(64, 2, generator=torch.Generator().manual_seed(0))
+    collapse = Collapse(original, signed=True)
+    assert float(collapse(original)[0]) == pytest.approx(1)
+    assert float(collapse(-original)[0]) == 0
+    assert float(collapse(original * torch.tensor([1.0, -1.0]))[0]) > 0.3
+    assert float(collapse.loss(original * torch.tensor([1.0, -1.0]))) > float(collapse.loss(-original)) + 0.3
+
+
+def test_chance_correlations_of_large_outputs_count_as_collapsed() -> None:
+    generator = torch.Generator().manual_seed(1)
+    collapse = Collapse(torch.randn(64, 100, generator=generator), signed=True)
+    left = [float(collapse(torch.randn(64, 100, generator=generator))[0]) for _ in range(20)]
+    assert sum(left) / len(left) < 0.02
+
+
 def test_inputs_match_what_the_model_remembers(inputs: tuple[torch.Tensor]) -> None:
     again = synthesize(trained(), EXAMPLE, steps=30)
     assert torch.equal(inputs[0], again[0])

@@ -13,6 +13,7 @@ from corelocker.bundle.clkey import KeyBundle
 from corelocker.bundle.content_keys import new_content_key, tier_keys
 from corelocker.errors import FileAccessError, OutputExistsError
 from corelocker.locking.criteria import score
+from corelocker.locking.lock import OriginalDigests
 from corelocker.locking.plan import make_plan, parse_tiers
 from corelocker.locking.publish import Publication, publish
 from corelocker.runtime.restored import RestoredFile, restore
@@ -46,6 +47,26 @@ def checkpoint(tmp_path: Path) -> Path:
     rng = np.random.default_rng(0)
     tensors = {f"l{i}.weight": trained_like(rng, 40, 40, 3, 3) for i in range(4)} | {"l1.bias": np.ones(40, np.float32)}
     return write_safetensors(tmp_path / "model.safetensors", tensors)
+
+
+def test_originals_are_hashed_from_the_start_and_no_longer_than_needed(checkpoint: Path) -> None:
+    artifact = open_artifact(checkpoint)
+    (file,) = artifact.files
+    with OriginalDigests([artifact]) as originals:
+        assert originals.of(file) == hashlib.sha256(checkpoint.read_bytes()).digest()
+    with OriginalDigests([artifact]) as stopped:
+        pass
+    # Ended: nothing is computed any more, and the thread is gone.
+    with pytest.raises(RuntimeError):
+        stopped._pool.submit(int)
+
+
+def test_an_original_that_is_shortened_while_it_is_hashed_is_refused(checkpoint: Path) -> None:
+    artifact = open_artifact(checkpoint)
+    with open(checkpoint, "r+b") as file:
+        file.truncate(1000)
+    with OriginalDigests([artifact]) as originals, pytest.raises(FileAccessError):
+        originals.of(artifact.files[0])
 
 
 def test_every_tier_restores_exactly(checkpoint: Path, tmp_path: Path) -> None:
