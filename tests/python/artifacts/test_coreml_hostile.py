@@ -6,7 +6,6 @@ import contextlib
 import json
 import shutil
 import struct
-import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -287,7 +286,6 @@ def test_small_files_cannot_ask_for_much_memory(tmp_path: Path) -> None:
         operations.append(operation("constexpr_lut_to_dense", message(1, name) + kind, arguments))
         operations.append(operation("conv", message(1, b"y" + name), {"weight": message(1, name)}))
     spec = specification(*operations)
-    started = time.monotonic()
     tracemalloc.start()
     found = read_program(memoryview(spec), MappedFile(tmp_path / "w.bin", "w.bin"), 0, "")
     peak = tracemalloc.get_traced_memory()[1]
@@ -295,7 +293,6 @@ def test_small_files_cannot_ask_for_much_memory(tmp_path: Path) -> None:
     assert len(found.tensors) == 16
     assert len(found.refused) == 184
     assert found.refused[0].reason == "its scales or look-up tables are too many to be spelled out"
-    assert time.monotonic() - started < 20
     assert peak < 200 << 20
 
 
@@ -314,12 +311,10 @@ def test_paths_that_branch_without_end_are_given_up() -> None:
     function = program.functions[0]
     conv = function.block.operations[0]
     graph = Graph()
-    started = time.monotonic()
     follow(
         function, {id(conv): Layer(("w",), (("x", 1),), 1)}, Constants(function.block.operations, None, Memory()), graph
     )
     assert graph.untraced["w"].startswith("too many layers meet at v1")
-    assert time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +28,7 @@ from corelocker.locking.lock import lock_artifacts, write_locked_file
 from corelocker.locking.plan import make_plan, parse_tiers
 from models import nets, reference
 from models.lowering import GROUP, built, exported, innermost, run
+from support import calls
 from torch import nn
 
 FLOAT = [
@@ -668,12 +668,6 @@ def test_decoys_keep_the_scales_in_step(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "variant"), [("transformer", "xnnpack"), ("mobilenet", "int8")])
-def test_opening_is_quick(name: str, variant: str) -> None:
-    """Processor time, the best of several: the machine may be busy with something else."""
+def test_opening_costs_little(name: str, variant: str) -> None:
     path = exported(name, variant)
-    times = []
-    for _ in range(5):
-        start = time.process_time()
-        open_pte(path)
-        times.append(time.process_time() - start)
-    assert min(times) < 0.1
+    assert calls(lambda: open_pte(path)) < 60_000

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import resource
 import struct
-import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -23,6 +23,7 @@ from corelocker.errors import (
 from corelocker.runs import Run, single
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import calls
 
 
 def places(runs: list[Run]) -> list[int]:
@@ -268,9 +269,7 @@ def test_a_hundred_thousand_runs_parse_fast() -> None:
     channels = 200_000
     runs = [Run(c * 4, 4, channels * 4, 9) for c in range(0, channels, 2)]
     data = encoded(runs, bytes(sum(run.size for run in runs)))
-    started = time.perf_counter()
-    Patch.parse(data, channels * 4 * 9)
-    assert time.perf_counter() - started < 0.5
+    assert calls(lambda: Patch.parse(data, channels * 4 * 9)) < 1000
 
 
 def hostile() -> Iterator[tuple[str, list[tuple[int, int, int, int]], bool]]:
@@ -286,11 +285,6 @@ def hostile() -> Iterator[tuple[str, list[tuple[int, int, int, int]], bool]]:
 def test_hostile_patches_cost_little(name: str, rows: list[tuple[int, int, int, int]], overlap: bool) -> None:
     data = encoded([Run(*row) for row in rows], bytes(sum(length * count for _, length, _, count in rows)))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    started = time.perf_counter()
-    if overlap:
-        with pytest.raises(PatchOverlapError):
-            Patch.parse(data, 2**60)
-    else:
-        Patch.parse(data, 2**60)
-    assert time.perf_counter() - started < 15
+    with pytest.raises(PatchOverlapError) if overlap else nullcontext():
+        assert calls(lambda: Patch.parse(data, 2**60)) < 10_000
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 << 10

@@ -448,12 +448,13 @@ def raw_server() -> Iterator[Callable[[Callable[[socket.socket], None]], int]]:
 
 
 def hang(connection: socket.socket) -> None:
-    time.sleep(1.5)
+    time.sleep(5)
+    connection.sendall(b"HTTP/1.1 201 Created\r\nContent-Length: 1\r\n\r\n ")
 
 
 def drip(connection: socket.socket) -> None:
     connection.sendall(b"HTTP/1.1 201 Created\r\nContent-Length: 1000\r\n\r\n")
-    for _ in range(30):
+    for _ in range(1000):
         connection.sendall(b" ")
         time.sleep(0.05)
 
@@ -474,11 +475,10 @@ def no_http(connection: socket.socket) -> None:
 def test_broken_lines(world: World, bundle: KeyBundle, raw_server: Any, talk: Callable[[socket.socket], None]) -> None:
     patience = Patience(attempts=2, answer=0.3, connect=0.3, sleep=lambda seconds: None)
     device = world.device(f"device-{uuid.uuid4()}", port=raw_server(talk), patience=patience)
-    start = time.monotonic()
     with pytest.raises(ServiceError) as refused:
         device.unlock(bundle, "full", GRANT)
-    assert refused.value.code in ("service-unreachable", "service-protocol")
-    assert time.monotonic() - start < 3
+    # Who waits for what comes late finds that it is no JSON, which is "service-protocol".
+    assert refused.value.code == "service-unreachable"
 
 
 ENDLESS = (201, {"Transfer-Encoding": "identity", "Content-Length": str(100 << 20)}, b"[" * (200 << 10))
