@@ -74,10 +74,7 @@ class Server:
 
     def lines(self) -> list[dict[str, Any]]:
         """The log, once all answers that were read are in it."""
-        for _ in range(100):
-            if self.metrics.in_progress == 0:
-                break
-            time.sleep(0.01)
+        eventually(lambda: self.metrics.in_progress == 0)
         return [json.loads(line) for line in self.log_text.getvalue().splitlines()]
 
     def raw(self, data: bytes, *, close_after: float = 10.0) -> bytes:
@@ -97,6 +94,14 @@ def read_all(connection: socket.socket) -> bytes:
     return received
 
 
+def eventually(condition: Callable[[], bool], seconds: float = 20) -> bool:
+    """Wait until something holds, at most so long; whether it does."""
+    until = time.monotonic() + seconds
+    while not (met := condition()) and time.monotonic() < until:
+        time.sleep(0.01)
+    return met
+
+
 @contextmanager
 def serving(world: World, wrap: Callable[[UnlockService], Any] = lambda real: real, **http: Any) -> Iterator[Server]:
     """A server for the world's configuration with other settings of `[http]`."""
@@ -114,10 +119,7 @@ def serving(world: World, wrap: Callable[[UnlockService], Any] = lambda real: re
         thread.start()
         running = Server(port, service, log_text, metrics)
         try:
-            for _ in range(500):
-                if server.started:
-                    break
-                time.sleep(0.01)
+            eventually(lambda: server.started)
             yield running
         finally:
             running.session.close()
