@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 import pytest
-from corelocker.locking.hardened import LayerSize, cover, hardened_channels
+from corelocker.artifacts import Artifact
+from corelocker.artifacts.detect import open_artifacts
+from corelocker.locking.hardened import HARDENED_SHARE, LayerSize, cover, hardened_channels, readers
+from corelocker.locking.presets import PresetName, doubt
 from hypothesis import given
 from hypothesis import strategies as st
+from models import coreml_models
+from models.lowering import exported
 
 LAYERS = st.lists(st.tuples(st.integers(2, 64), st.integers(1, 500)), min_size=1, max_size=9).map(
     lambda found: [LayerSize(f"layer{i}", c, c * e) for i, (c, e) in enumerate(found)]
@@ -127,3 +134,87 @@ def test_small_layers_go_whole_and_large_ones_equally() -> None:
     everything = hardened_channels(layers, 1)
     assert all(everything[layer.name] == layer.channels - 1 for layer in layers)
     assert not any(hardened_channels(layers, 0).values())
+
+
+@given(LAYERS, st.sets(st.tuples(st.integers(0, 8), st.integers(0, 8)), max_size=20))
+def test_the_cover_of_a_graph_is_the_cheapest(layers: list[LayerSize], drawn: set[tuple[int, int]]) -> None:
+    reads = {layer.name: {f"layer{b}" for a, b in drawn if f"layer{a}" == layer.name} for layer in layers}
+    chosen = cover(layers, reads)
+    assert covered({layer.name for layer in chosen}, reads, layers)
+    assert sum(layer.size for layer in chosen) == cheapest(layers, reads)
+
+
+def covered(taken: set[str], reads: Mapping[str, Collection[str]], layers: Sequence[LayerSize]) -> bool:
+    names = {layer.name for layer in layers}
+    return all(a in taken or b in taken for a in names for b in reads.get(a, ()) if b in names and a != b)
+
+
+def cheapest(layers: Sequence[LayerSize], reads: Mapping[str, Collection[str]]) -> float:
+    return min(
+        sum(layer.size for layer in chosen)
+        for count in range(len(layers) + 1)
+        for chosen in itertools.combinations(layers, count)
+        if covered({layer.name for layer in chosen}, reads, layers)
+    )
+
+
+def sizes(artifact: Artifact) -> list[LayerSize]:
+    return [LayerSize(t.name, t.channels, sum(part.size for part in t.parts)) for t in artifact.tensors]
+
+
+@pytest.mark.parametrize("name", ["resnet", "branches", "unet"])
+def test_a_program_is_covered_along_its_graph(name: str) -> None:
+    (artifact,) = open_artifacts([exported(name, "portable")])
+    layers, reads = sizes(artifact), readers([artifact])
+    assert reads == {layer: {e.consumer for e in edges} for layer, edges in artifact.edges.items()}
+    chosen = cover(layers, reads)
+    assert covered({layer.name for layer in chosen}, reads, layers)
+    assert sum(layer.size for layer in chosen) == cheapest(layers, reads)
+    # As a chain, which is all that the names of a program tell, a residual or a branch stays open.
+    assert covered({layer.name for layer in cover(layers)}, reads, layers) == (name == "unet")
+
+
+def test_layers_that_the_graph_lost_are_followed_by_their_names() -> None:
+    (artifact,) = open_artifacts([coreml_models.built("graph")])
+    reads = readers([artifact])
+    assert "otherwise" in artifact.untraced
+    assert "otherwise" not in reads
+    chosen = {layer.name for layer in cover(sizes(artifact), reads)}
+    assert covered(chosen, reads, sizes(artifact))
+    assert {"left", "right"} <= chosen or {"stem", "inner"} <= chosen  # both branches read the stem
+    assert chosen & {"otherwise", "shared_w"}
+
+
+def test_a_graph_of_one_artifact_counts_for_its_copies() -> None:
+    (program,) = open_artifacts([exported("resnet", "portable")])
+    bare = replace(program, edges={})
+    assert readers([bare]) == {}
+    assert readers([bare, program]) == readers([program, bare]) == readers([program])
+
+
+def test_the_preset_locks_along_the_graph() -> None:
+    from corelocker.cli.lock import LockOptions, choose
+
+    (artifact,) = open_artifacts([exported("resnet", "portable")])
+    plan = choose([artifact], LockOptions(preset="hardened"), b"seed", lambda stage, done, total: None)
+    layers = sizes(artifact)
+    found = {name: int((map_ > 0).sum()) for name, map_ in plan.tier_of[0].items()}
+    assert found == hardened_channels(layers, HARDENED_SHARE, readers([artifact]))
+    assert found != hardened_channels(layers, HARDENED_SHARE)
+
+
+@pytest.mark.parametrize(
+    ("name", "preset", "warned"),
+    [("transformer", "hardened", True), ("transformer", "balanced", False), ("resnet", "hardened", False)],
+)
+def test_what_was_not_shown_is_said_when_locking(
+    name: str, preset: PresetName, warned: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from corelocker.cli.lock import LockOptions, choose
+
+    artifacts = open_artifacts([exported(name, "portable")])
+    choose(artifacts, LockOptions(preset=preset, criterion="l1"), b"seed", lambda stage, done, total: None)
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert ("not shown to withstand fine-tuning" in shown.err) == warned
+    assert (doubt(preset, artifacts) is not None) == warned

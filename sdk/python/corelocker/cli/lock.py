@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +92,10 @@ InputStatistics = Annotated[
 ]
 PresetOption = Annotated[
     Literal["minimal", "balanced", "hardened"] | None,
-    typer.Option(help="minimal: fewest bytes. balanced: a tenth of every layer. hardened: withstands fine-tuning."),
+    typer.Option(
+        help="minimal: fewest bytes. balanced: a tenth of every layer. hardened: withstands fine-tuning; not shown for "
+        "language models."
+    ),
 ]
 Seed = Annotated[
     str | None,
@@ -242,13 +246,18 @@ def choose(
     show: Callable[[str, int, int], None],
     known: SensitivityScorer | None = None,
 ) -> Plan:
-    """The plan of these options. `show` is told (stage, done, total). `known` is the scorer, where the caller needs it again."""
+    """The plan of these options. `show` is told (stage, done, total). `known` is the scorer, where the caller needs it again.
+
+    A preset that was not shown to keep its promise for such models is said on standard error.
+    """
     from corelocker.locking.criteria import check_criterion, score
-    from corelocker.locking.hardened import hardened_channels
+    from corelocker.locking.hardened import hardened_channels, readers
     from corelocker.locking.plan import Tier, make_plan, parse_tiers
-    from corelocker.locking.presets import preset
+    from corelocker.locking.presets import doubt, preset
 
     chosen = preset(options.preset) if options.preset else None
+    if options.preset and (words := doubt(options.preset, artifacts)):
+        print(f"corelocker: warning: {words}", file=sys.stderr)
     criterion = options.criterion or (chosen.criterion if chosen else "l1")
     scope = options.scope or (chosen.scope if chosen else "global" if criterion == "sensitivity" else "layer")
     fill = options.fill or (chosen.fill if chosen else "decoy")
@@ -281,7 +290,7 @@ def choose(
         consumers=options.consumers,
         include_io=options.include_io or (chosen is not None and chosen.include_io),
         exclude=options.exclude,
-        counts=None if share is None else lambda layers: hardened_channels(layers, share),
+        counts=None if share is None else lambda layers: hardened_channels(layers, share, readers(artifacts)),
         progress=lambda done, total: show("rank", done, total),
     )
 

@@ -3,7 +3,8 @@
 A key that makes the model collapse can be tiny and is then tuned back in minutes: almost everything the network has learned is
 still in the file. What an attacker can use is a layer together with the layer that reads it. So the layers that are locked cover
 the network: of two that follow each other, at least one, and of all such choices the one with the fewest bytes. Layers that work
-beside each other (the branches of a block, a shortcut, queries and keys and values) do not follow each other; their names tell.
+beside each other (the branches of a block, a shortcut, queries and keys and values) do not follow each other. Where the file has a
+graph, it tells who follows whom, through residuals and concatenations too; where it has none, the layers' names do.
 Small layers, most of them early, are locked whole but for one channel; large ones up to the same number of bytes each, such that
 the budget is met. Measured against other choices in docs/audit.md.
 """
@@ -13,10 +14,15 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+
+from corelocker.artifacts import Artifact
+from corelocker.locking.groups import group_layers
 
 HARDENED_SHARE = 0.25  # of the weights' bytes
+MOST_CHOICES = 4096  # kept while a cover is sought; blocks with residuals or concatenations need about ten
 # Names of modules, or of parameters, that work beside their siblings of the same kind.
 BESIDE: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     (kind, re.compile(f"(?:{words})$", re.IGNORECASE))
@@ -40,37 +46,87 @@ class LayerSize:
     size: int
 
 
-Choice = tuple[float, tuple[LayerSize, ...]]  # bytes, and the layers that are taken
-Choices = tuple[tuple[Choice, Choice], tuple[Choice, Choice]]
-"""The cheapest choice for a part of the network, [all that it begins with is taken][all that it ends with is taken]; False asks
-for nothing."""
+Part = tuple[list[int], list[int], set[tuple[int, int]]]
+"""Of a part of the network, by place: the layers that it begins with, those that it ends with, and which follow which."""
 
 
-def cover(layers: Sequence[LayerSize]) -> list[LayerSize]:
-    """The layers of the cheapest choice that holds at least one of every two that follow each other, in order."""
+def readers(artifacts: Sequence[Artifact]) -> dict[str, set[str]]:
+    """Layer -> the layers that read its channels, for those that the artifacts' graphs tell of.
+
+    Layers with the same weights are one, by the name of the first.
+    """
+    leaders = {
+        (m.artifact, m.tensor.name): group[0].tensor.name for group in group_layers(list(artifacts)) for m in group
+    }
+    found: dict[str, set[str]] = {}
+    for index, artifact in enumerate(artifacts):
+        for name, edges in artifact.edges.items():
+            if (index, name) in leaders and (edges or name not in artifact.untraced):
+                found.setdefault(leaders[index, name], set()).update(
+                    leaders[index, edge.consumer] for edge in edges if (index, edge.consumer) in leaders
+                )
+    return found
+
+
+def cover(
+    layers: Sequence[LayerSize], readers: Mapping[str, Collection[str]] = MappingProxyType({})
+) -> list[LayerSize]:
+    """The layers of the cheapest choice that holds at least one of every two that follow each other, in order.
+
+    Args:
+        layers: in the order of execution.
+        readers: layer -> the layers that follow it. Behind those that it does not name comes what their names tell.
+    """
+    later = _later(layers, readers)
+    # A choice for the layers so far leaves some later ones no choice. Of those that leave the same, the cheapest goes on.
+    choices: dict[frozenset[int], tuple[float, tuple[int, ...]]] = {frozenset(): (0, ())}
+    for place, layer in enumerate(layers):
+        found: dict[frozenset[int], tuple[float, tuple[int, ...]]] = {}
+        for forced, (cost, taken) in choices.items():
+            after = [(forced - {place}, (cost + layer.size, (*taken, place)))]
+            if place not in forced:
+                after.append((forced | later[place], (cost, taken)))
+            for key, choice in after:
+                if key not in found or choice[0] < found[key][0]:
+                    found[key] = choice
+        choices = dict(sorted(found.items(), key=lambda item: item[1][0])[:MOST_CHOICES])
+    return [layers[place] for place in min(choices.values(), key=lambda choice: choice[0])[1]]
+
+
+def _later(layers: Sequence[LayerSize], readers: Mapping[str, Collection[str]]) -> list[frozenset[int]]:
+    """For each layer the places, behind its own, of those that it follows or that follow it."""
     if not layers:
         return []
-    chosen = {layer.name for layer in _choices([(layer.name.split("."), layer) for layer in layers])[0][0][1]}
-    return [layer for layer in layers if layer.name in chosen]
+    _, _, pairs = _by_names([(layer.name.split("."), place) for place, layer in enumerate(layers)])
+    pairs = {(a, b) for a, b in pairs if layers[a].name not in readers}
+    places = {layer.name: place for place, layer in enumerate(layers)}
+    for name, consumers in readers.items():
+        pairs |= {(places[name], places[c]) for c in consumers if name in places and c in places}
+    later: list[set[int]] = [set() for _ in layers]
+    for a, b in pairs:
+        if a != b:
+            later[min(a, b)].add(max(a, b))
+    return [frozenset(found) for found in later]
 
 
-def _choices(layers: Sequence[tuple[Sequence[str], LayerSize]]) -> Choices:
-    """For the layers of one module, each with its path from there, in the order of execution."""
-    done: Choices | None = None
+def _by_names(layers: Sequence[tuple[Sequence[str], int]]) -> Part:
+    """For the layers of one module, each with its path from there and its place, in the order of execution."""
+    done: Part = ([], [], set())
     for kind, group in itertools.groupby(layers, key=lambda layer: _kind(layer[0])):
-        members = list(group)
         parts = []
-        for _, part in itertools.groupby(members, key=lambda layer: layer[0][:1]):
-            inner = [(path[1:], layer) for path, layer in part]
-            parts.append(_choices(inner) if inner[0][0] else _single([layer for _, layer in inner]))
+        for _, part in itertools.groupby(group, key=lambda layer: layer[0][:1]):
+            inner = [(path[1:], place) for path, place in part]
+            places = [place for _, place in inner]
+            parts.append(
+                _by_names(inner) if inner[0][0] else (places[:1], places[-1:], set(itertools.pairwise(places)))
+            )
         if kind == "":
-            for part_ in parts:
-                done = part_ if done is None else _after(done, part_)
-        elif kind == "shortcut" and done is not None:
+            for one in parts:
+                done = _after(done, one)
+        elif kind == "shortcut":
             done = _beside([done, *parts])
         else:
-            done = _beside(parts) if done is None else _after(done, _beside(parts))
-    assert done is not None  # noqa: S101 - there are layers
+            done = _after(done, _beside(parts))
     return done
 
 
@@ -82,41 +138,23 @@ def _kind(path: Sequence[str]) -> str:
     return kind + path[0].partition("_l")[2].partition("_")[0] if kind == "recurrent" else kind
 
 
-def _single(layers: Sequence[LayerSize]) -> Choices:
-    """One layer (several of one name follow each other)."""
-    found: Choices | None = None
-    for layer in layers:
-        taken: Choice = (layer.size, (layer,))
-        one: Choices = (((0, ()), taken), (taken, taken))
-        found = one if found is None else _after(found, one)
-    assert found is not None  # noqa: S101 - there are layers
-    return found
+def _after(first: Part, second: Part) -> Part:
+    return first[0] or second[0], second[1], first[2] | second[2] | set(itertools.product(first[1], second[0]))
 
 
-def _after(first: Choices, second: Choices) -> Choices:
-    """`second` follows `first`: the end of the one or the beginning of the other is taken."""
-
-    def best(begin: bool, end: bool) -> Choice:
-        return min(
-            (_sum([first[begin][True], second[False][end]]), _sum([first[begin][False], second[True][end]])),
-            key=lambda choice: choice[0],
-        )
-
-    return (best(False, False), best(False, True)), (best(True, False), best(True, True))
+def _beside(parts: Sequence[Part]) -> Part:
+    return (
+        [p for part in parts for p in part[0]],
+        [p for part in parts for p in part[1]],
+        set().union(*(p[2] for p in parts)),
+    )
 
 
-def _beside(parts: Sequence[Choices]) -> Choices:
-    def all_of(begin: bool, end: bool) -> Choice:
-        return _sum([part[begin][end] for part in parts])
-
-    return (all_of(False, False), all_of(False, True)), (all_of(True, False), all_of(True, True))
-
-
-def _sum(choices: Sequence[Choice]) -> Choice:
-    return sum(size for size, _ in choices), tuple(itertools.chain.from_iterable(taken for _, taken in choices))
-
-
-def hardened_channels(layers: Sequence[LayerSize], share: float = HARDENED_SHARE) -> Mapping[str, int]:
+def hardened_channels(
+    layers: Sequence[LayerSize],
+    share: float = HARDENED_SHARE,
+    readers: Mapping[str, Collection[str]] = MappingProxyType({}),
+) -> Mapping[str, int]:
     """How many channels of each layer to lock, for an access key of `share` of all bytes or just below.
 
     Where the cover is smaller than the budget, the rest goes to the layers that it leaves out, in the same way.
@@ -124,9 +162,10 @@ def hardened_channels(layers: Sequence[LayerSize], share: float = HARDENED_SHARE
     Args:
         layers: all layers that may be locked, in the order of execution.
         share: 0 to 1.
+        readers: as for `cover`.
     """
     budget = share * sum(layer.size for layer in layers)
-    covering = cover(layers)
+    covering = cover(layers, readers)
     counts = {layer.name: 0 for layer in layers} | _level(covering, budget)
     if all(counts[layer.name] == layer.channels - 1 for layer in covering):
         rest = [layer for layer in layers if layer not in covering]

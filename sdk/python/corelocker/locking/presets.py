@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from corelocker.artifacts import Artifact
 from corelocker.locking.criteria import Criterion
 from corelocker.locking.plan import Fill, Scope
 
@@ -36,7 +38,8 @@ def preset(name: PresetName) -> Preset:
 
     `balanced`: a tenth of the channels of every inner layer.
 
-    `hardened`: so much, and so spread, that training from what is left is worth little more than starting over.
+    `hardened`: so much, and so spread, that training from what is left is worth little more than starting over; not so for every
+    model, see `doubt`.
     """
     from corelocker.locking.hardened import HARDENED_SHARE
 
@@ -45,6 +48,20 @@ def preset(name: PresetName) -> Preset:
         "balanced": Preset("sensitivity", "layer", "decoy", False, removed=0.1),
         "hardened": Preset("l1", "layer", "decoy", True, share=HARDENED_SHARE),
     }[name]
+
+
+def doubt(name: PresetName, artifacts: Sequence[Artifact]) -> str | None:
+    """Why what a preset promises was not shown for these models; None where it was measured on models like them.
+
+    Known by their embeddings: a transformer without any, as one for images may be, is not recognized.
+    """
+    tables = {artifact.path.name for artifact in artifacts for t in artifact.tensors if t.role == "embedding"}
+    if name != "hardened" or not tables:
+        return None
+    return (
+        f"{', '.join(sorted(tables))}: hardened is not shown to withstand fine-tuning for models with embeddings; a small "
+        "language model locked like this came back further than the preset allows. Measure yours with corelocker audit"
+    )
 
 
 PRESETS: tuple[PresetName, ...] = get_args(PresetName)
