@@ -11,7 +11,7 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 from corelocker.bundle import patch as module
-from corelocker.bundle.patch import Patch
+from corelocker.bundle.patch import RUN, Patch
 from corelocker.errors import (
     PatchBoundsError,
     PatchError,
@@ -145,7 +145,7 @@ def test_round_trip(layout: tuple[list[Run], int], random: object, shuffle: bool
     # Applying the patch of what was replaced takes it back, and so touched no other byte.
     Patch.build(runs, before).apply(locked)
     assert locked == before
-    assert Patch.gather(runs, [original[places([run])] for run in runs], size) == patch.encode()
+    assert Patch.gather(np.array(runs, RUN), [original[places([run])] for run in runs], size) == patch.encode()
 
 
 @settings(max_examples=500, deadline=None)
@@ -253,7 +253,7 @@ def test_build_refuses_malformed_runs(run: Run) -> None:
 @pytest.mark.parametrize("pieces", [[b"abc"], [b"abcd", b"e"], [b"abcde"], []])
 def test_gather_checks_the_payload(pieces: list[bytes]) -> None:
     with pytest.raises(PatchPayloadError):
-        Patch.gather([single(0, 4)], pieces, 10)
+        Patch.gather(np.array([single(0, 4)], RUN), pieces, 10)
 
 
 def test_no_key_byte_is_shown() -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from concurrent.futures import Future
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import pytest
+from corelocker.bundle.patch import Patch
+from corelocker.errors import LockingError
 from corelocker.files import MappedFile
-from corelocker.locking import lock
-from corelocker.locking.layout import Cell, Name, Overlay, crossing_cells
-from corelocker.runs import Run, single
+from corelocker.locking import layout, lock
+from corelocker.locking.layout import Cells, Name, Overlay, crossing_cells
+from corelocker.runs import Run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support import Builder, float_layer
@@ -20,15 +23,15 @@ from support import Builder, float_layer
 HERE = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=80, deadline=None)
 
 
-def written(cells: list[Cell], size: int) -> tuple[np.ndarray, np.ndarray]:
+def written(cells: list[Cells], size: int) -> tuple[np.ndarray, np.ndarray]:
     """Tier and byte of every place, by the definition of a run; a byte named twice is an error."""
     tiers, image = np.zeros(size, np.uint8), np.zeros(size, np.uint8)
-    for cell in cells:
-        for piece in range(cell.run.count):
-            at = cell.run.offset + piece * cell.run.stride
-            assert not tiers[at : at + cell.run.length].any()
-            tiers[at : at + cell.run.length] = cell.tier
-            image[at : at + cell.run.length] = cell.data[piece * cell.run.length :][: cell.run.length]
+    for run, tier, contents in chain.from_iterable(cells):
+        for piece in range(run.count):
+            at = run.offset + piece * run.stride
+            assert not tiers[at : at + run.length].any()
+            tiers[at : at + run.length] = tier
+            image[at : at + run.length] = contents[piece * run.length :][: run.length]
     return tiers, image
 
 
@@ -72,31 +75,35 @@ def test_rows_and_columns_cross_once(tmp_path: Path, data: st.DataObject) -> Non
 def test_blocks_join_to_the_whole_state(data: st.DataObject) -> None:
     size = data.draw(st.integers(60, 200))
     original = np.arange(size, dtype=np.uint8)
-    cells: list[Cell] = []
+    cells: list[Cells] = []
     taken = np.zeros(size, bool)
-    for tier in (1, 2, 1, 2, 3):
+    for _ in range(4):
         count, length = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 6))
         stride = length + data.draw(st.integers(0, 9)) if count > 1 else length
-        start = data.draw(st.integers(0, size - 1))
-        run = Run(start, length, stride, count)
-        if run.end > size:
-            continue
-        places = np.concatenate([np.arange(start + i * stride, start + i * stride + length) for i in range(count)])
-        if taken[places].any():
-            continue
-        taken[places] = True
-        cells.append(Cell(run, tier, (255 - np.arange(run.size)).astype(np.uint8)))
+        offsets, tiers = [], []
+        for start in data.draw(st.lists(st.integers(0, size - 1), min_size=1, max_size=5)):
+            if Run(start, length, stride, count).end > size:
+                continue
+            places = np.concatenate([np.arange(start + i * stride, start + i * stride + length) for i in range(count)])
+            if taken[places].any():
+                continue
+            taken[places] = True
+            offsets.append(start)
+            tiers.append(data.draw(st.integers(1, 3)))
+        contents = (255 - np.arange(len(offsets) * count * length)).astype(np.uint8).reshape(len(offsets), -1)
+        cells.append(Cells(length, stride, count, np.array(offsets, np.int64), np.array(tiers, np.uint8), contents))
     free = next((i for i in range(size - 4) if not taken[i : i + 4].any()), None)
     names = [Name(free, (b"aaaa", b"bbbb", b"bbbb", bytes(original[free : free + 4])))] if free is not None else []
     overlay = Overlay(cells, names)
     block_size = data.draw(st.integers(1, size))
+    before = original
     for state in range(4):
         expected = original.copy()
-        for cell in cells:
-            if cell.tier > state:
-                for piece in range(cell.run.count):
-                    at = cell.run.offset + piece * cell.run.stride
-                    expected[at : at + cell.run.length] = cell.data[piece * cell.run.length :][: cell.run.length]
+        for run, tier, fill in chain.from_iterable(cells):
+            if tier > state:
+                for piece in range(run.count):
+                    at = run.offset + piece * run.stride
+                    expected[at : at + run.length] = fill[piece * run.length :][: run.length]
         for name in names:
             expected[name.offset : name.offset + 4] = np.frombuffer(name.states[state], np.uint8)
         found = []
@@ -105,9 +112,31 @@ def test_blocks_join_to_the_whole_state(data: st.DataObject) -> None:
             overlay.apply(start, block, state)
             found.append(block)
         assert np.array_equal(np.concatenate(found), expected)
-        if state == 0:
+        if state:
+            before = patched(overlay, state, original, before)
+        else:
+            before = expected
             assert written_as_a_file(original, overlay, block_size) == expected.tobytes()
+        assert np.array_equal(before, expected), "each patch leads to the next state"
     assert np.array_equal(expected, original), "the last state is the original"
+
+
+def patched(overlay: Overlay, tier: int, original: np.ndarray, before: np.ndarray) -> np.ndarray:
+    """What a tier's patch makes of the state before it."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "original")
+        path.write_bytes(original.tobytes())
+        drawn: Future[list[lock.FileCells]] = Future()
+        file = MappedFile(path, "original")
+        drawn.set_result([(file, cells) for cells in overlay.cells])
+        made = lock.tier_patch(lock.LockedFile(file, [lock.Filling(file, [], drawn)], overlay.names), tier)
+    after = before.copy()
+    if made is not None:
+        patch = Patch.parse(made.encoded, original.size)
+        assert hashlib.sha256(patch.extract(before)).digest() == made.replaces
+        patch.apply(after)
+        assert hashlib.sha256(patch.extract(after)).digest() == made.puts
+    return after
 
 
 def written_as_a_file(original: np.ndarray, overlay: Overlay, block_size: int) -> bytes:
@@ -116,9 +145,9 @@ def written_as_a_file(original: np.ndarray, overlay: Overlay, block_size: int) -
         patch.setattr(lock, "BLOCK", block_size)
         source, copy = Path(folder, "original"), Path(folder, "copy")
         source.write_bytes(original.tobytes())
-        drawn: Future[list[lock.FileCell]] = Future()
+        drawn: Future[list[lock.FileCells]] = Future()
         file = MappedFile(source, "original")
-        drawn.set_result([(file, cell) for cell in overlay.cells])
+        drawn.set_result([(file, cells) for cells in overlay.cells])
         locked = lock.LockedFile(file, [lock.Filling(file, [(0, original.size)], drawn)], overlay.names)
         seen: list[int] = []
         digest = lock.write_locked_file(locked, copy, seen.append)
@@ -127,16 +156,43 @@ def written_as_a_file(original: np.ndarray, overlay: Overlay, block_size: int) -
         return copy.read_bytes()
 
 
-def test_patch_entries_are_in_file_order_and_only_of_their_tier() -> None:
-    cells = [Cell(single(40, 2), 1, np.zeros(2, np.uint8)), Cell(single(8, 4), 2, np.zeros(4, np.uint8))]
-    name = Name(20, (b"one1", b"two2", b"orig"))
-    overlay = Overlay(cells, [name])
-    assert [run.offset for run, _, _ in overlay.patch_entries(1)] == [20, 40]
-    second = overlay.patch_entries(2)
-    assert [run.offset for run, _, _ in second] == [8, 20]
-    assert second[1][1].tobytes() == b"two2"
-    assert second[1][2] is not None
-    assert second[1][2].tobytes() == b"orig"
+def test_changes_are_in_file_order_and_only_of_their_tier() -> None:
+    offsets, tiers = np.array([8, 16, 40]), np.array([2, 2, 1], np.uint8)
+    cells = [Cells(4, 4, 1, offsets, tiers, np.zeros((3, 4), np.uint8))]
+    overlay = Overlay(cells, [Name(12, (b"one1", b"two2", b"orig"))])
+
+    def places(tier: int) -> list[list[int]]:
+        return [c.cells.offsets[c.rows].tolist() for c in overlay.changes(tier)]
+
+    assert places(1) == [[12], [40]]
+    assert places(2) == [[8], [12], [16]]
+    name = overlay.changes(2)[1]
+    assert name.cells.data.tobytes() == b"two2"
+    assert name.after is not None
+    assert name.after.tobytes() == b"orig"
+
+
+def test_long_pieces_and_parts_of_a_patch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same whatever is copied one by one, and however much at a time."""
+    original = np.arange(251, dtype=np.uint8).repeat(4)
+    cells = Cells(9, 30, 3, np.array([5, 14, 600]), np.array([1, 1, 1], np.uint8), np.zeros((3, 27), np.uint8))
+    states, patches = [], []
+    for long, chunk in ((1 << 16, 1 << 20), (8, 1 << 20), (1 << 16, 30)):
+        monkeypatch.setattr(layout, "LONG", long)
+        monkeypatch.setattr(layout, "CHUNK", chunk)
+        block = original.copy()
+        Overlay([cells], []).apply(0, block, 0)
+        states.append(block.tobytes())
+        changes = [part for change in Overlay([cells], []).changes(1) for part in change.chunks()]
+        patches.append(b"".join(c.cells.original(original, c.rows).tobytes() for c in changes))
+    assert len(set(states)) == len(set(patches)) == 1
+    assert states[0] != original.tobytes()
+
+
+def test_a_run_too_long_for_a_patch_is_refused() -> None:
+    cells = Cells(1 << 32, 1 << 32, 1, np.array([0]), np.array([1], np.uint8), np.zeros((1, 0), np.uint8))
+    with pytest.raises(LockingError):
+        cells.table(np.array([0]))
 
 
 @pytest.mark.parametrize("half", [False, True])
@@ -151,4 +207,4 @@ def test_unlocked_rows_keep_their_bytes(tmp_path: Path, half: bool) -> None:
         np.zeros(3, np.uint8),
         {},
     )
-    assert [(c.run, c.tier) for c in cells] == [(tensor.weight.run(1), 2)]
+    assert [(run, tier) for run, tier, _ in chain.from_iterable(cells)] == [(tensor.weight.run(1), 2)]

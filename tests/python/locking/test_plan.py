@@ -162,6 +162,7 @@ def test_saved_plans(network: Artifact, tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o077 == 0
     again = Plan.load(path, [network])
     assert (again.tiers, again.seed, again.fill) == (plan.tiers, plan.seed, plan.fill)
+    assert again.left_alone == plan.left_alone != [{}], "else consumers are followed into the output layer"
     assert all(np.array_equal(plan.tier_of[0][n], again.tier_of[0][n]) for n in plan.tier_of[0])
 
 
@@ -176,7 +177,7 @@ def test_saved_plans(network: Artifact, tmp_path: Path) -> None:
         lambda d: d["artifacts"][0]["tensors"]["conv2.weight"].update(tiers={"1": [-1]}),
         lambda d: d["artifacts"][0]["tensors"]["conv2.weight"].update(tiers={"5": [1]}),
         lambda d: d["artifacts"][0]["tensors"]["conv2.weight"].update(tiers={"1": [[1]]}),
-        lambda d: d["artifacts"][0].update(tensors=[1]),
+        lambda d: d["artifacts"][0].update(tensors=[1]), lambda d: d["artifacts"][0].update(left_alone=[1]),
     ],
 )  # fmt: skip
 def test_damaged_plans_are_refused(network: Artifact, tmp_path: Path, damage) -> None:

@@ -26,7 +26,7 @@ from corelocker.bundle.clkey import (
     write_bundle,
 )
 from corelocker.bundle.content_keys import new_content_key, tier_keys
-from corelocker.bundle.patch import Patch
+from corelocker.bundle.patch import RUN, Patch
 from corelocker.errors import (
     AlreadyRestoredError,
     BundleMismatchError,
@@ -332,7 +332,7 @@ def test_above_four_gib(tmp_path: Path) -> None:
     with path.open("wb") as stream:
         stream.truncate(size)
     runs = [single(7, 5), Run((4 << 30) - 2, 1, 3, 2), single(size - 4, 4)]
-    patch_data = Patch.gather(runs, [bytes(range(1, run.size + 1)) for run in runs], size)
+    patch_data = Patch.gather(np.array(runs, RUN), [bytes(range(1, run.size + 1)) for run in runs], size)
     patch = Patch.parse(patch_data, size)
     zeros = bytes(len(patch.payload))
     contents = BundleContents(

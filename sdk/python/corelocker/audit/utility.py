@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -312,8 +313,8 @@ def states_of_plan(artifact: Artifact, plan: Plan) -> tuple[list[TierBytes], Cov
     (locked,) = lock_artifacts([artifact], plan)
     coverage = {file.name: np.zeros(len(file), np.uint8) for file in artifact.files}
     for file in locked.files:
-        for cell in file.overlay.cells:
-            mark(coverage[file.file.name], cell.run, cell.tier)
+        for run, tier, _ in chain.from_iterable(file.overlay.cells):
+            mark(coverage[file.file.name], run, tier)
     states = [_Applied(locked.files, index) for index in range(len(plan.tiers))]
     return tier_bytes(artifact, [t.name for t in plan.tiers], states, coverage), coverage, locked
 

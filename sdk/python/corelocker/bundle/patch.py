@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -49,7 +49,7 @@ _U64 = npt.NDArray[np.uint64]
 MAGIC = b"CLPATCH1"
 _HEADER = struct.Struct("<8sIIQ")
 _ROW = struct.Struct("<QIII")
-_RUN = np.dtype([("offset", "<u8"), ("length", "<u4"), ("stride", "<u4"), ("count", "<u4")])
+RUN = np.dtype([("offset", "<u8"), ("length", "<u4"), ("stride", "<u4"), ("count", "<u4")])
 _FIELDS = ("offset", "length", "stride", "count")
 _ONE = np.uint64(1)
 _U32_MAX = 2**32 - 1
@@ -83,19 +83,18 @@ class Patch:
         overlap or leave the file.
         """
         source = _bytes_of(file)
-        table = np.array(sorted(_encodable(runs)), _RUN)
+        table = np.array(sorted(_encodable(runs)), RUN)
         end = _check_runs(table, len(source))
         payload = b"".join(_slices(_rows_of(table), source))
         return cls(table, memoryview(payload), end)
 
     @staticmethod
-    def gather(runs: Sequence[Run], pieces: Iterable[Data], file_size: int) -> bytearray:
-        """The encoded patch that puts each of `pieces` at its run; runs ascend by offset and fit 32 bits.
+    def gather(table: Table, pieces: Iterable[Data], file_size: int) -> bytearray:
+        """The encoded patch of the runs `table` (n,), ascending by offset; `pieces` are what it puts there, cut anywhere.
 
-        Unlike `build` it takes the bytes one by one, so the file never has to be in memory, nor the patch twice. Raises a
+        Unlike `build` it takes the bytes part by part, so the file never has to be in memory, nor the patch twice. Raises a
         Patch*Error like `parse`.
         """
-        table = np.array(runs, _RUN)
         _check_runs(table, file_size)
         size = _total(table["length"].astype(np.uint64), table["count"].astype(np.uint64))
         start = _HEADER.size + table.nbytes
@@ -127,7 +126,7 @@ class Patch:
             raise PatchMagicError("not a patch: it does not begin with CLPATCH1")
         if reserved != 0:
             raise PatchReservedError(f"the reserved field of the patch is {reserved}, not 0")
-        payload_start = _HEADER.size + count * _RUN.itemsize
+        payload_start = _HEADER.size + count * RUN.itemsize
         if payload_start > len(view):
             raise PatchTruncatedError(f"the patch ends inside its {count} runs")
         stated_end = payload_start + payload_size
@@ -135,7 +134,7 @@ class Patch:
             raise PatchTruncatedError(f"the patch has {len(view) - payload_start} of {payload_size} payload bytes")
         if stated_end < len(view):
             raise PatchTrailingError(f"{len(view) - stated_end} bytes follow the payload of the patch")
-        table = np.frombuffer(view, _RUN, count, _HEADER.size) if count else np.empty(0, _RUN)
+        table = np.frombuffer(view, RUN, count, _HEADER.size) if count else np.empty(0, RUN)
         end = _check_runs(table, file_size, payload_size)
         return cls(table, view[payload_start:], end)
 

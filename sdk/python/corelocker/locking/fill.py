@@ -23,6 +23,7 @@ from corelocker.files import Bytes
 from corelocker.locking.plan import Fill
 
 Indices = npt.NDArray[np.int64]
+Rows = Bytes | Sequence[Bytes]  # the bytes of each channel; where they have equally many, the rows of one array
 POOL_BYTES = 1 << 20  # remaining channels that are looked at, of one layer
 DRAWS = 48  # sets of targets that compete
 TRIED = 1 << 19  # numbers that are tried at a time
@@ -122,7 +123,7 @@ class Filled:
 
     tensor: WeightTensor
     channels: Indices
-    parts: list[list[Bytes]]
+    parts: list[Rows]
 
 
 def fill_group(
@@ -339,7 +340,7 @@ def _encode(
         # A BatchNorm folded into one copy scales its channels; the target's scaling is the decoy's.
         own, led = (np.sqrt((t.values(donors) ** 2).mean(axis=1, keepdims=True)) for t in (tensor, leader))
         values = values * np.where(led > 0, own / np.maximum(led, 1e-30), 1)
-    encoded: list[list[Bytes]] = []
+    encoded: list[Rows] = []
     weight, scale_part, zero_part = tensor.weight, tensor.part("scale"), tensor.part("zero_point")
     scale, zero = _scales_and_zeros(tensor, values, pool, targets)
     codes: Numbers = values
@@ -355,13 +356,13 @@ def _encode(
             numbers = scale * np.float32(part.factor)
         else:
             numbers = _companions(part, tensor, donors, pool, scale, noise)
-        encoded.append(list(part.element.encode(numbers)))
+        encoded.append(part.element.encode(numbers))
     return Filled(tensor, channels, encoded)
 
 
-def _weight_bytes(weight: Part | SparsePart, codes: Numbers, channels: Indices) -> list[Bytes]:
+def _weight_bytes(weight: Part | SparsePart, codes: Numbers, channels: Indices) -> Rows:
     if isinstance(weight, Part):
-        return list(weight.element.encode(codes))
+        return weight.element.encode(codes)
     return [weight.element.encode(codes[i : i + 1, weight.mask[c]])[0] for i, c in enumerate(channels)]
 
 
@@ -449,7 +450,7 @@ def _companions(
 
 def _silence(tensor: WeightTensor, channels: Indices, remaining: Indices) -> Filled:
     """A channel whose output is 0. Its scale becomes the median of the layer's, because its own tells its weights' size."""
-    encoded: list[list[Bytes]] = []
+    encoded: list[Rows] = []
     n = channels.size
     own: dict[str, Floats] = {}
     for kind in ("scale", "zero_point"):
@@ -470,7 +471,7 @@ def _silence(tensor: WeightTensor, channels: Indices, remaining: Indices) -> Fil
         numbers = own.get(part.kind, constant)
         if part.factor is not None:
             numbers = numbers * np.float32(part.factor)
-        encoded.append(list(part.element.encode(numbers)))
+        encoded.append(part.element.encode(numbers))
     return Filled(tensor, channels, encoded)
 
 

@@ -2,28 +2,107 @@
 
 from __future__ import annotations
 
-import bisect
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from corelocker.artifacts import Part, WeightTensor
-from corelocker.errors import UnsupportedLayoutError
+from corelocker.bundle.patch import RUN, Table
+from corelocker.errors import LockingError, UnsupportedLayoutError
 from corelocker.files import Bytes
 from corelocker.runs import Run, single
 
 TierMap = npt.NDArray[np.uint8]
+Places = npt.NDArray[np.int64]
+LONG = 1 << 16  # longer pieces are copied one by one
+CHUNK = 1 << 20  # bytes that are gathered at a time
 
 
-@dataclass(frozen=True)
-class Cell:
-    """Locked bytes: `data` (uint8, the run's pieces in order) stands at `run` until the patch of `tier` puts the original back."""
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """Locked runs of one form: n times `count` pieces of `length` bytes, `stride` apart.
 
-    run: Run
-    tier: int
-    data: Bytes
+    Held as arrays, because a layer has thousands: what is done to each in Python keeps the threads waiting that hash and write.
+
+    Attributes:
+        offsets: (n,) int64, where each run begins in the file.
+        tiers: (n,) uint8; `data` stands there until the patch of that tier puts the original back.
+        data: (n, count * length) uint8, the pieces of each run in order.
+    """
+
+    length: int
+    stride: int
+    count: int
+    offsets: Places = field(repr=False)
+    tiers: TierMap = field(repr=False)
+    data: Bytes = field(repr=False)
+
+    @classmethod
+    def of_run(cls, run: Run, tier: int, data: Bytes) -> Cells:
+        """A single run."""
+        one = np.array([run.offset]), np.array([tier], np.uint8), data.reshape(1, -1)
+        return cls(run.length, run.stride, run.count, *one)
+
+    @classmethod
+    def of_part(cls, part: Part, channels: Places, tiers: TierMap, data: Bytes) -> Cells:
+        """The given channels (n,) of a part, with the tiers (n,) and the bytes (n, bytes of a channel) of each."""
+        form = part.run(0)
+        return cls(form.length, form.stride, form.count, part.offset + channels * part.channel_stride, tiers, data)
+
+    def __iter__(self) -> Iterator[tuple[Run, int, Bytes]]:
+        """Each run with its tier and its bytes."""
+        for offset, tier, data in zip(self.offsets.tolist(), self.tiers.tolist(), self.data, strict=True):
+            yield Run(offset, self.length, self.stride, self.count), tier, data
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        """(start, stop) of the smallest range of the file that holds all runs."""
+        return int(self.offsets.min()), int(self.offsets.max()) + (self.count - 1) * self.stride + self.length
+
+    def table(self, rows: Places) -> Table:
+        """The runs `rows` (k,) as a patch names them. Raises LockingError when one does not fit the patch format."""
+        if max(self.length, self.stride, self.count) >= 1 << 32:
+            raise LockingError("a run of locked bytes is longer than 4 GiB", hint="Lock fewer channels side by side")
+        table = np.empty(rows.size, RUN)
+        table["offset"] = self.offsets[rows]
+        table["length"], table["stride"], table["count"] = self.length, self.stride, self.count
+        return table
+
+    def apply(self, start: int, block: Bytes, state: int) -> None:
+        """Write into `block`, the original file from `start` on, what stands there in the state of a tier."""
+        stop = start + block.size
+        low, high = int(self.offsets.min()), int(self.offsets.max())
+        first = max(0, -(-(start + 1 - high - self.length) // self.stride))
+        last = min(self.count - 1, (stop - 1 - low) // self.stride)
+        if last < first:
+            return
+        # (n, pieces): where the pieces lie in the block that can reach into it
+        at = self.offsets[:, None] + (np.arange(first, last + 1) * self.stride - start)
+        inside = (self.tiers > state)[:, None] & (at < block.size) & (at + self.length > 0)
+        whole = inside & (at >= 0) & (at + self.length <= block.size) & (self.length <= LONG)
+        pieces = self.data.reshape(self.tiers.size, self.count, self.length)[:, first : last + 1]
+        if whole.any():
+            _windows(block, self.length)[at[whole]] = pieces[whole].view(f"V{self.length}")[:, 0]
+        for row, piece in np.argwhere(inside & ~whole).tolist():
+            begin = int(at[row, piece])
+            low, high = max(begin, 0), min(begin + self.length, block.size)
+            block[low:high] = pieces[row, piece, low - begin : high - begin]
+
+    def original(self, file: Bytes, rows: Places) -> Bytes:
+        """The bytes of the original file at the runs `rows` (k,), in run order."""
+        at = self.offsets[rows, None] + np.arange(self.count) * self.stride
+        if self.length > LONG:
+            return np.concatenate([file[begin : begin + self.length] for begin in at.ravel().tolist()])
+        return np.asarray(_windows(file, self.length)[at].reshape(-1).view(np.uint8))
+
+
+def _windows(data: Bytes, length: int) -> npt.NDArray[np.void]:
+    """Every range of `length` bytes as one item, by its offset; they overlap."""
+    return np.ndarray((data.size - length + 1,), f"V{length}", data, strides=(1,))
 
 
 @dataclass(frozen=True)
@@ -34,9 +113,30 @@ class Name:
     states: tuple[bytes, ...]
 
 
+class Change(NamedTuple):
+    """What a patch does to some runs of `cells`: `rows` (k,) ascend by offset.
+
+    `after` is what it puts there, or None for the original file's bytes.
+    """
+
+    cells: Cells
+    rows: Places
+    after: Bytes | None
+
+    def chunks(self) -> Iterator[Change]:
+        """The same in parts of about a megabyte."""
+        step = max(1, CHUNK // (self.cells.length * self.cells.count))
+        for first in range(0, self.rows.size, step):
+            yield self._replace(rows=self.rows[first : first + step])
+
+
 def crossing_cells(
-    tensor: WeightTensor, rows: TierMap, row_data: dict[int, Bytes], columns: TierMap, column_data: dict[int, Bytes]
-) -> list[Cell]:
+    tensor: WeightTensor,
+    rows: TierMap,
+    row_data: Mapping[int, Bytes],
+    columns: TierMap,
+    column_data: Mapping[int, Bytes],
+) -> list[Cells]:
     """Cells of a weight whose output channels (`rows`) and input channels (`columns`) are both locked, none named twice.
 
     Where both cross, the byte holds the row's fill and comes back with the later of the two tiers.
@@ -64,9 +164,18 @@ def crossing_cells(
                 image[index * repeat : (index + 1) * repeat] = filled.reshape(repeat, units, length)
             else:
                 image[:, index] = filled.reshape(lines, length)
+    forms: dict[tuple[int, int, int], list[tuple[int, int, Bytes]]] = {}
+    for tier, top, height, left, width, run in _rectangles(mask, weight.offset, length):
+        contents = np.ascontiguousarray(image[top : top + height, left : left + width]).reshape(-1)
+        forms.setdefault((run.length, run.stride, run.count), []).append((run.offset, tier, contents))
     return [
-        Cell(run, tier, np.ascontiguousarray(image[top : top + height, left : left + width]).reshape(-1))
-        for tier, top, height, left, width, run in _rectangles(mask, weight.offset, length)
+        Cells(
+            *form,
+            np.array([o for o, _, _ in runs]),
+            np.array([t for _, t, _ in runs], np.uint8),
+            np.stack([d for _, _, d in runs]),
+        )
+        for form, runs in forms.items()
     ]
 
 
@@ -98,53 +207,21 @@ def _rectangles(mask: TierMap, offset: int, length: int) -> Iterator[tuple[int, 
 class Overlay:
     """The changed bytes of one file, in any state, applied block by block."""
 
-    def __init__(self, cells: list[Cell], names: list[Name]) -> None:
-        self.cells = sorted(cells, key=lambda c: c.run.offset)
+    def __init__(self, cells: Iterable[Cells], names: Iterable[Name]) -> None:
+        self.cells = [c for c in cells if c.tiers.size]
         self.names = sorted(names, key=lambda n: n.offset)
-        self._single = [c for c in self.cells if c.run.count == 1]
-        self._strided = [c for c in self.cells if c.run.count > 1]
-        self._starts = [c.run.offset for c in self._single]
-        self._longest = max((c.run.length for c in self._single), default=0)
+        extents = np.array([c.extent for c in self.cells], np.int64).reshape(-1, 2)
+        self._starts, self._stops = extents[:, 0], extents[:, 1]
 
     def apply(self, start: int, block: Bytes, state: int) -> None:
         """Write the state's bytes into `block`, a copy of the original file from `start` on."""
         stop = start + block.size
-        for cell in self._active(start, stop, state):
-            run = cell.run
-            first = max(0, -(-(start - run.offset - run.length + 1) // run.stride))
-            last = min(run.count - 1, (stop - 1 - run.offset) // run.stride)
-            if last < first:
-                continue
-            pieces = cell.data.reshape(run.count, run.length)
-            inside_first, inside_last = first, last
-            for piece, end in ((first, "first"), (last, "last")):
-                at = run.offset + piece * run.stride
-                if at < start or at + run.length > stop:
-                    low, high = max(at, start), min(at + run.length, stop)
-                    block[low - start : high - start] = pieces[piece, low - at : high - at]
-                    if end == "first":
-                        inside_first = first + 1
-                    else:
-                        inside_last = last - 1
-            if inside_last >= inside_first:
-                count = inside_last - inside_first + 1
-                at = run.offset + inside_first * run.stride - start
-                where = np.lib.stride_tricks.as_strided(block[at:], (count, run.length), (run.stride, 1))
-                where[:] = pieces[inside_first : inside_last + 1]
+        for index in np.flatnonzero((self._starts < stop) & (self._stops > start)).tolist():
+            self.cells[index].apply(start, block, state)
         for name in self._names(start, stop, state):
             text = np.frombuffer(name.states[state], np.uint8)
             low, high = max(name.offset, start), min(name.offset + text.size, stop)
             block[low - start : high - start] = text[low - name.offset : high - name.offset]
-
-    def _active(self, start: int, stop: int, state: int) -> Iterator[Cell]:
-        first = bisect.bisect_left(self._starts, start - self._longest + 1)
-        for index in range(first, bisect.bisect_left(self._starts, stop)):
-            cell = self._single[index]
-            if cell.tier > state and cell.run.end > start:
-                yield cell
-        for cell in self._strided:
-            if cell.tier > state and cell.run.offset < stop and cell.run.end > start:
-                yield cell
 
     def _names(self, start: int, stop: int, state: int) -> Iterator[Name]:
         for name in self.names:
@@ -155,12 +232,21 @@ class Overlay:
             ):
                 yield name
 
-    def patch_entries(self, tier: int) -> list[tuple[Run, Bytes, Bytes | None]]:
-        """What the patch of `tier` changes, by offset: (run, bytes before, bytes after or None for the original file's)."""
-        entries: list[tuple[Run, Bytes, Bytes | None]] = [(c.run, c.data, None) for c in self.cells if c.tier == tier]
+    def changes(self, tier: int) -> list[Change]:
+        """What the patch of `tier` changes, by offset."""
+        found = [Change(cells, np.flatnonzero(cells.tiers == tier), None) for cells in self.cells]
         for name in self.names:
-            before, after = name.states[tier - 1], name.states[tier]
-            if before != after:
-                run = single(name.offset, len(before))
-                entries.append((run, np.frombuffer(before, np.uint8), np.frombuffer(after, np.uint8)))
-        return sorted(entries, key=lambda entry: entry[0].offset)
+            before, after = (np.frombuffer(name.states[state], np.uint8) for state in (tier - 1, tier))
+            if not np.array_equal(before, after):
+                cells = Cells.of_run(single(name.offset, before.size), tier, before)
+                found.append(Change(cells, np.zeros(1, np.int64), after))
+        found = [change for change in found if change.rows.size]
+        if not found:
+            return []
+        of = np.repeat(np.arange(len(found)), [change.rows.size for change in found])
+        rows = np.concatenate([change.rows for change in found])
+        order = np.argsort(np.concatenate([change.cells.offsets[change.rows] for change in found]), kind="stable")
+        of, rows = of[order], rows[order]
+        # One change for each stretch of runs that belong together
+        bounds = [0, *(np.flatnonzero(np.diff(of)) + 1).tolist(), of.size]
+        return [found[of[first]]._replace(rows=rows[first:last]) for first, last in pairwise(bounds)]

@@ -17,25 +17,24 @@ from typing import NamedTuple
 
 import numpy as np
 
-from corelocker.artifacts import Artifact, Identity
+from corelocker.artifacts import Artifact, Identity, Part
+from corelocker.artifacts.weights import SparsePart
 from corelocker.bundle.patch import Patch
 from corelocker.errors import FileAccessError, LockingError
 from corelocker.files import Bytes, MappedFile
 from corelocker.locking.consumers import ConsumerLocks, follow_consumers
-from corelocker.locking.fill import Balance, Filled, Turn, fill_group, fill_inputs
+from corelocker.locking.fill import Balance, Filled, Rows, Turn, fill_group, fill_inputs
 from corelocker.locking.groups import Member, group_layers
-from corelocker.locking.layout import Cell, Name, Overlay, TierMap, crossing_cells
+from corelocker.locking.layout import Cells, Name, Overlay, Places, TierMap, crossing_cells
 from corelocker.locking.plan import Plan
-from corelocker.runs import Run
 
 BLOCK = 4 << 20  # at a time; between two blocks a thread has to wait for the interpreter
 CACHED = 16 << 20  # bytes of a written file that may wait in the page cache
 AHEAD = 3  # blocks that are read while others are hashed and written
 THREADS = 2
-BATCH = 256
 RESIDENT = 32 << 20  # mapped bytes that may stay in memory while patches are gathered
 HEX = b"0123456789abcdef"
-FileCell = tuple[MappedFile, Cell]
+FileCells = tuple[MappedFile, Cells]
 
 
 class Filling:
@@ -45,7 +44,7 @@ class Filling:
         extents: (start, stop) of each range of the file that they lie in.
     """
 
-    def __init__(self, file: MappedFile, extents: list[tuple[int, int]], drawn: Future[list[FileCell]]) -> None:
+    def __init__(self, file: MappedFile, extents: list[tuple[int, int]], drawn: Future[list[FileCells]]) -> None:
         self.extents = extents
         self._file = file
         self._drawn = drawn
@@ -53,7 +52,7 @@ class Filling:
     @cached_property
     def overlay(self) -> Overlay:
         """The changed bytes, once they are drawn; raises what kept them from being drawn."""
-        return Overlay([cell for file, cell in self._drawn.result() if file is self._file], [])
+        return Overlay([cells for file, cells in self._drawn.result() if file is self._file], [])
 
 
 class LockedFile:
@@ -67,7 +66,7 @@ class LockedFile:
     @cached_property
     def overlay(self) -> Overlay:
         """All that changes, once everything is drawn."""
-        return Overlay([c for filling in self._fillings for c in filling.overlay.cells], self._names.names)
+        return Overlay([cells for filling in self._fillings for cells in filling.overlay.cells], self._names.names)
 
     def apply(self, start: int, block: Bytes, state: int) -> None:
         """Write the state's bytes into `block`, the original file from `start` on; waits for the layers in the block only."""
@@ -80,7 +79,7 @@ class LockedFile:
     @property
     def locked_bytes(self) -> int:
         """Bytes of weights that are locked in the tier that ships."""
-        return sum(c.run.size for c in self.overlay.cells)
+        return sum(cells.data.size for cells in self.overlay.cells)
 
 
 @dataclass
@@ -213,11 +212,11 @@ def _fill_group(
     extra: ConsumerLocks,
     shared: set[tuple[MappedFile, int]],
     turn: Turn,
-) -> list[FileCell]:
+) -> list[FileCells]:
     """Fill the locked channels of layers with the same weights: the changed bytes of each file."""
     name = alike[0][1][0].tensor.name
     generator = np.random.default_rng(list(hmac.digest(plan.seed, b"fill/" + name.encode(), "sha256")))
-    cells: list[FileCell] = []
+    cells: list[FileCells] = []
     try:
         for rows, members in alike:
             cells += _fill_members(members, rows, plan, extra, shared, generator, turn)
@@ -234,16 +233,16 @@ def _fill_members(
     shared: set[tuple[MappedFile, int]],
     generator: np.random.Generator,
     turn: Turn,
-) -> list[FileCell]:
+) -> list[FileCells]:
     channels = np.flatnonzero(rows)
     filled: list[Filled] = []
-    cells: list[FileCell] = []
+    cells: list[FileCells] = []
     if channels.size:
         filled = fill_group([m.tensor for m in members], channels, plan.fill, generator, turn)
     after_rows = generator.bit_generator.state
     for place, member in enumerate(members):
         tensor = member.tensor
-        parts = filled[place].parts if filled else [[] for _ in tensor.parts]
+        contents = filled[place].parts if filled else [[] for _ in tensor.parts]
         columns = extra.columns[member.artifact].get(tensor.name)
         if columns is not None and columns.any():
             locked = np.flatnonzero(columns)
@@ -256,20 +255,23 @@ def _fill_members(
             crossing = crossing_cells(
                 tensor,
                 rows,
-                dict(zip(channels.tolist(), parts[0], strict=False)),
+                dict(zip(channels.tolist(), contents[0], strict=False)),
                 columns,
                 dict(zip(locked.tolist(), inputs, strict=True)),
             )
             cells += [(tensor.weight.file, cell) for cell in crossing]
-            parts = [[], *parts[1:]]
-        for part, contents in zip(tensor.parts, parts, strict=True):
-            if part is not tensor.weight and (part.file, part.offset) in shared:
-                continue
-            for channel, data in zip(channels.tolist(), contents, strict=False):
-                run = part.run(channel)
-                if run is not None:
-                    cells.append((part.file, Cell(run, int(rows[channel]), data)))
+            contents = [[], *contents[1:]]
+        for part, data in zip(tensor.parts, contents, strict=True):
+            if len(data) and (part is tensor.weight or (part.file, part.offset) not in shared):
+                cells += [(part.file, cell) for cell in _part_cells(part, channels, rows[channels], data)]
     return cells
+
+
+def _part_cells(part: Part | SparsePart, channels: Places, tiers: TierMap, data: Rows) -> list[Cells]:
+    if isinstance(part, Part):
+        return [Cells.of_part(part, channels, tiers, np.asarray(data))]
+    runs = [part.run(channel) for channel in channels.tolist()]
+    return [Cells.of_run(r, int(t), d) for r, t, d in zip(runs, tiers, data, strict=True) if r is not None]
 
 
 def _rows(member: Member, plan: Plan, extra: ConsumerLocks) -> TierMap:
@@ -427,34 +429,25 @@ def _write_all(out: RawIOBase, block: Bytes) -> None:
 
 def tier_patch(locked: LockedFile, tier: int) -> TierPatch | None:
     """The patch of a tier, or None when the tier changes nothing in this file."""
-    entries = locked.overlay.patch_entries(tier)
-    if not entries:
+    changes = [chunk for change in locked.overlay.changes(tier) for chunk in change.chunks()]
+    if not changes:
         return None
-    released = 0
-
-    def pieces() -> Iterator[memoryview]:
-        nonlocal released
-        for run, _, after in entries:
-            yield (_bytes_at(locked.file, run) if after is None else after).data
-            if run.offset - released > RESIDENT:
-                locked.file.release(released, run.offset - released)
-                released = run.offset
-
-    encoded = Patch.gather([run for run, _, _ in entries], pieces(), len(locked.file))
-    payload = Patch.parse(encoded, len(locked.file)).payload
     replaces = hashlib.sha256()
-    # In batches: every update of some length hands the interpreter to another thread.
-    for first in range(0, len(entries), BATCH):
-        replaces.update(b"".join(before.data for _, before, _ in entries[first : first + BATCH]))
+
+    def pieces() -> Iterator[Bytes]:
+        released = 0
+        for cells, rows, after in changes:
+            replaces.update(cells.data[rows].data)
+            yield cells.original(locked.file.data, rows) if after is None else after
+            reached = int(cells.offsets[rows[0]])
+            if reached - released > RESIDENT:
+                locked.file.release(released, reached - released)
+                released = reached
+
+    table = np.concatenate([cells.table(rows) for cells, rows, _ in changes])
+    encoded = Patch.gather(table, pieces(), len(locked.file))
+    payload = Patch.parse(encoded, len(locked.file)).payload
     return TierPatch(encoded, len(payload), replaces.digest(), hashlib.sha256(payload).digest())
-
-
-def _bytes_at(file: MappedFile, run: Run) -> Bytes:
-    """The pieces of the run side by side."""
-    view = np.lib.stride_tricks.as_strided(
-        file.data[run.offset :], (run.count, run.length), (run.stride, 1), writeable=False
-    )
-    return np.ascontiguousarray(view).reshape(-1)
 
 
 def copy_rest(locked: LockedArtifact, target: Path) -> list[Path]:

@@ -103,7 +103,7 @@ class Plan:
     def save(self, path: Path, *, force: bool = False) -> None:
         """Write the plan as JSON, readable by its owner only."""
         artifacts = []
-        for name, tiers in zip(self.names, self.tier_of, strict=True):
+        for name, tiers, left_alone in zip(self.names, self.tier_of, self.left_alone, strict=True):
             layers = {
                 tensor: {
                     "channels": len(tier_of),
@@ -116,7 +116,7 @@ class Plan:
                 for tensor, tier_of in tiers.items()
                 if tier_of.any()
             }
-            artifacts.append({"name": name, "tensors": layers})
+            artifacts.append({"name": name, "tensors": layers, "left_alone": left_alone})
         document = {
             "format": "corelocker-plan",
             "version": 1,
@@ -162,6 +162,7 @@ class Plan:
             raise PlanError(f"the plan is for {len(saved)} artifacts, {len(artifacts)} were given")
         by_name = {a["name"]: a for a in saved}
         tier_of = []
+        left_alone: list[dict[str, str]] = []
         for index, artifact in enumerate(artifacts):
             entry = by_name.get(artifact.path.name, saved[index])
             layers = {t.name: t for t in artifact.tensors}
@@ -181,9 +182,11 @@ class Plan:
                     map_[where] = int(tier)
                 chosen[name] = map_
             tier_of.append(chosen)
+            # Consumers stay out of these. Plans of before may not say so.
+            left_alone.append({n: str(reason) for n, reason in entry.get("left_alone", {}).items() if n in layers})
         return cls(
             tiers, document["fill"], bytes.fromhex(document["seed"]), bool(document["consumers"]), str(document["criterion"]),
-            str(document["scope"]), tier_of, [a.path.name for a in artifacts], [{} for _ in artifacts],
+            str(document["scope"]), tier_of, [a.path.name for a in artifacts], left_alone,
         )  # fmt: skip
 
 
