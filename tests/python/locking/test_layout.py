@@ -90,7 +90,7 @@ def test_blocks_join_to_the_whole_state(data: st.DataObject) -> None:
             taken[places] = True
             offsets.append(start)
             tiers.append(data.draw(st.integers(1, 3)))
-        contents = (255 - np.arange(len(offsets) * count * length)).astype(np.uint8).reshape(len(offsets), -1)
+        contents = (255 - np.arange(len(offsets) * count * length)).astype(np.uint8).reshape(-1, count * length)
         cells.append(Cells(length, stride, count, np.array(offsets, np.int64), np.array(tiers, np.uint8), contents))
     free = next((i for i in range(size - 4) if not taken[i : i + 4].any()), None)
     names = [Name(free, (b"aaaa", b"bbbb", b"bbbb", bytes(original[free : free + 4])))] if free is not None else []
