@@ -168,11 +168,11 @@ def strict_json(data: bytes) -> dict[str, object]:
     """
     try:
         value = _STRICT.decode(data.decode("utf-8"))
+        if b"\\u" in data:
+            # A lone surrogate has no UTF-8. Writing nests deeper than reading.
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
     except RecursionError:
         raise ValueError("JSON that nests too deep") from None
-    if b"\\u" in data:
-        # A lone surrogate has no UTF-8.
-        json.dumps(value, ensure_ascii=False).encode("utf-8")
     if not isinstance(value, dict):
         raise ValueError("not a JSON object")
     return value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -455,6 +456,14 @@ def test_json_of_any_shape_is_read_or_refused() -> None:
     for data in bad:
         with pytest.raises(ValueError, match=r"."):
             strict_json(data)
+
+
+def test_depth_is_refused_wherever_it_is_found() -> None:
+    """Where the interpreter gives up depends on its stack: every depth about its limit, in a header that is unsigned."""
+    for depth in range(sys.getrecursionlimit() - 200, sys.getrecursionlimit() + 10):
+        header = jose.encode_base64url(b'{"x":' + b"[" * depth + b'"\\u0041"' + b"]" * depth + b"}")
+        with pytest.raises((errors.LicenseFormatError, errors.LicenseTypeError)):
+            read_license(f"{header}.e30.AAAA", KEYS)
 
 
 def test_refusals_are_corelocker_errors_with_codes_of_their_own() -> None:
