@@ -233,6 +233,15 @@ def test_a_replaced_subscription_is_superseded(google: Google) -> None:
     assert google.subscription(canceled).status == "active"
 
 
+def test_two_base_plans_of_one_product(google: Google) -> None:
+    """What the user has counts, wherever the plan that begins at the next renewal is listed."""
+    now, later = {"productId": "pro", "expiryTime": FUTURE}, {"productId": "pro"}
+    ended = {"productId": "pro", "expiryTime": PAST}
+    for items in ([now, later], [later, now], [now, ended], [ended, now], [{"productId": "plus"}, ended, later, now]):
+        purchase = google.subscription(subscribed(lineItems=items))
+        assert (purchase.status, purchase.expires_at) == ("active", FUTURE_S)
+
+
 def test_ended_in_the_past(google: Google) -> None:
     item = {"productId": "pro", "expiryTime": PAST}
     for state in ("ACTIVE", "EXPIRED"):
@@ -368,6 +377,12 @@ BROKEN = {
     "account-number": lambda _: json_reply(
         one_time(obfuscatedExternalAccountId=5)
         | subscribed(externalAccountIdentifiers={"obfuscatedExternalAccountId": 5})
+    ),
+    "surrogate": lambda _: json_reply(one_time(orderId="\ud800") | subscribed(linkedPurchaseToken="\ud800")),
+    "surrogate-in-utf8": lambda _: (
+        200,
+        {},
+        json.dumps(one_time() | subscribed(linkedPurchaseToken="LINKED")).encode().replace(b"LINKED", b"\xed\xa0\x80"),
     ),
 }
 

@@ -35,7 +35,11 @@ class Answer:
     def json(self) -> object:
         """The JSON value of the body. Raises PurchaseUpstreamError when it is none."""
         try:
-            return json.loads(self.body)
+            value: object = json.loads(self.body.decode())
+            if b"\\u" in self.body:
+                # A lone surrogate has no UTF-8: such a text can be neither hashed nor stored.
+                json.dumps(value, ensure_ascii=False).encode("utf-8")
+            return value
         except (ValueError, RecursionError):
             raise PurchaseUpstreamError("the store's answer is not JSON") from None
 

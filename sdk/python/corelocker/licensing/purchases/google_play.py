@@ -262,7 +262,7 @@ def _describe_product(
     answer: Mapping[str, object], package: str, product: str, token: str, now_ms: int
 ) -> tuple[Purchase, bool]:
     """The statement in a ProductPurchaseV2, and whether it is a test purchase."""
-    item = _line_item(answer.get("productLineItem"), product)
+    item = _line_items(answer.get("productLineItem"), product)[0]
     offer = _object(item.get("productOfferDetails") or {})
     if "rentOfferDetails" in offer:
         raise PurchaseProductError("rented products have no end that the store tells, and cannot unlock")
@@ -281,10 +281,11 @@ def _describe_subscription(
     answer: Mapping[str, object], package: str, product: str, token: str, now_ms: int
 ) -> tuple[Purchase, bool]:
     """The statement in a SubscriptionPurchaseV2, and whether it is a test purchase."""
-    item = _line_item(answer.get("lineItems"), product)
+    items = _line_items(answer.get("lineItems"), product)
     state = answer.get("subscriptionState")
     status = _status(_SUBSCRIPTION_STATUS, state)
-    ends = _seconds(item.get("expiryTime"))
+    # Two base plans of one product are two items, of which the user has the one that lasts longest.
+    ends = max((end for item in items if (end := _seconds(item.get("expiryTime"))) is not None), default=None)
     if status == "active" and ends is None:
         # An item that replaces another one at the next renewal is listed before the user owns it.
         status = "pending"
@@ -343,11 +344,12 @@ def _status(known: Mapping[str, Status], state: object) -> Status:
     return status
 
 
-def _line_item(items: object, product: str) -> Mapping[str, object]:
-    for item in _list(items):
-        if _object(item).get("productId") == product:
-            return _object(item)
-    raise PurchaseProductError("another product was bought with this purchase token")
+def _line_items(items: object, product: str) -> list[Mapping[str, object]]:
+    """The items of the product, at least one."""
+    fitting = [item for item in map(_object, _list(items)) if item.get("productId") == product]
+    if not fitting:
+        raise PurchaseProductError("another product was bought with this purchase token")
+    return fitting
 
 
 def _object(value: object) -> Mapping[str, object]:
