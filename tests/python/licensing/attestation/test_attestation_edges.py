@@ -54,6 +54,7 @@ from attestation_forge import (
 from corelocker.errors import ConfigError
 from corelocker.licensing.attestation import MAX_CERTIFICATE, MAX_CHAIN, MAX_OBJECT, Reason, Refusal
 from corelocker.licensing.attestation.certificates import parse_certificate, parse_chain
+from corelocker.licensing.attestation.der import DerError, Reader
 from corelocker.licensing.attestation.revocation import MAX_LIST, RevocationList, RevocationListError
 
 ANDROID = next(case for case in ANDROID_CASES if case.name == "factory")
@@ -182,6 +183,27 @@ def test_serial_numbers() -> None:
 def test_the_same_app_named_twice_is_not_it_alone() -> None:
     twice = octets(seq(tlv(0x31, seq(octets(b"com.example.app"), integer(7)) * 2), tlv(0x31, octets(bytes(32)))))
     assert android(described(software={709: twice})) is Reason.WRONG_APP
+
+
+# --- DER -----------------------------------------------------------------------------------------
+
+
+def test_der_lengths_about_the_long_form() -> None:
+    for size in (0, 1, 127, 128, 129, 255, 256, 65535, 65536):
+        data = octets(bytes(size))
+        assert Reader(data).octets() == bytes(size)
+        assert Reader(data).any() == (0x04, bytes(size))
+    # Neither of the two ways to read an element takes an indefinite length for one of 128.
+    indefinite = b"\x04\x80" + bytes(200)
+    for read in (Reader.octets, Reader.any):
+        with pytest.raises(DerError):
+            read(Reader(indefinite))
+
+
+def test_der_named_bits_of_up_to_four_octets() -> None:
+    assert Reader(tlv(3, b"\0\x80\0\0\1")).named_bits() == {0, 31}
+    with pytest.raises(DerError):
+        Reader(tlv(3, b"\0\x80\0\0\0\1")).named_bits()
 
 
 # --- limits --------------------------------------------------------------------------------------

@@ -412,6 +412,16 @@ def test_an_upgrade_takes_the_devices_along() -> None:
         entitled(late, APP, CAMERA, "full", NOW, CATALOG)
 
 
+def test_a_device_of_both_purchases_has_one_place() -> None:
+    old, new = full("a", "b"), full("b", "c", at=NOW + DAY)
+    moved = supersede(old, new)[1]
+    assert [(place.device, place.taken_at) for place in moved.places] == [
+        ("a", NOW),
+        ("b", NOW + DAY),
+        ("c", NOW + DAY),
+    ]
+
+
 def test_a_revoked_purchase_stays_revoked_when_it_is_replaced() -> None:
     old = replace(full("a"), closed="revoked")
     with pytest.raises(errors.PurchaseRevokedError):
