@@ -105,6 +105,9 @@ def test_shards_are_one_artifact(tmp_path: Path) -> None:
     index.write_text(json.dumps({"weight_map": {"a.weight": "../a.safetensors"}}))
     with pytest.raises(MalformedArtifactError, match="outside"):
         open_artifact(index)
+    index.write_text(json.dumps({"weight_map": {"a.weight": "sub/a.safetensors"}}))
+    with pytest.raises(UnsupportedLayoutError, match="another folder"):
+        open_artifact(index)
     index.write_text(json.dumps({"weight_map": {"a.weight": "missing.safetensors"}}))
     with pytest.raises(FileAccessError):
         open_artifact(index)

@@ -121,6 +121,8 @@ def _shards(path: Path) -> tuple[MappedFile, ...]:
         relative = PurePosixPath(name)
         if relative.is_absolute() or ".." in relative.parts:
             raise MalformedArtifactError(f"{path}: shard {name!r} lies outside the folder")
+        if len(relative.parts) != 1:
+            raise UnsupportedLayoutError(f"{path}: shard {name!r} lies in another folder than the index")
         shards.append(MappedFile(path.parent / name, name))
     return tuple(shards)
 
