@@ -104,6 +104,11 @@ def test_layers_beside_each_other_do_not_cover_each_other() -> None:
     assert taken(shortcut) == ["0.conv1.weight", "1.conv1.weight"]
 
 
+def test_a_layer_may_have_the_name_of_a_module() -> None:
+    layers = [LayerSize(name, 8, 8 * size) for name, size in (("a", 3), ("a.b", 1), ("a.b.c", 1), ("d", 9))]
+    assert [layer.name for layer in cover(layers)] == ["a.b", "a.b.c"]
+
+
 @given(LAYERS, st.floats(0, 1))
 def test_the_key_is_at_most_the_share_and_one_channel_stays(layers: list[LayerSize], share: float) -> None:
     counts = hardened_channels(layers, share)

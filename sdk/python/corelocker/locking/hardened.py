@@ -117,9 +117,10 @@ def _by_names(layers: Sequence[tuple[Sequence[str], int]]) -> Part:
         for _, part in itertools.groupby(group, key=lambda layer: layer[0][:1]):
             inner = [(path[1:], place) for path, place in part]
             places = [place for _, place in inner]
-            parts.append(
-                _by_names(inner) if inner[0][0] else (places[:1], places[-1:], set(itertools.pairwise(places)))
-            )
+            if any(path for path, _ in inner):
+                parts.append(_by_names(inner))
+            else:
+                parts.append((places[:1], places[-1:], set(itertools.pairwise(places))))
         if kind == "":
             for one in parts:
                 done = _after(done, one)
@@ -132,6 +133,8 @@ def _by_names(layers: Sequence[tuple[Sequence[str], int]]) -> Part:
 
 def _kind(path: Sequence[str]) -> str:
     """What the module or parameter at the beginning of `path` works beside of; "" where it follows what stands before it."""
+    if not path:  # a parameter with the name of a module beside it
+        return ""
     if SHORTCUT.match(path[0]):
         return "shortcut"
     kind = next((kind for kind, words in BESIDE if words.match(path[0])), "")
