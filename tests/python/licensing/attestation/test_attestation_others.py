@@ -240,6 +240,17 @@ def test_genuine_phones(name: str, provisioning: Provisioning, with_root: bool) 
     assert boot.verified_boot_state is VerifiedBootState.VERIFIED
 
 
+@pytest.mark.parametrize("name", ["Pixel 6", "Nokia X10"])
+def test_an_anchor_of_an_unknown_kind_hides_no_other(name: str) -> None:
+    """One of the public software roots is of RSA 1024 bits."""
+    software = TrustAnchors.from_pem((OTHERS / "android/android_keyattestation/software_roots.pem").read_text())
+    chain, now, challenge, public = _warden(name)
+    for anchors in (software + GOOGLE_ROOTS, GOOGLE_ROOTS + software, TrustAnchors((b"no key",)) + GOOGLE_ROOTS):
+        assert _judge(chain[:-1], now, challenge, device_key=public, anchors=anchors).accepted
+        verdict = _judge(chain[:-2], now, challenge, device_key=public, anchors=anchors)
+        assert verdict.reason is Reason.UNTRUSTED_ROOT
+
+
 def test_only_the_remotely_provisioned_phone_expires() -> None:
     chain, now, challenge, public = _warden("Pixel 6")
     late = now + timedelta(days=30)

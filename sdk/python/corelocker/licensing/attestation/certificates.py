@@ -279,7 +279,7 @@ def find_anchor(chain: tuple[Certificate, ...], anchors: TrustAnchors) -> Path:
     if last.spki in anchors.keys and len(chain) > 1:
         return Path(chain[:-1], last.spki, last.subject)
     for key in anchors.keys:
-        if _is_signed_by(last, key):
+        if _can_sign(key) and _is_signed_by(last, key):
             return Path(chain, key, None)
     raise Refusal(
         Reason.UNTRUSTED_ROOT, f"the chain ends in a root that is not trusted ({fingerprint(last.spki)[:16]})"
@@ -380,6 +380,15 @@ def _is_marked_issuer(certificate: Certificate) -> bool:
     shows that a factory CA issued it.
     """
     return _BASIC_CONSTRAINTS in certificate.extensions and _NAME_CONSTRAINTS in certificate.extensions
+
+
+def _can_sign(anchor: bytes) -> bool:
+    """Whether the anchor's key is of a kind whose signatures count: the software root of RSA 1024 bits is not."""
+    try:
+        public_key(anchor)
+    except Refusal:
+        return False
+    return True
 
 
 def _is_signed_by(certificate: Certificate, spki: bytes) -> bool:
