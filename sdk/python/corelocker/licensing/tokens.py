@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from types import MappingProxyType
 from typing import NamedTuple, NoReturn, Protocol
 from weakref import WeakKeyDictionary
 
@@ -108,7 +109,7 @@ def _header(kid: str, typ: str) -> str:
     return jose.encode_base64url(_json_bytes({"alg": "ES256", "kid": kid, "typ": typ}))
 
 
-def read_token(token: object, typ: str, keys: TrustedKeys, refusals: Refusals) -> dict[str, object]:
+def read_token(token: object, typ: str, keys: TrustedKeys, refusals: Refusals) -> Mapping[str, object]:
     """The claims of a token of type `typ` that one of `keys` has signed.
 
     Raises the errors in `refusals`: `malformed` also for what is too large, `other_type` for another typ or alg,
@@ -116,6 +117,12 @@ def read_token(token: object, typ: str, keys: TrustedKeys, refusals: Refusals) -
     """
     if not isinstance(token, str) or len(token) > MAX_TOKEN_SIZE:
         raise refusals.malformed(f"the token is not text of at most {MAX_TOKEN_SIZE} characters")
+    return _read(token, typ, keys, refusals)
+
+
+# A device shows the same grant at every unlock: what was signed once stays signed. Errors are not kept.
+@lru_cache(maxsize=4096)
+def _read(token: str, typ: str, keys: TrustedKeys, refusals: Refusals) -> Mapping[str, object]:
     try:
         header, payload, signature = token.split(".")
         head, claims = _read_header(header), jose.decode_base64url(payload)
@@ -131,7 +138,7 @@ def read_token(token: object, typ: str, keys: TrustedKeys, refusals: Refusals) -
     if not any(jose.verify(key, proof, signed) for key in keys.candidates(kid)):
         raise refusals.unsigned("the token is not signed by a trusted key")
     try:
-        return strict_json(claims)
+        return MappingProxyType(strict_json(claims))
     except ValueError as error:
         raise refusals.malformed(f"the token's claims are malformed: {error}") from None
 

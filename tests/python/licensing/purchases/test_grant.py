@@ -144,3 +144,24 @@ def test_a_changed_grant_is_refused(data: st.DataObject) -> None:
 
 
 GRANT = grant()
+
+
+def test_a_grant_seen_before_is_not_verified_again_and_everything_else_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown, verified = grant(), []
+    verify = jose.verify
+    monkeypatch.setattr(jose, "verify", lambda *args: verified.append(args) or verify(*args))
+    assert verify_grant(shown, CONFIG, now=NOW) == verify_grant(shown, CONFIG, now=NOW)
+    assert len(verified) == 1
+    # What depends on the time or on who asks is checked every time.
+    with pytest.raises(errors.PurchaseExpiredError):
+        verify_grant(shown, CONFIG, now=NOW + 7 * 86400)
+    with pytest.raises(errors.PurchaseAppError):
+        verify_grant(shown, replace(CONFIG, app="com.example.other"), now=NOW)
+    # Neither another signature under the same claims nor other keys profit from it.
+    head, payload, _ = shown.split(".")
+    other = jose.encode_base64url(STRANGER.sign(f"{head}.{payload}".encode()))
+    strangers = replace(CONFIG, keys=TrustedKeys([STRANGER.public_key]))
+    for token, config in ((f"{head}.{payload}.{other}", CONFIG), (shown, strangers)):
+        for _ in range(2):
+            with pytest.raises(errors.PurchaseSignatureError):
+                verify_grant(token, config, now=NOW)
