@@ -75,10 +75,41 @@ def test_names_are_sorted_by_utf_16() -> None:
     assert list(json.loads(canonical_json(value))) == ["\r", "1", "\u0080", "\u00f6", "\u20ac", "\U0001f600", "\ufb33"]
 
 
-@pytest.mark.parametrize("value", [{"a": "\ud800"}, {"\udfff": 1}, {"a": 2**53}, {"a": float("nan")}, {"a": b"bytes"}])
+def test_what_is_inside_is_as_canonical_as_the_outside() -> None:
+    value: dict[str, object] = {"\U0001f600": 1, "\ufb33": 2, "x": [True, None, 1e21, -0.0, "\x7f"], "e": {}}
+    for _ in range(8):
+        value = {"a": "a", "b": value}
+        assert canonical_json(value) == rfc8785.dumps(value)  # type: ignore[arg-type]
+    assert '{"e":{},"x":[true,null,1e+21,0,"\x7f"],"\U0001f600":1,"\ufb33":2}' in canonical_json(value).decode()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"a": "\ud800"},
+        {"\udfff": 1},
+        {"a": 2**53},
+        {"a": -(2**53)},
+        {"a": {"b": 2**53}},
+        {"a": float("nan")},
+        {"a": b"bytes"},
+        {1: "a"},
+        {"a": {None: 1}},
+    ],
+    ids=repr,
+)
 def test_values_without_canonical_json(value: dict[str, object]) -> None:
     with pytest.raises(CanonicalError):
         canonical_json(value)
+
+
+@pytest.mark.parametrize("kind", [list, dict])
+def test_values_that_nest_too_deep(kind: type) -> None:
+    value: object = "x"
+    for _ in range(5000):
+        value = [value] if kind is list else {"a": value}
+    with pytest.raises(CanonicalError):
+        canonical_json({"a": value})
 
 
 @pytest.mark.parametrize("member", ["challenge", "app", "bundle", "tier", "purchase_token"])

@@ -204,6 +204,9 @@ def test_cbor_reads_back(value: object) -> None:
         "a1410102",  # a key of bytes
         "a18001",  # a key that is an array
         "c001",  # a tag
+        "c0",
+        "c10000",
+        "e0",  # a simple value
         "f5",  # true
         "f97e00",  # a float
         "0000",

@@ -92,6 +92,11 @@ def test_a_good_verdict() -> None:
         (Reason.WRONG_CHALLENGE, _set(REQUEST, nonce=_base64url(DIGEST))),
         (Reason.TIME, _set(REQUEST, timestampMillis=_at(timedelta(minutes=-11)))),
         (Reason.TIME, _set(REQUEST, timestampMillis=_at(timedelta(minutes=2)))),
+        (Reason.OK, _set(REQUEST, timestampMillis=_at(timedelta(minutes=-10)))),
+        (Reason.OK, _set(REQUEST, timestampMillis=_at(timedelta(minutes=1)))),
+        (Reason.TIME, _set(REQUEST, timestampMillis=str(1 << 47))),
+        (Reason.MALFORMED, _set(REQUEST, timestampMillis=str((1 << 47) + 1))),
+        (Reason.MALFORMED, _set(REQUEST, timestampMillis=str((1 << 63) - 1))),
         (Reason.MALFORMED, _set(REQUEST, timestampMillis="soon")),
         (Reason.MALFORMED, _set(REQUEST, timestampMillis="9" * 19)),
         (Reason.MALFORMED, _set(REQUEST, timestampMillis="9" * 5000)),
@@ -107,6 +112,7 @@ def test_a_good_verdict() -> None:
         (Reason.MALFORMED, _set(APP, certificateSha256Digest=[7])),
         (Reason.MALFORMED, _set(APP, certificateSha256Digest="text")),
         (Reason.OK, _set(APP, versionCode=43)),
+        (Reason.OK, _set(APP, versionCode=str((1 << 63) - 1))),
         (Reason.OK, _set(APP, versionCode=None)),
         (Reason.MALFORMED, _set(APP, versionCode="x")),
         (Reason.MALFORMED, _set(APP, versionCode="٤٢")),
@@ -115,6 +121,7 @@ def test_a_good_verdict() -> None:
         (Reason.MALFORMED, _set(APP, versionCode=1 << 63)),
         (Reason.MALFORMED, _set(APP, versionCode=10**5000)),
         (Reason.MALFORMED, _set(APP, versionCode=["42"])),
+        (Reason.OK, _set(DEVICE, deviceRecognitionVerdict=["MEETS_DEVICE_INTEGRITY"])),
         (Reason.DEVICE_INTEGRITY, _set(DEVICE, deviceRecognitionVerdict=["MEETS_BASIC_INTEGRITY"])),
         (Reason.DEVICE_INTEGRITY, _set(DEVICE, deviceRecognitionVerdict=None)),
         (Reason.MALFORMED, _set(DEVICE, deviceRecognitionVerdict="MEETS_DEVICE_INTEGRITY")),
@@ -131,6 +138,10 @@ def test_the_policy_decides() -> None:
     unlicensed = _set(ACCOUNT, appLicensingVerdict="UNEVALUATED")
     assert _judge(unlicensed, replace(POLICY, require_licensed=True)) is Reason.NOT_LICENSED
     assert _judge(lambda payload: None, replace(POLICY, require_licensed=True)) is Reason.OK
+    for account in (None, [], "LICENSED"):
+        bent = lambda payload, account=account: payload.update(accountDetails=account)  # noqa: E731
+        assert _judge(bent, replace(POLICY, require_licensed=True)) is Reason.NOT_LICENSED
+        assert _judge(bent) is Reason.OK
     strong = replace(POLICY, device_verdicts=frozenset({"MEETS_STRONG_INTEGRITY"}))
     assert _judge(lambda payload: None, strong) is Reason.DEVICE_INTEGRITY
     testing = _set("testingDetails", isTestingResponse=True)
