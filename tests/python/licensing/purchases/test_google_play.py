@@ -594,6 +594,7 @@ def test_a_voided_order_of_a_subscription_is_asked_about(google: Google) -> None
 def test_configuration_has_to_make_sense(changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         GooglePlayConfig(**({"environment": "development", "package": "com.example.camera"} | changes))
+    assert GooglePlayConfig("production", "com.example.camera").base_url == "https://androidpublisher.googleapis.com"
 
 
 def test_a_key_file_that_is_none() -> None:
