@@ -627,6 +627,12 @@ def push_token(key: Any = GOOGLE_KEY, header: dict[str, Any] | None = None, **ch
     return "Bearer " + jws.serialize_compact(header, json.dumps(claims), imported, registry=RS256)
 
 
+def unsigned(**header: Any) -> str:
+    """The claims of a good token under a header that says that nobody signed them."""
+    head = base64.urlsafe_b64encode(json.dumps({"alg": "none"} | header).encode()).decode().rstrip("=")
+    return f"Bearer {head}.{push_token().split('.')[1]}."
+
+
 def push_body(notice: dict[str, Any] | None = None, **changes: Any) -> bytes:
     content = {"version": "1.0", "packageName": "com.example.camera", "eventTimeMillis": str(NOW - 7)} | (notice or {})
     data = base64.b64encode(json.dumps({name: value for name, value in content.items() if value is not None}).encode())
@@ -702,6 +708,8 @@ def test_notices_that_need_no_action() -> None:
         push_token(rsa.generate_private_key(65537, 2048)),
         push_token(header={"kid": "google-2"}),
         push_token(OctKey.import_key(b"google-1" * 8), {"alg": "HS256"}),
+        unsigned(),
+        unsigned(kid="google-1"),
         push_token(iss="https://accounts.example.com"),
         push_token(iss=None),
         push_token(aud="https://unlock.example.org"),
