@@ -34,7 +34,7 @@ class MappedFile:
         try:
             with open(path, "rb") as file:
                 status = os.fstat(file.fileno())
-                self._stamp = _stamp(status)
+                self._stamp = file_stamp(status)
                 size = status.st_size
                 if size == 0:
                     raise MalformedArtifactError(f"{path}: the file is empty")
@@ -57,7 +57,7 @@ class MappedFile:
     def check_unchanged(self) -> None:
         """Raise FileAccessError when the file at `path` is not, by time and size, the one that was mapped."""
         try:
-            unchanged = _stamp(os.stat(self.path)) == self._stamp
+            unchanged = file_stamp(os.stat(self.path)) == self._stamp
         except OSError as error:
             raise FileAccessError(f"{self.path}: {error.strerror or error}") from None
         if not unchanged:
@@ -71,7 +71,8 @@ class MappedFile:
             self._map.madvise(mmap.MADV_DONTNEED, start, stop - start)
 
 
-def _stamp(status: os.stat_result) -> tuple[int, int, int, int]:
+def file_stamp(status: os.stat_result) -> tuple[int, int, int, int]:
+    """What changes when another file takes a name, or somebody writes to the one that has it."""
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
@@ -83,21 +84,44 @@ def write_atomically(path: Path, *, force: bool = False, mode: int = 0o644) -> I
     """
     if not force and path.exists():
         raise OutputExistsError(f"{path} exists already", hint="Choose another name or pass --force")
-    temporary: str | None = None
     try:
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        with os.fdopen(descriptor, "wb") as file:
+        with _staged(path, mode) as (file, temporary):
             yield file
+        try:
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise FileAccessError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+def stage_file(path: Path, data: bytes, *, mode: int = 0o644) -> Path:
+    """A new file beside `path` with `data`, on the disk already; whoever renames it to `path` has written that at once.
+
+    Raises FileAccessError when the folder cannot be written.
+    """
+    try:
+        with _staged(path, mode) as (file, temporary):
+            file.write(data)
+    except OSError as error:
+        raise FileAccessError(f"{path}: cannot be written: {error.strerror or error}") from None
+    return temporary
+
+
+@contextmanager
+def _staged(path: Path, mode: int) -> Iterator[tuple[BinaryIO, Path]]:
+    """A new file beside `path`, which is on the disk when the block ends, and gone when it raises."""
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file, Path(temporary)
             file.flush()
             os.fsync(file.fileno())
             os.fchmod(file.fileno(), mode)
-        os.replace(temporary, path)
-        temporary = None
-    except OSError as error:
-        raise FileAccessError(f"{path}: cannot be written: {error.strerror or error}") from None
-    finally:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from uuid import UUID, uuid4
 import pytest
 from corelocker.bundle import keystore as module
 from corelocker.bundle.content_keys import new_content_key
-from corelocker.bundle.keystore import FileKek, Kek, Keystore, read_passphrase
+from corelocker.bundle.keystore import FileKek, Kek, Keystore, StagedKey, read_passphrase
 from corelocker.errors import (
     FileAccessError,
     KeystoreEntryError,
@@ -36,7 +36,7 @@ TIERS = ("free", "plus", "full")
 @pytest.fixture(autouse=True)
 def quick_scrypt(monkeypatch: pytest.MonkeyPatch) -> None:
     """The least work that a reader accepts."""
-    monkeypatch.setattr(module, "_SCRYPT_N", 2**15)
+    monkeypatch.setattr(module, "_SCRYPT_P", 1)
 
 
 @pytest.fixture
@@ -275,6 +275,68 @@ def test_a_change_that_cannot_be_written_is_not_made(store: Keystore, monkeypatc
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(FileAccessError):
         add(store)
+    assert store.content_keys == ()
+    assert store.path.read_bytes() == before
+    assert os.listdir(store.path.parent) == ["keys.json"]
+
+
+def stage(store: Keystore) -> tuple[StagedKey, UUID, bytes]:
+    bundle, key = uuid4(), new_content_key()
+    return store.stage_content_key(bundle, "scanner", 3, TIERS, key), bundle, key
+
+
+def test_a_staged_key_is_there_once_it_is_committed(store: Keystore) -> None:
+    before = store.path.read_bytes()
+    staged, bundle, key = stage(store)
+    assert store.path.read_bytes() == before
+    assert store.content_keys == ()
+    staged.commit()
+    assert store.content_key(bundle) == Keystore.open(store.path, PASSPHRASE).content_key(bundle) == key
+    assert stat.S_IMODE(store.path.stat().st_mode) == 0o600
+    staged.discard()
+    assert os.listdir(store.path.parent) == ["keys.json"]
+    with pytest.raises(KeystoreEntryError):
+        store.stage_content_key(bundle, "scanner", 3, TIERS, key)
+
+
+def test_a_staged_key_that_is_discarded_leaves_nothing(store: Keystore) -> None:
+    before = store.path.read_bytes()
+    staged, _, _ = stage(store)
+    staged.discard()
+    assert store.path.read_bytes() == before
+    assert os.listdir(store.path.parent) == ["keys.json"]
+
+
+def test_a_staged_key_loses_nothing_that_others_add_meanwhile(store: Keystore) -> None:
+    staged, bundle, key = stage(store)
+    other, _ = add(Keystore.open(store.path, PASSPHRASE))
+    second, again, _ = stage(Keystore.open(store.path, PASSPHRASE))
+    staged.commit()
+    second.commit()
+    found = Keystore.open(store.path, PASSPHRASE)
+    assert {entry.bundle for entry in found.content_keys} == {bundle, other, again}
+    assert store.content_key(bundle) == found.content_key(bundle) == key
+    assert os.listdir(store.path.parent) == ["keys.json"]
+
+
+def test_a_key_that_cannot_be_staged_or_committed_changes_nothing(
+    store: Keystore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = store.path.read_bytes()
+    staged, _, _ = stage(store)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        with pytest.raises(FileAccessError):
+            staged.commit()
+    staged.discard()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(FileAccessError):
+            stage(store)
     assert store.content_keys == ()
     assert store.path.read_bytes() == before
     assert os.listdir(store.path.parent) == ["keys.json"]

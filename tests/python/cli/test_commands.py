@@ -230,6 +230,7 @@ def test_outputs_are_never_overwritten_by_chance(shell: Shell) -> None:
 def test_a_full_disk_leaves_nothing(shell: Shell) -> None:
     """A limit on file size fails writes as a full disk does."""
     before = sorted(p.name for p in shell.folder.iterdir())
+    keystore = (shell.folder / "keys.json").read_bytes()
     environment = os.environ | {"CORELOCKER_PASSPHRASE": "open sesame"}
     done = subprocess.run(
         [sys.executable, "-m", "corelocker", "lock", "a.safetensors", "--out", "full",
@@ -242,6 +243,7 @@ def test_a_full_disk_leaves_nothing(shell: Shell) -> None:
     assert list((shell.folder / "full").iterdir()) == []
     (shell.folder / "full").rmdir()
     assert sorted(p.name for p in shell.folder.iterdir()) == before
+    assert (shell.folder / "keys.json").read_bytes() == keystore
 
 
 @pytest.mark.parametrize(

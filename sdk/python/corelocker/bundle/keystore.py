@@ -37,7 +37,7 @@ from corelocker.errors import (
     KeystorePermissionError,
     KeystoreSecretError,
 )
-from corelocker.files import write_atomically
+from corelocker.files import file_stamp, stage_file, write_atomically
 
 FORMAT = "corelocker-keystore"
 VERSION = 1
@@ -47,8 +47,8 @@ _MAX_SIZE = 16 << 20
 _MAX_PASSPHRASE = 4096
 _SALT_SIZE = 16
 _NONCE_SIZE = 12
-# OWASP's parameters: 128 MiB and about 0.3 s. A reader takes less strict ones too, but nothing weak and nothing absurd.
-_SCRYPT_N, _SCRYPT_R, _SCRYPT_P = 2**17, 8, 1
+# One of OWASP's equivalent choices: 32 MiB and about 0.3 s. A reader takes others too, but nothing weak and nothing absurd.
+_SCRYPT_N, _SCRYPT_R, _SCRYPT_P = 2**15, 8, 3
 _LEAST_N, _MOST_MEMORY = 2**15, 1 << 30
 
 _T = TypeVar("_T")
@@ -293,14 +293,20 @@ class Keystore:
         Raises KeystoreEntryError when the bundle has one already, KeystoreFormatError for values that no bundle can have,
         and what `open` raises.
         """
-        added = ContentKey(bundle, model, model_version, tuple(tiers), bytes(key))
+        self._change(_adding(ContentKey(bundle, model, model_version, tuple(tiers), bytes(key))))
 
-        def add(contents: _Contents) -> _Contents:
-            if bundle in contents.content_keys:
-                raise KeystoreEntryError(f"the keystore has a content key for bundle {bundle} already")
-            return replace(contents, content_keys={**contents.content_keys, bundle: added})
+    def stage_content_key(
+        self, bundle: UUID, model: str, model_version: int, tiers: tuple[str, ...], key: bytes
+    ) -> StagedKey:
+        """`add_content_key` in two steps, for whoever is about to write large files.
 
-        self._change(add)
+        A file system that is asked for one small file may bring all that was written before to the disk first. So the keystore
+        with the new key is brought there now, under another name, and `StagedKey.commit` only renames it. Raises the same.
+        """
+        add = _adding(ContentKey(bundle, model, model_version, tuple(tiers), bytes(key)))
+        with _locked(self.path):
+            contents = add(_decrypt(self._fields(), self._protection, self._key))
+            return StagedKey(self, add, contents, stage_file(self.path, self._encrypted(contents), mode=0o600))
 
     def remove_content_key(self, bundle: UUID) -> None:
         """Forget the content key of a bundle, which then nobody can license. Raises KeystoreEntryError without one."""
@@ -334,9 +340,7 @@ class Keystore:
         self, change: Callable[[_Contents], _Contents], protection: tuple[dict[str, Any], bytes] | None = None
     ) -> None:
         with _locked(self.path):
-            fields = _read(self.path)
-            if _protection_of(fields) != self._protection:
-                raise KeystoreSecretError("the keystore has got another secret meanwhile", hint="Open it again")
+            fields = self._fields()
             before = self._protection, self._key, self._contents
             try:
                 self._contents = change(_decrypt(fields, self._protection, self._key))
@@ -347,8 +351,19 @@ class Keystore:
                 self._protection, self._key, self._contents = before
                 raise
 
+    def _fields(self) -> Fields:
+        """The file as it is now. Raises KeystoreSecretError when this object cannot open it any more."""
+        fields = _read(self.path)
+        if _protection_of(fields) != self._protection:
+            raise KeystoreSecretError("the keystore has got another secret meanwhile", hint="Open it again")
+        return fields
+
     def _write(self, *, force: bool) -> None:
-        inner = _encode(self._contents)
+        with write_atomically(self.path, force=force, mode=0o600) as file:
+            file.write(self._encrypted(self._contents))
+
+    def _encrypted(self, contents: _Contents) -> bytes:
+        inner = _encode(contents)
         _parse(inner)
         members = {"format": FORMAT, "version": VERSION, **self._protection}
         members["nonce"] = jose.encode_base64url(nonce := os.urandom(_NONCE_SIZE))
@@ -357,8 +372,51 @@ class Keystore:
         text = json.dumps(members, indent=1).encode() + b"\n"
         if len(text) > _MAX_SIZE:
             raise KeystoreFormatError(f"the keystore would have {len(text)} bytes, more than {_MAX_SIZE}")
-        with write_atomically(self.path, force=force, mode=0o600) as file:
-            file.write(text)
+        return text
+
+
+class StagedKey:
+    """A content key that is on the disk and not yet in the keystore (`Keystore.stage_content_key`)."""
+
+    def __init__(self, store: Keystore, add: Callable[[_Contents], _Contents], contents: _Contents, file: Path) -> None:
+        self._store, self._add, self._contents, self._file = store, add, contents, file
+        self._replaces = _stamp(store.path)
+
+    def commit(self) -> None:
+        """Put the key into the keystore. Raises what `Keystore.add_content_key` raises."""
+        path = self._store.path
+        with _locked(path):
+            unchanged = _stamp(path) == self._replaces
+            if unchanged:
+                try:
+                    os.replace(self._file, path)
+                except OSError as error:
+                    raise FileAccessError(f"{path}: cannot be written: {error.strerror or error}") from None
+                self._store._contents = self._contents
+        if not unchanged:
+            # Somebody else has changed the keystore meanwhile.
+            self.discard()
+            self._store._change(self._add)
+
+    def discard(self) -> None:
+        """Leave the keystore as it is; after `commit` this does nothing."""
+        self._file.unlink(missing_ok=True)
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    try:
+        return file_stamp(os.stat(path))
+    except OSError as error:
+        raise FileAccessError(f"{path}: {error.strerror or error}") from None
+
+
+def _adding(added: ContentKey) -> Callable[[_Contents], _Contents]:
+    def add(contents: _Contents) -> _Contents:
+        if added.bundle in contents.content_keys:
+            raise KeystoreEntryError(f"the keystore has a content key for bundle {added.bundle} already")
+        return replace(contents, content_keys={**contents.content_keys, added.bundle: added})
+
+    return add
 
 
 def _new_publisher_key() -> PublisherKey:

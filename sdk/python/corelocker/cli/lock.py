@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -212,30 +213,38 @@ def lock_files(
         raise OutputExistsError(f"{options.save_plan} exists already", hint="Choose another name or pass --force")
     artifacts = open_artifacts(paths)
     seed = secrets.token_bytes(32) if options.seed is None else options.seed.encode()
-    with progress_bar(quiet) as show, OriginalDigests(artifacts) as originals:
+    with progress_bar(quiet) as show, OriginalDigests(artifacts) as originals, ThreadPoolExecutor(1) as pool:
         saved = options.plan
         plan = choose(artifacts, options, seed, show) if saved is None else Plan.load(saved, artifacts)
         bundle_id, content_key = uuid4(), new_content_key()
+        tiers = tuple(tier.name for tier in plan.tiers)
+        staged = pool.submit(lambda: store().stage_content_key(bundle_id, model_id, model_version, tiers, content_key))
 
         def save() -> None:
+            key = staged.result()
             if options.save_plan is not None:
                 plan.save(options.save_plan, force=force)
-            store().add_content_key(bundle_id, model_id, model_version, tuple(t.name for t in plan.tiers), content_key)
+            key.commit()
 
-        publication = publish(
-            artifacts,
-            plan,
-            out,
-            model=model_id,
-            model_version=model_version,
-            bundle_id=bundle_id,
-            signing_key=lambda: store().signing_key,
-            content_key=content_key,
-            originals=originals,
-            force=force,
-            before_commit=save,
-            progress=lambda stage: show(stage.name, stage.done, stage.total),
-        )
+        try:
+            publication = publish(
+                artifacts,
+                plan,
+                out,
+                model=model_id,
+                model_version=model_version,
+                bundle_id=bundle_id,
+                signing_key=lambda: store().signing_key,
+                content_key=content_key,
+                originals=originals,
+                force=force,
+                before_writing=staged.result,
+                before_commit=save,
+                progress=lambda stage: show(stage.name, stage.done, stage.total),
+            )
+        finally:
+            if staged.exception() is None:
+                staged.result().discard()
     return publication, plan
 
 

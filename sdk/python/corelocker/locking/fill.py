@@ -131,7 +131,7 @@ def fill_group(
 ) -> list[Filled]:
     """New bytes for the locked `channels` of tensors that hold the same weights; the first is the best-preserved copy."""
     leader = tensors[0]
-    remaining = np.setdiff1d(np.arange(leader.channels), channels)
+    remaining = _others(leader.channels, channels)
     if fill == "zero":
         return [_silence(tensor, channels, remaining) for tensor in tensors]
     pool = _pool(leader, remaining, generator)
@@ -142,6 +142,13 @@ def fill_group(
     for tensor in tensors:
         tensor.release()
     return filled
+
+
+def _others(count: int, channels: Indices) -> Indices:
+    """Those of `count` channels that are not among `channels`."""
+    rest = np.ones(count, bool)
+    rest[channels] = False
+    return np.flatnonzero(rest)
 
 
 def _pool(tensor: WeightTensor, remaining: Indices, generator: np.random.Generator) -> Indices:
@@ -495,7 +502,7 @@ def fill_inputs(tensor: WeightTensor, columns: Indices, fill: Fill, generator: n
     width = max(1, part.element.bits // 8)
     elements = view.reshape(part.channels, -1, width)
     kernel = elements.shape[1] // tensor.channels
-    free = np.setdiff1d(np.arange(part.channels), columns)
+    free = _others(part.channels, columns)
     filled = []
     for _ in columns:
         picked = np.repeat(generator.choice(free, tensor.channels), kernel)

@@ -57,7 +57,7 @@ def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def _directions(tensor: WeightTensor) -> Floats:
     """Unit vectors of evenly spaced channels, float32 (sampled, elements)."""
-    picked = np.unique(np.linspace(0, tensor.channels - 1, min(SAMPLED_CHANNELS, tensor.channels)).astype(np.int64))
+    picked = np.linspace(0, tensor.channels - 1, min(SAMPLED_CHANNELS, tensor.channels)).astype(np.int64)
     values = tensor.read(picked).reshape(picked.size, -1)
     tensor.release()
     values = values[:, :: max(1, values.shape[1] // SAMPLED_ELEMENTS)]

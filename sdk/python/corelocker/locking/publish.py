@@ -67,14 +67,15 @@ def publish(
     content_key: bytes,
     originals: OriginalDigests | None = None,
     force: bool = False,
-    before_commit: Callable[[], None] = lambda: None,
+    before_writing: Callable[[], object] = lambda: None,
+    before_commit: Callable[[], object] = lambda: None,
     progress: Callable[[Stage], None] = lambda stage: None,
 ) -> Publication:
     """Lock `artifacts` by `plan` into the folder `out`, with the bundle `<model>.clkey` beside them.
 
     Everything is made in a scratch folder; then `before_commit` runs (it saves the content key), then all is renamed into place.
-    The signing key is asked for late, so that a keystore can be opened meanwhile. `originals` is given where their hashing has
-    begun already; it is ended here.
+    `before_writing` runs when decoys are being drawn already. The signing key is asked for late, so that a keystore can be opened
+    meanwhile. `originals` is given where their hashing has begun already; it is ended here.
 
     Raises OutputExistsError, FileAccessError, LockingError or a bundle error; then `out` is as it was.
     """
@@ -99,6 +100,7 @@ def publish(
         originals or OriginalDigests(artifacts) as original,
     ):
         locked = start_locking(artifacts, plan, filling)
+        before_writing()
         for index, artifact in enumerate(locked):
             outputs.append(copy_rest(artifact, folder))
             inside = folder / artifact.artifact.path.name if artifact.artifact.path.is_dir() else folder
