@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -126,11 +126,16 @@ def _staged(path: Path, mode: int) -> Iterator[tuple[BinaryIO, Path]]:
 
 @contextmanager
 def staging_folder(target: Path) -> Iterator[Path]:
-    """A scratch folder beside `target` (so that a rename stays on one file system), removed when the block ends."""
+    """A scratch folder in `target` (so that a rename stays on one file system), removed when the block ends.
+
+    `target` is made where it is missing, and goes again when nothing was put into it.
+    """
+    missing = [path for path in (target, *target.parents) if not path.exists()]
     try:
         target.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=".corelocker-", dir=target))
     except OSError as error:
+        _remove_empty(missing)
         raise FileAccessError(f"{target}: cannot be written: {error.strerror or error}") from None
     try:
         yield folder
@@ -138,6 +143,13 @@ def staging_folder(target: Path) -> Iterator[Path]:
         raise FileAccessError(f"{target}: cannot be written: {error.strerror or error}") from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        _remove_empty(missing)
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    for folder in folders:
+        with suppress(OSError):  # it is not empty, or was never made
+            folder.rmdir()
 
 
 def move_into_place(sources: list[Path], target: Path, *, force: bool) -> None:
