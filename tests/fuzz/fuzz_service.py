@@ -25,8 +25,9 @@ with atheris.instrument_imports(include=["corelocker"]):
     from corelocker.errors import CoreLockerError
     from corelocker.licensing.service import admin
     from corelocker.licensing.service.config import load_config
-    from corelocker.licensing.service.core import ChallengeRequest, RenewRequest, UnlockRequest, UnlockService
+    from corelocker.licensing.service.core import UnlockService
     from corelocker.licensing.service.keys import open_keys
+    from corelocker.licensing.service.messages import ChallengeRequest, RenewRequest, UnlockRequest
     from corelocker.licensing.service.storage import Storage
 
 from cryptography.hazmat.primitives.asymmetric import ec

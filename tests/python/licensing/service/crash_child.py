@@ -18,8 +18,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from corelocker.licensing.service.config import load_config
-from corelocker.licensing.service.core import RenewRequest, UnlockRequest, UnlockService
+from corelocker.licensing.service.core import UnlockService
 from corelocker.licensing.service.keys import KeyProvider, open_keys
+from corelocker.licensing.service.messages import RenewRequest, UnlockRequest
 from corelocker.licensing.service.storage import Storage, Transaction
 from corelocker.licensing.tokens import Signer
 

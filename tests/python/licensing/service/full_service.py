@@ -23,8 +23,9 @@ from corelocker.licensing.canonical import AttestedRequest, renewal_token
 from corelocker.licensing.license import License, SoftwareDeviceKey, read_license
 from corelocker.licensing.purchases.grant import issue_grant
 from corelocker.licensing.service.config import load_config
-from corelocker.licensing.service.core import ChallengeRequest, Issued, RenewRequest, UnlockRequest, UnlockService
+from corelocker.licensing.service.core import UnlockService
 from corelocker.licensing.service.keys import KeystoreKeys
+from corelocker.licensing.service.messages import ChallengeRequest, Issued, RenewRequest, UnlockRequest
 from corelocker.licensing.service.storage import Storage
 from corelocker.licensing.tokens import SoftwareSigner, TrustedKeys
 from cryptography.hazmat.primitives.asymmetric import ec

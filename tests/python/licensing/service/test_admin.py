@@ -26,9 +26,10 @@ from corelocker.licensing.license import SoftwareDeviceKey, read_license
 from corelocker.licensing.service import admin
 from corelocker.licensing.service.checks import check_config
 from corelocker.licensing.service.config import load_config
-from corelocker.licensing.service.core import ChallengeRequest, Issued, RenewRequest, UnlockRequest, UnlockService
+from corelocker.licensing.service.core import UnlockService
 from corelocker.licensing.service.errors import EntitlementUnknownError, LicenseUnknownError
 from corelocker.licensing.service.keys import KeystoreKeys, open_keys
+from corelocker.licensing.service.messages import ChallengeRequest, Issued, RenewRequest, UnlockRequest
 from corelocker.licensing.service.storage import PurchaseKey, Storage
 from corelocker.licensing.tokens import TrustedKeys
 from cryptography.hazmat.primitives.asymmetric import ec

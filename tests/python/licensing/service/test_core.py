@@ -21,14 +21,9 @@ from corelocker.licensing.attestation import Reason
 from corelocker.licensing.purchases.google_play import GooglePlay
 from corelocker.licensing.service import admin
 from corelocker.licensing.service import errors as refusals
-from corelocker.licensing.service.core import (
-    MAX_REQUEST_SIZE,
-    ChallengeRequest,
-    RenewRequest,
-    UnlockRequest,
-    UnlockService,
-)
+from corelocker.licensing.service.core import UnlockService
 from corelocker.licensing.service.keys import KeystoreKeys
+from corelocker.licensing.service.messages import MAX_REQUEST_SIZE, ChallengeRequest, RenewRequest, UnlockRequest
 from corelocker.licensing.service.storage import PurchaseKey
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat

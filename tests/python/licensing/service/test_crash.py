@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 import requests
 from corelocker.licensing.errors import DeviceLimitError, LicensingError
-from corelocker.licensing.service.core import ChallengeRequest, RenewRequest, UnlockRequest, UnlockService
+from corelocker.licensing.service.core import UnlockService
 from corelocker.licensing.service.errors import ChallengeUsedError, StorageError
+from corelocker.licensing.service.messages import ChallengeRequest, RenewRequest, UnlockRequest
 from corelocker.licensing.service.storage import AuditRow, PurchaseKey
 from postgres import PostgresServer
 from unlock_world import APP, Phone, World, post

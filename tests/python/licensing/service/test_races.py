@@ -11,7 +11,7 @@ from typing import TypeVar
 import pytest
 from corelocker.licensing.errors import DeviceInactiveError, DeviceLimitError, LicenseRevokedError, LicensingError
 from corelocker.licensing.license import License, read_license
-from corelocker.licensing.service.core import ChallengeRequest, Issued, RenewRequest, UnlockRequest
+from corelocker.licensing.service.messages import ChallengeRequest, Issued, RenewRequest, UnlockRequest
 from corelocker.licensing.tokens import TrustedKeys
 from unlock_world import PARALLEL, Phone, World
 

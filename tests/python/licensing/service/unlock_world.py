@@ -40,8 +40,9 @@ from corelocker.licensing.purchases.entitlements import Entitlement
 from corelocker.licensing.purchases.grant import issue_grant
 from corelocker.licensing.service import admin
 from corelocker.licensing.service.config import load_config
-from corelocker.licensing.service.core import ChallengeRequest, Issued, RenewRequest, UnlockRequest, UnlockService
+from corelocker.licensing.service.core import UnlockService
 from corelocker.licensing.service.keys import KeystoreKeys
+from corelocker.licensing.service.messages import ChallengeRequest, Issued, RenewRequest, UnlockRequest
 from corelocker.licensing.service.storage import PurchaseKey, Storage, StoredLicense
 from corelocker.licensing.tokens import SoftwareSigner
 from corelocker.runs import single

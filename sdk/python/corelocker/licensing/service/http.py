@@ -37,9 +37,10 @@ from corelocker import __version__
 from corelocker.errors import ConfigError, CoreLockerError
 from corelocker.licensing.service import openapi
 from corelocker.licensing.service.config import ServiceConfig
-from corelocker.licensing.service.core import Case, ChallengeRequest, Issued, RenewRequest, UnlockRequest, UnlockService
+from corelocker.licensing.service.core import Case, UnlockService
 from corelocker.licensing.service.errors import AttestationRefusedError
 from corelocker.licensing.service.limits import ClientAddress, RateLimiter
+from corelocker.licensing.service.messages import ChallengeRequest, Issued, RenewRequest, UnlockRequest
 from corelocker.licensing.service.problems import PROBLEM_TYPE, PROBLEMS, Problem, of_code, of_error
 from corelocker.licensing.service.telemetry import Log, Metrics, flat_json
 
