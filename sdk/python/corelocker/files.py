@@ -14,6 +14,7 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from corelocker.digests import file_stamp
 from corelocker.errors import FileAccessError, MalformedArtifactError, OutputExistsError
 
 Bytes = npt.NDArray[np.uint8]
@@ -26,6 +27,7 @@ class MappedFile:
         path: where the file is.
         name: its path inside its artifact, with forward slashes.
         data: uint8 array of shape (size,), backed by the mapping.
+        stamp: which file was mapped, as `file_stamp` tells.
     """
 
     def __init__(self, path: Path, name: str) -> None:
@@ -34,7 +36,7 @@ class MappedFile:
         try:
             with open(path, "rb") as file:
                 status = os.fstat(file.fileno())
-                self._stamp = file_stamp(status)
+                self.stamp = file_stamp(status)
                 size = status.st_size
                 if size == 0:
                     raise MalformedArtifactError(f"{path}: the file is empty")
@@ -57,7 +59,7 @@ class MappedFile:
     def check_unchanged(self) -> None:
         """Raise FileAccessError when the file at `path` is not, by time and size, the one that was mapped."""
         try:
-            unchanged = file_stamp(os.stat(self.path)) == self._stamp
+            unchanged = file_stamp(os.stat(self.path)) == self.stamp
         except OSError as error:
             raise FileAccessError(f"{self.path}: {error.strerror or error}") from None
         if not unchanged:
@@ -69,11 +71,6 @@ class MappedFile:
         stop = min(offset + length, len(self)) // mmap.PAGESIZE * mmap.PAGESIZE
         if stop > start and hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED, start, stop - start)
-
-
-def file_stamp(status: os.stat_result) -> tuple[int, int, int, int]:
-    """What changes when another file takes a name, or somebody writes to the one that has it."""
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 @contextmanager

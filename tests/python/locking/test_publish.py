@@ -12,9 +12,9 @@ import pytest
 from corelocker.artifacts import Artifact, Edge, Identity, open_artifact
 from corelocker.bundle.clkey import KeyBundle
 from corelocker.bundle.content_keys import new_content_key, tier_keys
+from corelocker.digests import FileDigests, file_stamp
 from corelocker.errors import FileAccessError, OutputExistsError
 from corelocker.locking.criteria import score
-from corelocker.locking.lock import OriginalDigests
 from corelocker.locking.plan import make_plan, parse_tiers
 from corelocker.locking.publish import Publication, publish
 from corelocker.runtime.restored import RestoredFile, restore
@@ -51,23 +51,31 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 def test_originals_are_hashed_from_the_start_and_no_longer_than_needed(checkpoint: Path) -> None:
-    artifact = open_artifact(checkpoint)
-    (file,) = artifact.files
-    with OriginalDigests([artifact]) as originals:
-        assert originals.of(file) == hashlib.sha256(checkpoint.read_bytes()).digest()
-    with OriginalDigests([artifact]) as stopped:
+    (file,) = open_artifact(checkpoint).files
+    with FileDigests([checkpoint]) as originals:
+        assert originals.of(file.path, file.stamp) == hashlib.sha256(checkpoint.read_bytes()).digest()
+    with FileDigests([checkpoint]) as stopped:
         pass
     # Ended: nothing is computed any more, and the thread is gone.
     with pytest.raises(RuntimeError):
         stopped._pool.submit(int)
 
 
-def test_an_original_that_is_shortened_while_it_is_hashed_is_refused(checkpoint: Path) -> None:
-    artifact = open_artifact(checkpoint)
-    with open(checkpoint, "r+b") as file:
-        file.truncate(1000)
-    with OriginalDigests([artifact]) as originals, pytest.raises(FileAccessError):
-        originals.of(artifact.files[0])
+@pytest.mark.parametrize("hashed_first", [True, False])
+def test_an_original_that_changes_between_hashing_and_locking_is_refused(checkpoint: Path, hashed_first: bool) -> None:
+    with FileDigests() as originals:
+        stamp = file_stamp(checkpoint.stat())
+        if hashed_first:
+            assert originals.of(checkpoint, stamp)
+        with open(checkpoint, "r+b") as file:
+            file.truncate(1000)
+        if hashed_first:
+            stamp = file_stamp(checkpoint.stat())
+        with pytest.raises(FileAccessError, match="changed"):
+            originals.of(checkpoint, stamp)
+        checkpoint.unlink()
+        with pytest.raises(FileAccessError):
+            FileDigests().of(checkpoint, stamp)
 
 
 def test_every_tier_restores_exactly(checkpoint: Path, tmp_path: Path) -> None:

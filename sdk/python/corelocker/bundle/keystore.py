@@ -30,6 +30,7 @@ from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from corelocker.bundle import jose
 from corelocker.bundle.content_keys import KEY_SIZE, MAX_TIERS
 from corelocker.bundle.strict_json import MAX_INTEGER, Fields
+from corelocker.digests import file_stamp
 from corelocker.errors import (
     FileAccessError,
     KeystoreEntryError,
@@ -37,7 +38,7 @@ from corelocker.errors import (
     KeystorePermissionError,
     KeystoreSecretError,
 )
-from corelocker.files import file_stamp, stage_file, write_atomically
+from corelocker.files import stage_file, write_atomically
 
 FORMAT = "corelocker-keystore"
 VERSION = 1

@@ -22,6 +22,7 @@ from corelocker.cli.app import (
     progress_bar,
     wide_console,
 )
+from corelocker.digests import FileDigests
 from corelocker.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -172,15 +173,18 @@ def lock(
     Example: corelocker lock A.pte --preset minimal --model shop.models:classifier --out dist --model-id scanner
     --model-version 3
     """
-    from corelocker.locking.plan import parse_tiers
+    with (
+        FileDigests(path for path in artifacts if path.is_file()) as originals,
+        keystore_beside(keystore, passphrase_file) as store,
+    ):
+        from corelocker.locking.plan import parse_tiers
 
-    options = LockOptions(
-        None if tiers is None else parse_tiers(tiers), criterion, scope, fill, consumers, include_io, tuple(exclude or ()),
-        source, seed, plan, save_plan, model, input_stats, preset,
-    )  # fmt: skip
-    with keystore_beside(keystore, passphrase_file) as store:
+        options = LockOptions(
+            None if tiers is None else parse_tiers(tiers), criterion, scope, fill, consumers, include_io,
+            tuple(exclude or ()), source, seed, plan, save_plan, model, input_stats, preset,
+        )  # fmt: skip
         publication, chosen = lock_files(
-            artifacts, out, options, model_id, model_version, store, force=force, quiet=json
+            artifacts, out, options, model_id, model_version, store, originals, force=force, quiet=json
         )
     report(document(publication, chosen), as_json=json)
 
@@ -192,18 +196,21 @@ def lock_files(
     model_id: str,
     model_version: int,
     store: Callable[[], Keystore],
+    originals: FileDigests | None = None,
     *,
     force: bool,
     quiet: bool,
 ) -> tuple[Publication, Plan]:
-    """Lock the files at `paths` into `out` under one bundle, and save its content key in the keystore that `store` gives."""
+    """Lock the files at `paths` into `out` under one bundle, and save its content key in the keystore that `store` gives.
+
+    `originals` is given where their hashing has begun already.
+    """
     import secrets
     from uuid import uuid4
 
     from corelocker.artifacts.detect import open_artifacts
     from corelocker.bundle.content_keys import new_content_key
     from corelocker.errors import OutputExistsError
-    from corelocker.locking.lock import OriginalDigests
     from corelocker.locking.plan import NAME, Plan
     from corelocker.locking.publish import publish
 
@@ -213,7 +220,8 @@ def lock_files(
         raise OutputExistsError(f"{options.save_plan} exists already", hint="Choose another name or pass --force")
     artifacts = open_artifacts(paths)
     seed = secrets.token_bytes(32) if options.seed is None else options.seed.encode()
-    with progress_bar(quiet) as show, OriginalDigests(artifacts) as originals, ThreadPoolExecutor(1) as pool:
+    with progress_bar(quiet) as show, originals or FileDigests() as digests, ThreadPoolExecutor(1) as pool:
+        digests.begin(file.path for artifact in artifacts for file in artifact.files)
         saved = options.plan
         plan = choose(artifacts, options, seed, show) if saved is None else Plan.load(saved, artifacts)
         bundle_id, content_key = uuid4(), new_content_key()
@@ -236,7 +244,7 @@ def lock_files(
                 bundle_id=bundle_id,
                 signing_key=lambda: store().signing_key,
                 content_key=content_key,
-                originals=originals,
+                originals=digests,
                 force=force,
                 before_writing=staged.result,
                 before_commit=save,

@@ -20,6 +20,7 @@ import numpy as np
 from corelocker.artifacts import Artifact, Identity, Part
 from corelocker.artifacts.weights import SparsePart
 from corelocker.bundle.patch import Patch
+from corelocker.digests import BLOCK
 from corelocker.errors import FileAccessError, LockingError
 from corelocker.files import Bytes, MappedFile
 from corelocker.locking.consumers import ConsumerLocks, follow_consumers
@@ -28,7 +29,6 @@ from corelocker.locking.groups import Member, group_layers
 from corelocker.locking.layout import Cells, Name, Overlay, Places, TierMap, crossing_cells
 from corelocker.locking.plan import Plan
 
-BLOCK = 4 << 20  # at a time; between two blocks a thread has to wait for the interpreter
 CACHED = 16 << 20  # bytes of a written file that may wait in the page cache
 AHEAD = 3  # blocks that are read while others are hashed and written
 THREADS = 2
@@ -340,37 +340,6 @@ def state_digest(locked: LockedFile, state: int) -> bytes:
         locked.apply(start, block, state)
         sha256.update(block.data)
     return sha256.digest()
-
-
-class OriginalDigests:
-    """SHA-256 of every file as it is, which is its state in the last tier; computed in a thread from now on.
-
-    A context manager: its end stops what is still being computed.
-    """
-
-    def __init__(self, artifacts: Sequence[Artifact]) -> None:
-        self._stopped = False
-        self._pool = ThreadPoolExecutor(1)
-        self._digests = {file: self._pool.submit(self._digest, file) for a in artifacts for file in a.files}
-
-    def of(self, file: MappedFile) -> bytes:
-        """Waits for the digest of one file. Raises FileAccessError like `state_digest`."""
-        return self._digests[file].result()
-
-    def _digest(self, file: MappedFile) -> bytes:
-        sha256 = hashlib.sha256()
-        for _, block in _blocks(file, 1):
-            if self._stopped:
-                break
-            sha256.update(block.data)
-        return sha256.digest()
-
-    def __enter__(self) -> OriginalDigests:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopped = True
-        self._pool.shutdown(cancel_futures=True)
 
 
 def write_locked_file(locked: LockedFile, target: Path, progress: Callable[[int], None] = lambda size: None) -> bytes:

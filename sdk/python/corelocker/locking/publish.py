@@ -13,11 +13,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from corelocker.artifacts import Artifact
 from corelocker.bundle.clkey import BundleContents, BundledArtifact, BundledFile, SectionContents, bundle_parts
 from corelocker.bundle.content_keys import tier_keys
+from corelocker.digests import FileDigests
 from corelocker.errors import OutputExistsError
 from corelocker.files import move_into_place, staging_folder
 from corelocker.locking.lock import (
     LockedArtifact,
-    OriginalDigests,
     copy_rest,
     start_locking,
     state_digest,
@@ -65,7 +65,7 @@ def publish(
     bundle_id: UUID,
     signing_key: Callable[[], ec.EllipticCurvePrivateKey],
     content_key: bytes,
-    originals: OriginalDigests | None = None,
+    originals: FileDigests | None = None,
     force: bool = False,
     before_writing: Callable[[], object] = lambda: None,
     before_commit: Callable[[], object] = lambda: None,
@@ -97,8 +97,9 @@ def publish(
         staging_folder(out) as folder,
         ThreadPoolExecutor(1) as filling,  # more would only wait for the interpreter
         ThreadPoolExecutor(THREADS) as pool,
-        originals or OriginalDigests(artifacts) as original,
+        originals or FileDigests() as original,
     ):
+        original.begin(file.path for artifact in artifacts for file in artifact.files)
         locked = start_locking(artifacts, plan, filling)
         before_writing()
         for index, artifact in enumerate(locked):
@@ -110,7 +111,7 @@ def publish(
                 patches = [pool.submit(tier_patch, file, tier) for tier in range(1, len(tiers))]
                 between = [pool.submit(state_digest, file, state) for state in range(1, len(tiers) - 1)]
                 digests = [write_locked_file(file, inside / file.file.name, advance)]
-                digests += [*(digest.result() for digest in between), original.of(file.file)]
+                digests += [*(digest.result() for digest in between), original.of(file.file.path, file.file.stamp)]
                 file.file.check_unchanged()
                 files.append(BundledFile(file.file.name, len(file.file), digests[0]))
                 for tier, patch in enumerate((p.result() for p in patches), 1):
