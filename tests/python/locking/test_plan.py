@@ -86,7 +86,7 @@ def test_random_depends_on_the_seed_only(network: Artifact) -> None:
 def test_options_widen_and_narrow(network: Artifact) -> None:
     assert set(make([network], include_io=True).tier_of[0]) == {t.name for t in network.tensors}
     assert set(make([network], exclude=["conv2*"]).tier_of[0]) == {"conv3.weight"}
-    with pytest.raises(NothingToLockError):
+    with pytest.raises(NothingToLockError, match="excluded by name, output layer"):
         make([network], exclude=["conv*"])
 
 

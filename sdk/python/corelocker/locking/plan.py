@@ -264,8 +264,10 @@ def make_plan(
                 f"no layer can be scored: {unscored}",
                 hint="Pass the training checkpoint with --source, or use --criterion l1",
             )
+        why = sorted({reason for layers in left_alone for reason in layers.values()})
         raise NothingToLockError(
-            f"{', '.join(names)}: only the input and output layers have weights", hint="Lock them too with --include-io"
+            f"{', '.join(names)}: every layer that can be locked is left alone ({', '.join(why)})",
+            hint="--include-io locks input and output layers too; `corelocker inspect` says why others cannot be locked",
         )
     tiers = check_tiers(tiers() if callable(tiers) else tiers)
     if counts is None:
