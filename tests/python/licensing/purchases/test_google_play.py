@@ -233,6 +233,13 @@ def test_a_replaced_subscription_is_superseded(google: Google) -> None:
     assert google.subscription(canceled).status == "active"
 
 
+def test_an_empty_text_is_none(google: Google) -> None:
+    empty = subscribed(linkedPurchaseToken="", externalAccountIdentifiers={"obfuscatedExternalAccountId": ""})
+    purchase = google.subscription(empty)
+    assert (purchase.replaces, purchase.account) == (None, None)
+    assert google.product(one_time(obfuscatedExternalAccountId="")).account is None
+
+
 def test_two_base_plans_of_one_product(google: Google) -> None:
     """What the user has counts, wherever the plan that begins at the next renewal is listed."""
     now, later = {"productId": "pro", "expiryTime": FUTURE}, {"productId": "pro"}
@@ -757,6 +764,10 @@ def test_time_edges_of_a_push_token() -> None:
         push_body(SUBSCRIPTION | {"eventTimeMillis": "soon"}),
         push_body(SUBSCRIPTION | {"eventTimeMillis": None}),
         push_body(SUBSCRIPTION | {"eventTimeMillis": "-1"}),
+        push_body(SUBSCRIPTION | {"eventTimeMillis": "٣"}),
+        push_body(SUBSCRIPTION | {"eventTimeMillis": "1" * 17}),
+        push_body(SUBSCRIPTION | {"eventTimeMillis": "1" * 5000}),
+        push_body(SUBSCRIPTION | {"eventTimeMillis": 2**53}),
         push_body({"subscriptionNotification": 5}),
         push_body({"subscriptionNotification": {}}),
         push_body({"subscriptionNotification": {"purchaseToken": "a b c d e f g"}}),
