@@ -222,3 +222,23 @@ def test_every_input_channel_locked_is_an_error(tmp_path: Path) -> None:
     plan.consumers = True
     with pytest.raises(CoreLockerError, match="every input channel"):
         lock_artifacts([artifact], plan)
+
+
+@pytest.mark.parametrize("fill", ["zero", "decoy"])
+def test_every_channel_of_a_depthwise_layer_locked_is_an_error(tmp_path: Path, fill: str) -> None:
+    """Its own channels and those whose input is locked can be all: nothing is left to draw decoys from."""
+    from corelocker.artifacts import Edge
+
+    builder = Builder(tmp_path / "m.bin")
+    rng = np.random.default_rng(0)
+    describe = [
+        float_layer(builder, "a", trained_like(rng, 8, 8), 0),
+        float_layer(builder, "dw", trained_like(rng, 8, 1, 3, 3), 1, depthwise=True),
+    ]
+    artifact = builder.artifact(describe, edges={"a": (Edge("dw"),)})
+    plan, _ = lock_in_memory([artifact], tiers="free=0.5,full=0", fill=fill)
+    plan.tier_of[0]["a"][:] = [1, 1, 1, 1, 0, 0, 0, 0]
+    plan.tier_of[0]["dw"][:] = [0, 0, 0, 0, 1, 1, 1, 1]
+    plan.consumers = True
+    with pytest.raises(CoreLockerError, match="dw: every channel"):
+        lock_artifacts([artifact], plan)

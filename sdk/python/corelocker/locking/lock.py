@@ -237,6 +237,9 @@ def _fill_members(
     channels = np.flatnonzero(rows)
     filled: list[Filled] = []
     cells: list[FileCells] = []
+    if channels.size == rows.size:  # a depthwise layer's own and those that follow its producer's
+        name = members[0].tensor.name
+        raise LockingError(f"{name}: every channel of it would be locked", hint="Lock fewer channels")
     if channels.size:
         filled = fill_group([m.tensor for m in members], channels, plan.fill, generator, turn)
     after_rows = generator.bit_generator.state
