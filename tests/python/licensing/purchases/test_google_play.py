@@ -740,6 +740,14 @@ def test_a_notice_of_somebody_else_is_refused(token: object) -> None:
         NOTICES.read(token, push_body(SUBSCRIPTION), now=SECONDS)
 
 
+@pytest.mark.parametrize("payload", ["[]", "null", '"text"', "[" * 10_000, "{"])
+def test_a_push_token_holds_an_object(payload: str) -> None:
+    key = RSAKey.import_key(GOOGLE_KEY)
+    token = jws.serialize_compact({"alg": "RS256", "kid": "google-1"}, payload, key, registry=RS256)
+    with pytest.raises(errors.PurchaseNoticeError):
+        NOTICES.read(f"Bearer {token}", push_body(SUBSCRIPTION), now=SECONDS)
+
+
 def test_time_edges_of_a_push_token() -> None:
     for token in (push_token(exp=SECONDS - 59), push_token(iat=SECONDS + 60), push_token(iss="accounts.google.com")):
         assert NOTICES.read(token, push_body(SUBSCRIPTION), now=SECONDS)
@@ -768,6 +776,7 @@ def test_time_edges_of_a_push_token() -> None:
         push_body(SUBSCRIPTION | {"eventTimeMillis": "1" * 17}),
         push_body(SUBSCRIPTION | {"eventTimeMillis": "1" * 5000}),
         push_body(SUBSCRIPTION | {"eventTimeMillis": 2**53}),
+        push_body(SUBSCRIPTION | {"eventTimeMillis": -1}),
         push_body({"subscriptionNotification": 5}),
         push_body({"subscriptionNotification": {}}),
         push_body({"subscriptionNotification": {"purchaseToken": "a b c d e f g"}}),
@@ -831,6 +840,7 @@ def test_googles_keys_are_fetched_once_an_hour(google: Google) -> None:
     [
         lambda _: error_reply(503),
         lambda _: error_reply(404),
+        lambda _: json_reply(KEYS.as_dict(), 500),
         lambda _: json_reply([]),
         lambda _: json_reply({"keys": [{"kty": "RSA"}]}),
         lambda _: json_reply({"keys": [5]}),
