@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from corelocker.errors import ConfigError
 from corelocker.licensing import errors
+from corelocker.licensing.purchases._http import Answer, refuse_failure
 from corelocker.licensing.purchases.entitlements import Catalog, Purchase, Unlock, entitled, observe
 from corelocker.licensing.purchases.google_play import (
     MAX_NOTICE_SIZE,
@@ -100,7 +101,7 @@ class Google(PlayServer):
     def impatient(self) -> GooglePlay:
         """A client that is signed in already, with a second of patience."""
         assert list(self.play.voided(since_ms=0)) == []
-        return GooglePlay(replace(self.play._config, timeout=1.0), self.play._credentials)
+        return GooglePlay(replace(self.play._config, timeout=1.0), self.play._api.credentials)
 
     def product(self, answer: dict[str, Any] | None = None, product: str = "pro", **options: Any) -> Purchase:
         self.products[TOKEN] = one_time() if answer is None else answer
@@ -375,8 +376,13 @@ BROKEN = {
     "deep": lambda _: (200, {}, b"[" * 100_000),
     "not-utf8": lambda _: (200, {}, b'{"a":"\xff"}'),
     "empty": lambda _: (200, {}, b""),
-    "large": lambda _: (200, {}, b" " * (5 << 20)),
-    "bomb": lambda _: (200, {"Content-Encoding": "gzip"}, gzip.compress(b" " * (50 << 20))),
+    # What comes before the spaces would count.
+    "large": lambda _: (200, {}, json.dumps(one_time() | subscribed()).encode().ljust(5 << 20)),
+    "bomb": lambda _: (
+        200,
+        {"Content-Encoding": "gzip"},
+        gzip.compress(json.dumps(one_time() | subscribed()).encode().ljust(50 << 20)),
+    ),
     "bad-gzip": lambda _: (200, {"Content-Encoding": "gzip"}, b"not gzip"),
     "bad-chunks": raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"),
     "items-no-list": lambda _: json_reply(one_time(productLineItem={"productId": "pro"}) | subscribed(lineItems=5)),
@@ -431,6 +437,26 @@ def test_refused_credentials_are_the_operators_business(google: Google, status: 
     with pytest.raises(errors.PurchaseUpstreamDeniedError) as raised:
         google.product()
     assert not raised.value.retryable
+
+
+@pytest.mark.parametrize(
+    "error",
+    [[], 5, {"errors": 5}, {"errors": [5, None]}, {"errors": [{"reason": []}]}, {"status": {}}, {"errors": [{}]}],
+    ids=str,
+)
+def test_a_refusal_of_any_shape(error: object) -> None:
+    for body in ({"error": error}, [error], error):
+        with pytest.raises(errors.PurchaseUpstreamDeniedError):
+            refuse_failure(Answer(403, {}, json.dumps(body).encode()))
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"), [("7", 7), ("9" * 9, 86400), ("9" * 10, None), ("9" * 5000, None), ("²", None), ("-1", None)]
+)
+def test_when_to_ask_again(value: str, seconds: int | None) -> None:
+    with pytest.raises(errors.PurchaseUpstreamError) as raised:
+        refuse_failure(Answer(503, {"Retry-After": value}, b""))
+    assert raised.value.retry_after == seconds
 
 
 def test_a_netrc_file_does_not_replace_the_sign_in(
