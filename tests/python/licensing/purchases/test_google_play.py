@@ -101,7 +101,7 @@ class Google(PlayServer):
     def impatient(self) -> GooglePlay:
         """A client that is signed in already, with a second of patience."""
         assert list(self.play.voided(since_ms=0)) == []
-        return GooglePlay(replace(self.play._config, timeout=1.0), self.play._credentials)
+        return GooglePlay(replace(self.play._config, timeout=1.0), self.play._api.credentials)
 
     def product(self, answer: dict[str, Any] | None = None, product: str = "pro", **options: Any) -> Purchase:
         self.products[TOKEN] = one_time() if answer is None else answer

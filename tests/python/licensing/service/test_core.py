@@ -1126,7 +1126,7 @@ def be_impatient(world: FullService) -> None:
 
     app = world.service._apps[APP]
     assert app.google_play is not None
-    play = GooglePlay(replace(app.google_play._config, timeout=1.0), app.google_play._credentials)
+    play = GooglePlay(replace(app.google_play._config, timeout=1.0), app.google_play._api.credentials)
     world.service = UnlockService(
         world.service._config,
         world.storage,

@@ -108,11 +108,11 @@ class Voided:
     at_ms: int
 
 
-def credentials_of(account: Mapping[str, str]) -> google.auth.credentials.Credentials:
+def credentials_of(account: Mapping[str, str], scope: str = SCOPE) -> google.auth.credentials.Credentials:
     """The credentials of a service account, from the parsed JSON key file. Raises ConfigError when it is not one."""
     try:
         load: Any = service_account.Credentials.from_service_account_info
-        loaded: google.auth.credentials.Credentials = load(account, scopes=[SCOPE])
+        loaded: google.auth.credentials.Credentials = load(account, scopes=[scope])
     except (ValueError, KeyError, TypeError):
         raise ConfigError("the key file of the Google service account cannot be used") from None
     return loaded
@@ -123,9 +123,7 @@ class GooglePlay:
 
     def __init__(self, config: GooglePlayConfig, credentials: google.auth.credentials.Credentials) -> None:
         self._config = config
-        self._credentials = credentials
-        self._local = threading.local()
-        self._signing_in = threading.Lock()
+        self._api = GoogleApi(credentials, config.timeout)
 
     def verify(self, kind: Kind, product: str, token: str, *, now_ms: int, account: str | None = None) -> Purchase:
         """What Google says about the purchase token of a product or subscription.
@@ -219,19 +217,41 @@ class GooglePlay:
         parameters: Mapping[str, str | list[str]] | None = None,
         body: Mapping[str, str] | None = None,
     ) -> Answer:
+        base = self._config.base_url.rstrip("/")
+        url = f"{base}/androidpublisher/v3/applications/{self._config.package}/purchases/{path}"
+        answer = self._api.ask(method, url, parameters, body)
+        refuse_failure(answer)
+        return answer
+
+
+class GoogleApi:
+    """Asks an API of Google, signed in with `credentials`; `timeout` as of `fetch`. May be used by several threads."""
+
+    def __init__(self, credentials: google.auth.credentials.Credentials, timeout: float) -> None:
+        self.credentials = credentials
+        self._timeout = timeout
+        self._local = threading.local()
+        self._signing_in = threading.Lock()
+
+    def ask(
+        self,
+        method: str,
+        url: str,
+        parameters: Mapping[str, str | list[str]] | None = None,
+        body: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """What the API answers, also when it refuses. Raises PurchaseUpstreamError or PurchaseUpstreamDeniedError."""
         # Sessions are not made for several threads; the credentials, and with them the access token, are shared.
         if not hasattr(self._local, "session"):
             self._local.session = requests.Session()
-        session = self._local.session
-        base = self._config.base_url.rstrip("/")
-        url = f"{base}/androidpublisher/v3/applications/{self._config.package}/purchases/{path}"
-        timeout, refused = self._config.timeout, None
+        session, refused = self._local.session, None
         while True:
             token = self._access_token(session, refused)
             headers = {"Authorization": f"Bearer {token}"}
-            answer = fetch(session, method, url, timeout=timeout, headers=headers, params=parameters, json_body=body)
+            answer = fetch(
+                session, method, url, timeout=self._timeout, headers=headers, params=parameters, json_body=body
+            )
             if answer.status_code != 401 or refused is not None:
-                refuse_failure(answer)
                 return answer
             refused = token
 
@@ -241,11 +261,11 @@ class GooglePlay:
         The token is used directly: google-auth's own session and `before_request` start threads that ask another
         service of Google about regions.
         """
-        credentials: Any = self._credentials
+        credentials: Any = self.credentials
         with self._signing_in:
             if not credentials.valid or credentials.token == refused:
                 try:
-                    credentials.refresh(functools.partial(Request(session), timeout=self._config.timeout))
+                    credentials.refresh(functools.partial(Request(session), timeout=self._timeout))
                 except google.auth.exceptions.TransportError:
                     raise PurchaseUpstreamError("the store's sign-in cannot be reached") from None
                 except google.auth.exceptions.GoogleAuthError as error:
