@@ -120,11 +120,12 @@ class AndroidCase:
     revocation: bytes | None = CLEAN_LIST
     fetched_at: datetime = NOW
     now: datetime = NOW
+    integrity_token: str | None = None
 
     def verdict(self) -> Verdict[Any]:
         revocation = None if self.revocation is None else RevocationList.parse(self.revocation, self.fetched_at)
         return verify_android_key(
-            AndroidKeyEvidence(self.chain),
+            AndroidKeyEvidence(self.chain, self.integrity_token),
             challenge=self.challenge,
             device_key=self.device_key,
             policy=self.policy,
@@ -137,7 +138,7 @@ class AndroidCase:
         return {
             "name": self.name,
             "reason": self.reason,
-            "attestation": evidence_to_json(AndroidKeyEvidence(self.chain)),
+            "attestation": evidence_to_json(AndroidKeyEvidence(self.chain, self.integrity_token)),
             "challenge": jose.encode_base64url(self.challenge),
             "device_key": jose.public_jwk(self.device_key),
             "policy": {
@@ -173,6 +174,7 @@ class AndroidCase:
             None if value["revocation"] is None else json.dumps(value["revocation"]).encode(),
             datetime.fromisoformat(value["revocation_fetched_at"]),
             datetime.fromisoformat(value["now"]),
+            evidence.integrity_token,
         )
 
 
@@ -263,6 +265,8 @@ def _android() -> list[AndroidCase]:
         _case("factory", Reason.OK),
         _case("remote", Reason.OK, android_chain(remote())),
         _case("root-left-out", Reason.OK, valid[:-1]),
+        # The chain's verdict does not depend on the token, which the service judges by itself.
+        _case("beside-an-integrity-token", Reason.OK, integrity_token="eyJhbGciOiJBMjU2S1cifQ.a.b.c.d"),
         _case("root-renewed", Reason.OK, _cut(valid, 3, replace(ROOT, serial=5, not_after=NOW - timedelta(1)).der())),
         _case(
             "strongbox",

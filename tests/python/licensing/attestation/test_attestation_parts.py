@@ -446,6 +446,14 @@ def test_evidence_survives_its_json() -> None:
         assert evidence_to_json(evidence_from_json(vector)) == vector
 
 
+def test_an_integrity_token_beside_the_chain() -> None:
+    token = "~ e" + "y" * (16384 - 3)
+    vector = {"format": "android-key", "chain": ["AAAA"], "integrity_token": token}
+    evidence = evidence_from_json(vector)
+    assert evidence_to_json(evidence) == vector
+    assert "eyy" not in repr(evidence)
+
+
 @pytest.mark.parametrize(
     "value",
     [
@@ -453,6 +461,12 @@ def test_evidence_survives_its_json() -> None:
         {"format": "android-key"},
         {"format": "android-key", "chain": "AAAA"},
         {"format": "android-key", "chain": ["AAAA"], "more": 1},
+        {"format": "android-key", "chain": ["AAAA"], "integrity_token": "x", "more": 1},
+        *(
+            {"format": "android-key", "chain": ["AAAA"], "integrity_token": token}
+            for token in (None, "", 5, b"x", "ä", "a\nb", "\x7f", "\ud800", "x" * 16385)
+        ),
+        {"format": "android-key", "integrity_token": "x"},
         {"format": "android-key", "chain": [5]},
         {"format": "android-key", "chain": ["AA=="]},
         {"format": "android-key", "chain": ["AA+A"]},

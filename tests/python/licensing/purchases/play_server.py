@@ -1,4 +1,7 @@
-"""A local server that speaks Google's documented purchase API: paths and field names are those of the discovery document."""
+"""A local server that speaks Google's documented APIs of purchases and of Play Integrity.
+
+Paths and field names are those of the discovery documents.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,7 @@ from joserfc.jwk import RSAKey
 DISCOVERY = json.loads(
     (Path(__file__).parents[4] / "tests/vectors/purchases/play/androidpublisher.v3.purchases.json").read_text()
 )
+SCOPES = {"https://www.googleapis.com/auth/androidpublisher", "https://www.googleapis.com/auth/playintegrity"}
 # One RSA key for all tests: they are slow to make.
 ACCOUNT_KEY = rsa.generate_private_key(65537, 2048)
 GOOGLE_KEY = rsa.generate_private_key(65537, 2048)
@@ -111,11 +115,13 @@ def service_account(url: str) -> dict[str, str]:
 
 @dataclass
 class PlayServer:
-    """What Google knows: purchases by token, voided orders; and how it misbehaves, by path."""
+    """What Google knows: purchases by token, voided orders, verdicts by token; and how it misbehaves, by path."""
 
     products: dict[str, dict[str, Any]] = field(default_factory=dict)
     subscriptions: dict[str, dict[str, Any]] = field(default_factory=dict)
     voided: list[dict[str, Any]] = field(default_factory=list)
+    # Integrity token -> `tokenPayloadExternal`.
+    verdicts: dict[str, dict[str, Any]] = field(default_factory=dict)
     page_size: int = 2
     calls: list[Call] = field(default_factory=list)
     # Path pattern -> what to answer in place of the truth.
@@ -134,8 +140,13 @@ class PlayServer:
             )
         if call.path == "/token":
             return self._sign_in(call)
-        if call.headers.get("authorization", "").removeprefix("Bearer ") not in self.signed_in:
+        access = call.headers.get("authorization", "").removeprefix("Bearer ")
+        if access not in self.signed_in:
             return error_reply(401, "authError")
+        if access.startswith("ya29.playintegrity") != call.path.startswith("/v1/"):
+            return error_reply(403, "insufficientPermissions")
+        if call.path.startswith("/v1/"):
+            return self._decode(call)
         for name, method in documented_methods():
             found = re.fullmatch(pattern_of(method["flatPath"]), call.path)
             if found and method["httpMethod"] == call.method:
@@ -155,11 +166,20 @@ class PlayServer:
                 form["assertion"], RSAKey.import_key(ACCOUNT_KEY.public_key()), registry=registry
             ).payload
         )
-        assert claims["scope"] == "https://www.googleapis.com/auth/androidpublisher"
+        assert claims["scope"] in SCOPES
         assert claims["aud"].endswith("/token")
-        token = f"ya29.{len(self.signed_in)}"
+        token = f"ya29.{claims['scope'].rpartition('/')[2]}.{len(self.signed_in)}"
         self.signed_in.add(token)
         return json_reply({"access_token": token, "expires_in": 3600, "token_type": "Bearer"})
+
+    def _decode(self, call: Call) -> Reply:
+        if (call.method, call.path) != ("POST", f"/v1/{self.package}:decodeIntegrityToken"):
+            return error_reply(404, "notFound")
+        request = json.loads(call.body)
+        assert request.keys() == {"integrityToken"}
+        if request["integrityToken"] not in self.verdicts:
+            return error_reply(400, "INVALID_ARGUMENT")
+        return json_reply({"tokenPayloadExternal": self.verdicts[request["integrityToken"]]})
 
     def _documented(self, name: str, parameters: dict[str, str], call: Call) -> Reply:
         if name == "productsv2.getproductpurchasev2":

@@ -111,7 +111,7 @@ class FullService:
         self.storage = Storage.open(load_config(folder / "service.toml").database_url, migrate=True)
         self.service = self.open()
 
-    def write(self, *, licenses: str = "", extra: str = "", top: str = "") -> None:
+    def write(self, *, licenses: str = "", extra: str = "", top: str = "", android: str = "") -> None:
         products = "".join(
             f'[[products]]\napp = "{APP}"\nproduct = "{tier}"\nbundle = "{bundle}"\ntier = "{tier}"\n'
             for tier in TIERS[1:]
@@ -136,6 +136,7 @@ id = "{APP}"
 [apps.android]
 signer_digests = ["{forge.SIGNER.hex()}"]
 roots = ["google.pem"]
+{android}
 [apps.apple]
 app_id = "{forge.APP_ID}"
 roots = ["apple.pem"]

@@ -20,7 +20,7 @@ from corelocker.licensing.attestation import Format
 from corelocker.licensing.attestation.anchors import GOOGLE_ROOTS
 from corelocker.licensing.purchases.app_store import APPLE_ROOT_CA_G3
 from corelocker.licensing.service.checks import NETWORK_FILE_SYSTEMS, check_config, network_file_system
-from corelocker.licensing.service.config import ServiceConfig, load_config
+from corelocker.licensing.service.config import PlayIntegritySettings, ServiceConfig, load_config
 from corelocker.licensing.service.errors import ServiceRefusesToStartError
 from corelocker.licensing.service.verifiers import build_verifiers
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -142,6 +142,32 @@ def test_a_sound_production_configuration(production: Folder) -> None:
     assert config.catalog({BUNDLE: ("free", "plus", "full")}).unlocks(APP, "pro", BUNDLE, "plus")
 
 
+def test_play_integrity_uses_google_plays_account_unless_it_has_one(production: Folder) -> None:
+    production.replace(
+        *integrity('device_verdicts = ["MEETS_STRONG_INTEGRITY"]\nrequire_licensed = true\nmax_age = 300')
+    )
+    assert check_config(production.load()) == []
+    android = production.load().apps[APP].android
+    assert android is not None
+    assert android.play_integrity == PlayIntegritySettings(
+        production.path / "account.json", ("MEETS_STRONG_INTEGRITY",), require_licensed=True, max_age=300
+    )
+    production.write("own.json", json.dumps(service_account("https://oauth2.googleapis.com")))
+    production.replace(INTEGRITY, INTEGRITY + 'service_account_file = "own.json"\n')
+    android = production.load().apps[APP].android
+    assert android is not None
+    assert android.play_integrity is not None
+    assert android.play_integrity.service_account_file == production.path / "own.json"
+    # A service account for Play's purchases alone is not asked for.
+    text = production.file.read_text()
+    start, end = text.index("[apps.google_play]"), text.index("[apps.grant]")
+    production.file.write_text(text[:start] + text[end:])
+    assert check_config(production.load()) == []
+    production.replace('service_account_file = "own.json"\n', "")
+    with pytest.raises(ConfigError, match=r"apps\[0\].android.play_integrity.service_account_file: missing"):
+        production.load()
+
+
 # --- what production refuses -----------------------------------------------------------------------
 
 
@@ -180,6 +206,22 @@ def shared_key(folder: Folder) -> None:
     folder.replace(folder.publisher, Keystore.open(folder.path / "keys.json").publisher)
 
 
+INTEGRITY = "[apps.android.play_integrity]\n"
+
+
+def integrity(settings: str) -> tuple[str, str]:
+    """A change that asks for Play Integrity's verdict."""
+    return "[apps.apple]\n", f"{INTEGRITY}{settings}\n[apps.apple]\n"
+
+
+def integrity_account(data: str, mode: int) -> Callable[[Folder], None]:
+    def change(folder: Folder) -> None:
+        folder.write("integrity.json", data, mode)
+        folder.replace(*integrity('service_account_file = "integrity.json"'))
+
+    return change
+
+
 REFUSED: dict[str, tuple[Callable[[Folder], None], str]] = {
     "development roots": (development_root, "development-attestation"),
     "Android roots of a test": (bend("[apps.apple]", 'roots = ["test-root.pem"]\n[apps.apple]'), "attestation-roots"),
@@ -196,6 +238,11 @@ REFUSED: dict[str, tuple[Callable[[Folder], None], str]] = {
     "another Apple server": (bend('key_id = "2X9R4HXF34"', 'key_id = "x"\nbase_url = "https://x"'), "store-address"),
     "another Google server": (bend("notice_audience", 'base_url = "https://x"\nnotice_audience'), "store-address"),
     "other Google keys": (bend("notice_audience", 'notice_keys_url = "https://x"\nnotice_audience'), "store-address"),
+    "another Play Integrity server": (bend(*integrity('base_url = "https://x"')), "store-address"),
+    "a readable account for Play Integrity": (integrity_account("{}", 0o644), "secret-file-permission"),
+    "no account for Play Integrity": (bend(*integrity('service_account_file = "integrity.json"')), "secret-file"),
+    "an account for Play Integrity that is none": (integrity_account("[]", 0o600), "app-settings"),
+    "an account for Play Integrity without a key": (integrity_account("{}", 0o600), "app-settings"),
     "no signer of the package": (bend(f'"{forge.SIGNER.hex()}"', ""), "android-signer-missing"),
     "a signer that is no digest": (bend(forge.SIGNER.hex(), "abcd"), "app-settings"),
     "no revocation list": (bend('revocation_list = "revocation.json"', ""), "revocation-source-missing"),
@@ -248,7 +295,8 @@ def test_the_service_does_not_start(production: Folder, case: str, capsys: pytes
 @pytest.mark.parametrize("case", [
     "development roots", "Android roots of a test", "Apple roots of a test", "App Attest's development environment",
     "Xcode", "LocalTesting", "Sandbox", "no Apple ID", "another Apple server", "another Google server", "other Google keys",
-    "no signer of the package", "a grant key that is none",
+    "another Play Integrity server", "an account for Play Integrity that is none", "no signer of the package",
+    "a grant key that is none",
 ])  # fmt: skip
 def test_the_verifiers_refuse_too_what_was_not_checked_before(production: Folder, case: str) -> None:
     """Whoever makes a service without `check_config` gets no unsafe one."""
@@ -362,6 +410,12 @@ def test_production_refuses_sqlite_on_a_network_file_system(
     ("app_apple_id = 1234", "app_apple_id = 1234\nmax_age = 0", "apps[0].app_store.max_age"),
     (f'["{forge.SIGNER.hex()}"]', "[1]", "apps[0].android.signer_digests"),
     ("[apps.android]", "[apps.androit]", "apps[0].androit"),
+    (*integrity("max_age = 59"), "apps[0].android.play_integrity.max_age"),
+    (*integrity("max_agee = 60"), "apps[0].android.play_integrity.max_agee"),
+    (*integrity("require_licensed = 1"), "apps[0].android.play_integrity.require_licensed"),
+    (*integrity('device_verdicts = "MEETS_DEVICE_INTEGRITY"'), "apps[0].android.play_integrity.device_verdicts"),
+    (*integrity('device_verdicts = ["MEETS_DEVICE"]'), "apps[0].android.play_integrity.device_verdicts"),
+    (*integrity("service_account_file = 1"), "apps[0].android.play_integrity.service_account_file"),
     ('notice_sender = "push@project.iam.gserviceaccount.com"', "", "apps[0].google_play.notice_sender"),
     ('product = "pro"', 'product = ""', "products[0].product"),
     ('product = "pro"', 'product = "pro"\nprice = 3', "products[0].price"),

@@ -17,7 +17,7 @@ nothing here reads it from evidence. What the evidence must sign is `corelocker.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from functools import lru_cache
@@ -32,6 +32,7 @@ from corelocker.licensing.errors import AttestationError
 MAX_CHAIN = 6
 MAX_CERTIFICATE = 16 << 10
 MAX_OBJECT = 64 << 10
+MAX_INTEGRITY_TOKEN = 16 << 10
 
 
 class Format(StrEnum):
@@ -144,9 +145,13 @@ class Verdict(Generic[ClaimsT]):
 
 @dataclass(frozen=True, slots=True)
 class AndroidKeyEvidence:
-    """`KeyStore.getCertificateChain()`: DER certificates, the attested key's first; the root may be left out."""
+    """`KeyStore.getCertificateChain()`: DER certificates, the attested key's first; the root may be left out.
+
+    `integrity_token` is Play Integrity's, as the app got it, for apps whose service asks for it (`play_integrity.py`).
+    """
 
     chain: tuple[bytes, ...]
+    integrity_token: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +197,7 @@ class EvidenceError(AttestationError):
 def evidence_from_json(value: Mapping[str, object]) -> Evidence:
     """The evidence in the `attestation` member of an unlock request; all bytes are unpadded base64url.
 
-        {"format": "android-key", "chain": [leaf, ..., root]}
+        {"format": "android-key", "chain": [leaf, ..., root]}                 with "integrity_token": text, or without
         {"format": "apple-app-attest", "key_id": ..., "attestation": ...}     first unlock of an install
         {"format": "apple-app-attest", "key_id": ..., "assertion": ...}       every later one
         {"format": "development", "certificate": ..., "signature": ...}
@@ -202,9 +207,11 @@ def evidence_from_json(value: Mapping[str, object]) -> Evidence:
     """
     match value:
         case {"format": Format.ANDROID_KEY, "chain": list(chain)} if len(value) == 2 and len(chain) <= MAX_CHAIN:
-            return AndroidKeyEvidence(
-                (*(_bytes(item, MAX_CERTIFICATE) for item in chain[:1]), *map(_issuer, chain[1:]))
-            )
+            return AndroidKeyEvidence(_chain(chain))
+        case {"format": Format.ANDROID_KEY, "chain": list(chain), "integrity_token": token} if (
+            len(value) == 3 and len(chain) <= MAX_CHAIN
+        ):
+            return AndroidKeyEvidence(_chain(chain), _integrity_token(token))
         case {"format": Format.APPLE_APP_ATTEST, "key_id": key_id, "attestation": data} if len(value) == 3:
             return AppAttestEvidence(_bytes(key_id, 32), _bytes(data, MAX_OBJECT))
         case {"format": Format.APPLE_APP_ATTEST, "key_id": key_id, "assertion": data} if len(value) == 3:
@@ -219,8 +226,10 @@ def evidence_from_json(value: Mapping[str, object]) -> Evidence:
 def evidence_to_json(evidence: Evidence) -> dict[str, object]:
     """The inverse of `evidence_from_json`."""
     match evidence:
-        case AndroidKeyEvidence(chain):
-            return {"format": str(Format.ANDROID_KEY), "chain": [jose.encode_base64url(item) for item in chain]}
+        case AndroidKeyEvidence(chain, token):
+            encoded = [jose.encode_base64url(item) for item in chain]
+            integrity = {} if token is None else {"integrity_token": token}
+            return {"format": str(Format.ANDROID_KEY), "chain": encoded, **integrity}
         case AppAttestEvidence(key_id, data):
             return {
                 "format": str(Format.APPLE_APP_ATTEST),
@@ -262,6 +271,18 @@ def _bytes(value: object, limit: int) -> bytes:
         return jose.decode_base64url(value)
     except ValueError as error:
         raise EvidenceError("the attestation holds a value that is not unpadded base64url") from error
+
+
+def _chain(values: list[object]) -> tuple[bytes, ...]:
+    return (*(_bytes(item, MAX_CERTIFICATE) for item in values[:1]), *map(_issuer, values[1:]))
+
+
+def _integrity_token(value: object) -> str:
+    if not isinstance(value, str) or not 1 <= len(value) <= MAX_INTEGRITY_TOKEN:
+        raise EvidenceError("the integrity token is no text, empty or too long")
+    if not value.isascii() or not value.isprintable():
+        raise EvidenceError("the integrity token has other characters than printable ASCII")
+    return value
 
 
 @lru_cache(maxsize=128)

@@ -1,8 +1,8 @@
 """Google's Play Integrity verdict, decoded by Google's API, as an extra signal beside `android-key`.
 
-The service sends the app's token to `playintegrity.googleapis.com/v1/{package}:decodeIntegrityToken` and passes the
-answer here; that it came from Google over TLS is what makes it true. It never stands alone: it says nothing of the
-device key. https://developer.android.com/google/play/integrity/verdicts is the specification.
+The service (`service.play_integrity`) sends the app's token to Google's `decodeIntegrityToken` and passes the answer
+here; that it came from Google over TLS is what makes it true. It never stands alone: it says nothing of the device key.
+https://developer.android.com/google/play/integrity/verdicts is the specification.
 """
 
 from __future__ import annotations

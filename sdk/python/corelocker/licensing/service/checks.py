@@ -91,11 +91,13 @@ def _check_secret_files(config: ServiceConfig) -> Iterator[Finding]:
     for app in config.apps.values():
         if app.google_play is not None:
             files.append(app.google_play.service_account_file)
+        if app.android is not None and app.android.play_integrity is not None:
+            files.append(app.android.play_integrity.service_account_file)
         if app.app_store is not None and app.app_store.api is not None:
             files.append(app.app_store.api.private_key_file)
     if config.database_url_file is None and sa.make_url(config.database_url).password:
         files.append(config.path)
-    for file in files:
+    for file in dict.fromkeys(files):
         if file is None:
             continue
         try:
@@ -216,6 +218,8 @@ def _test_settings(app: AppConfig) -> Iterator[Finding]:
         yield error("development-attestation", "development.roots: development attestations prove nothing")
     if app.android is not None and app.android.roots:
         yield error("attestation-roots", "android.roots: in production chains end in Google's roots")
+    if app.android is not None and app.android.play_integrity is not None and app.android.play_integrity.base_url:
+        yield error("store-address", "android.play_integrity: in production Google is asked at its own address")
     if app.apple is not None and app.apple.roots:
         yield error("attestation-roots", "apple.roots: in production chains end in Apple's root")
     if app.apple is not None and app.apple.environment != "production":

@@ -19,6 +19,8 @@
     id = "com.example.app"                       # `app` of requests and `aud` of licenses
     [apps.android]                               # accepts android-key
     signer_digests = ["<SHA-256 in hex>"]
+    [apps.android.play_integrity]                # and, if it is there, Play Integrity's verdict with each of them:
+    device_verdicts = ["MEETS_STRONG_INTEGRITY"] # require_licensed, max_age; service_account_file if not google_play's
     [apps.apple]                                 # accepts apple-app-attest
     app_id = "1234567890.com.example.app"
     [apps.development]                           # accepts development attestations; not in production
@@ -58,6 +60,8 @@ MAX_CONFIG_SIZE = 1 << 20
 _T = TypeVar("_T")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _DAY = 86400
+# What a token says of a phone. Other labels are of emulators and other devices, which have no Android key.
+_DEVICE_VERDICTS = frozenset({"MEETS_BASIC_INTEGRITY", "MEETS_DEVICE_INTEGRITY", "MEETS_STRONG_INTEGRITY"})
 
 
 @dataclass(frozen=True)
@@ -173,6 +177,20 @@ class AttestationConfig:
 
 
 @dataclass(frozen=True)
+class PlayIntegritySettings:
+    """What Play Integrity has to say beside an Android key (`PlayIntegrityPolicy`); `max_age` in seconds.
+
+    `base_url` is for development.
+    """
+
+    service_account_file: Path
+    device_verdicts: tuple[str, ...] = ("MEETS_DEVICE_INTEGRITY",)
+    require_licensed: bool = False
+    max_age: int = 600
+    base_url: str | None = None
+
+
+@dataclass(frozen=True)
 class AndroidConfig:
     """What an Android key has to show (`AndroidKeyPolicy`); `roots` replace Google's, outside production."""
 
@@ -184,6 +202,7 @@ class AndroidConfig:
     minimum_boot_patch: int | None = None
     newest_attestation_version: int = 500
     roots: tuple[Path, ...] = ()
+    play_integrity: PlayIntegritySettings | None = None
 
 
 @dataclass(frozen=True)
@@ -266,6 +285,15 @@ class AppConfig:
             Format.DEVELOPMENT: self.development_roots,
         }
         return frozenset(kind for kind, settings in allowed.items() if settings)
+
+    @property
+    def asks(self) -> bool:
+        """Whether a request of this app can wait for a store, or for Play Integrity."""
+        return bool(
+            self.google_play
+            or (self.app_store and self.app_store.api)
+            or (self.android and self.android.play_integrity)
+        )
 
     def purchase_app(self, provider: str) -> str:
         """What the provider calls this app."""
@@ -584,6 +612,34 @@ def _http(table: _Table) -> HttpConfig:
 def _app(table: _Table, environment: Environment) -> AppConfig:
     name = table.identifier("id")
 
+    def google_play(own: _Table) -> GooglePlaySettings | None:
+        settings = GooglePlaySettings(
+            package=own.optional_text("package") or name,
+            service_account_file=own.path("service_account_file"),
+            base_url=own.optional_text("base_url"),
+            notice_audience=own.optional_text("notice_audience"),
+            notice_sender=own.optional_text("notice_sender"),
+            notice_keys_url=own.optional_text("notice_keys_url"),
+        )
+        if (settings.notice_audience is None) != (settings.notice_sender is None):
+            raise own.refuse("notice_sender", "notice_audience and notice_sender belong together")
+        return settings
+
+    play = table.read("google_play", google_play, None)
+
+    def play_integrity(own: _Table) -> PlayIntegritySettings | None:
+        labels = own.texts("device_verdicts")
+        if not _DEVICE_VERDICTS.issuperset(labels):
+            raise own.refuse("device_verdicts", f"a list of {', '.join(sorted(_DEVICE_VERDICTS))} belongs here")
+        file = own.optional_path("service_account_file") or (play.service_account_file if play else None)
+        return PlayIntegritySettings(
+            service_account_file=own.needed("service_account_file", file),
+            device_verdicts=labels or PlayIntegritySettings.device_verdicts,
+            require_licensed=own.flag("require_licensed", False),
+            max_age=own.integer("max_age", 60, _DAY, 600),
+            base_url=own.optional_text("base_url"),
+        )
+
     def android(own: _Table) -> AndroidConfig | None:
         return AndroidConfig(
             package=own.optional_text("package") or name,
@@ -594,6 +650,7 @@ def _app(table: _Table, environment: Environment) -> AppConfig:
             minimum_boot_patch=own.optional_integer("minimum_boot_patch", 200001, 999912),
             newest_attestation_version=own.integer("newest_attestation_version", 1, 100_000, 500),
             roots=own.paths("roots"),
+            play_integrity=own.read("play_integrity", play_integrity, None),
         )
 
     def apple(own: _Table) -> AppleConfig | None:
@@ -618,19 +675,6 @@ def _app(table: _Table, environment: Environment) -> AppConfig:
             api=own.read("api", _app_store_api, None),
         )
 
-    def google_play(own: _Table) -> GooglePlaySettings | None:
-        settings = GooglePlaySettings(
-            package=own.optional_text("package") or name,
-            service_account_file=own.path("service_account_file"),
-            base_url=own.optional_text("base_url"),
-            notice_audience=own.optional_text("notice_audience"),
-            notice_sender=own.optional_text("notice_sender"),
-            notice_keys_url=own.optional_text("notice_keys_url"),
-        )
-        if (settings.notice_audience is None) != (settings.notice_sender is None):
-            raise own.refuse("notice_sender", "notice_audience and notice_sender belong together")
-        return settings
-
     def grant(own: _Table) -> GrantSettings | None:
         return GrantSettings(
             issuer=own.identifier("issuer"),
@@ -644,7 +688,7 @@ def _app(table: _Table, environment: Environment) -> AppConfig:
         apple=table.read("apple", apple, None),
         development_roots=table.read("development", lambda own: own.paths("roots"), ()),
         app_store=table.read("app_store", app_store, None),
-        google_play=table.read("google_play", google_play, None),
+        google_play=play,
         grant=table.read("grant", grant, None),
     )
 

@@ -412,9 +412,10 @@ class UnlockService:
         evidence = request.evidence
         match evidence:
             case AndroidKeyEvidence() if app.android is not None:
+                digest = attested.digest(Format.ANDROID_KEY)
                 verdict: Verdict[Any] = verify_android_key(
                     evidence,
-                    challenge=attested.digest(Format.ANDROID_KEY),
+                    challenge=digest,
                     device_key=request.device_key,
                     policy=app.android,
                     anchors=app.android_roots,
@@ -422,6 +423,12 @@ class UnlockService:
                     now=_moment(now),
                 )
                 _accepted(verdict)
+                if app.play_integrity is not None:
+                    # Last: only a genuine key may cost a query, of which Google allows so many a day.
+                    verdict = app.play_integrity.verify(
+                        evidence.integrity_token, request_digest=digest, now=_moment(now)
+                    )
+                    _accepted(verdict)
                 serials = [f"{certificate.serial:x}" for certificate in parse_chain(evidence.chain)]
                 return _Proof(Format.ANDROID_KEY, chain_serials=json.dumps(serials))
             case AppAttestEvidence() if app.apple is not None:

@@ -112,9 +112,9 @@ def create_app(
     `run` serves those of all processes on a port of its own. Raises ConfigError when stores are to be asked without threads.
     """
     http = config.http
-    stores = [name for name, app in config.apps.items() if app.google_play or (app.app_store and app.app_store.api)]
-    if http.threads == 0 and stores:
-        raise ConfigError(f"http.threads: 0 is for services that ask no store, and {stores[0]} has one to ask")
+    asking = [name for name, app in config.apps.items() if app.asks]
+    if http.threads == 0 and asking:
+        raise ConfigError(f"http.threads: 0 is for services that ask no store, and {asking[0]} has one to ask")
     log = log or Log()
     metrics = metrics or Metrics(openapi.ROUTES, PROBLEMS)
     limiter = limiter or make_limiter(config)

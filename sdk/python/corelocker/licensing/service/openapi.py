@@ -342,7 +342,14 @@ _ATTESTATIONS: _Json = {
                 "items": _bytes(6000, "A certificate, DER"),
                 "description": "`KeyStore.getCertificateChain()`, the device key's certificate first",
             },
-        }
+        },
+        {
+            "integrity_token": _text(
+                "Play Integrity's token, where the service asks for one; its `requestHash` or `nonce` is the base64url "
+                "of the key's attestation challenge",
+                8192,
+            )
+        },
     ),
     "AppAttestation": _object(
         {

@@ -23,6 +23,7 @@ from corelocker.licensing.attestation.android_key import AndroidKeyPolicy
 from corelocker.licensing.attestation.apple_app_attest import AppAttestPolicy
 from corelocker.licensing.attestation.certificates import TrustAnchors
 from corelocker.licensing.attestation.key_description import SecurityLevel
+from corelocker.licensing.attestation.play_integrity import PlayIntegrityPolicy
 from corelocker.licensing.attestation.revocation import RevocationList
 from corelocker.licensing.purchases._http import fetch, refuse_failure
 from corelocker.licensing.purchases.app_store import (
@@ -34,6 +35,7 @@ from corelocker.licensing.purchases.app_store import (
 from corelocker.licensing.purchases.google_play import (
     API_URL,
     CERTIFICATES_URL,
+    GoogleApi,
     GoogleKeys,
     GooglePlay,
     GooglePlayConfig,
@@ -41,7 +43,9 @@ from corelocker.licensing.purchases.google_play import (
     credentials_of,
 )
 from corelocker.licensing.purchases.grant import GrantConfig
-from corelocker.licensing.service.config import AppConfig, AttestationConfig, ServiceConfig
+from corelocker.licensing.service import play_integrity
+from corelocker.licensing.service.config import AndroidConfig, AppConfig, AttestationConfig, ServiceConfig
+from corelocker.licensing.service.play_integrity import PlayIntegrity
 from corelocker.licensing.tokens import TrustedKeys
 
 _T = TypeVar("_T")
@@ -55,6 +59,7 @@ class AppVerifiers:
     config: AppConfig
     android: AndroidKeyPolicy | None
     android_roots: TrustAnchors
+    play_integrity: PlayIntegrity | None
     apple: AppAttestPolicy | None
     apple_roots: TrustAnchors
     development_roots: TrustAnchors
@@ -99,6 +104,7 @@ def try_verifiers(
         android_roots=attempt(
             lambda: _roots(config, app.android.roots if app.android else (), GOOGLE_ROOTS), GOOGLE_ROOTS
         ),
+        play_integrity=attempt(lambda: _play_integrity(config, app), None),
         apple=attempt(lambda: _apple(config, app), None),
         apple_roots=attempt(lambda: _roots(config, app.apple.roots if app.apple else (), APPLE_ROOTS), APPLE_ROOTS),
         development_roots=attempt(lambda: _development_roots(config, app), TrustAnchors(())),
@@ -115,13 +121,9 @@ def _android(config: ServiceConfig, app: AppConfig) -> AndroidKeyPolicy | None:
     settings = app.android
     if settings is None:
         return None
-    try:
-        digests = frozenset(bytes.fromhex(digest.replace(":", "")) for digest in settings.signer_digests)
-    except ValueError:
-        raise ConfigError("android.signer_digests: SHA-256 digests in hexadecimal belong here") from None
     return AndroidKeyPolicy(
         package=settings.package,
-        signer_digests=digests,
+        signer_digests=_signer_digests(settings),
         minimum_security_level=SecurityLevel.STRONGBOX if settings.strongbox else SecurityLevel.TRUSTED_ENVIRONMENT,
         minimum_os_patch=settings.minimum_os_patch,
         minimum_vendor_patch=settings.minimum_vendor_patch,
@@ -129,6 +131,32 @@ def _android(config: ServiceConfig, app: AppConfig) -> AndroidKeyPolicy | None:
         newest_attestation_version=settings.newest_attestation_version,
         max_revocation_age=timedelta(seconds=config.attestation.revocation_max_age),
     )
+
+
+def _signer_digests(settings: AndroidConfig) -> frozenset[bytes]:
+    try:
+        return frozenset(bytes.fromhex(digest.replace(":", "")) for digest in settings.signer_digests)
+    except ValueError:
+        raise ConfigError("android.signer_digests: SHA-256 digests in hexadecimal belong here") from None
+
+
+def _play_integrity(config: ServiceConfig, app: AppConfig) -> PlayIntegrity | None:
+    if app.android is None or app.android.play_integrity is None:
+        return None
+    settings = app.android.play_integrity
+    if config.environment == "production" and settings.base_url not in (None, play_integrity.API_URL):
+        raise ConfigError("android.play_integrity.base_url: in production Google is asked at its own address")
+    policy = PlayIntegrityPolicy(
+        package=app.android.package,
+        certificate_digests=_signer_digests(app.android),
+        environment=config.environment,
+        device_verdicts=frozenset(settings.device_verdicts),
+        require_licensed=settings.require_licensed,
+        max_age=timedelta(seconds=settings.max_age),
+    )
+    account = _service_account("android.play_integrity", settings.service_account_file)
+    api = GoogleApi(credentials_of(account, play_integrity.SCOPE), timeout=10.0)
+    return PlayIntegrity(policy, api, settings.base_url or play_integrity.API_URL)
 
 
 def _apple(config: ServiceConfig, app: AppConfig) -> AppAttestPolicy | None:
@@ -195,14 +223,18 @@ def _google_play(config: ServiceConfig, app: AppConfig) -> GooglePlay | None:
         return None
     if config.environment == "production" and settings.base_url not in (None, API_URL):
         raise ConfigError("google_play.base_url: in production Google Play is asked at Google's address")
+    made = GooglePlayConfig(config.environment, settings.package, settings.base_url or API_URL)
+    return GooglePlay(made, credentials_of(_service_account("google_play", settings.service_account_file)))
+
+
+def _service_account(table: str, file: Path) -> dict[str, str]:
     try:
-        account = json.loads(_text(settings.service_account_file))
+        account = json.loads(_text(file))
     except (ValueError, RecursionError):
         account = None
     if not isinstance(account, dict):
-        raise ConfigError(f"google_play.service_account_file: {settings.service_account_file} is not a JSON key file")
-    made = GooglePlayConfig(config.environment, settings.package, settings.base_url or API_URL)
-    return GooglePlay(made, credentials_of(account))
+        raise ConfigError(f"{table}.service_account_file: {file} is not a JSON key file")
+    return account
 
 
 def _play_notices(config: ServiceConfig, app: AppConfig) -> PlayNotices | None:
