@@ -3,8 +3,9 @@
 A key that makes the model collapse can be tiny and is then tuned back in minutes: almost everything the network has learned is
 still in the file. What an attacker can use is a layer together with the layer that reads it. So the layers that are locked cover
 the network: of two that follow each other, at least one, and of all such choices the one with the fewest bytes. Layers that work
-beside each other (the branches of a block, a shortcut, queries and keys and values) do not follow each other. Where the file has a
-graph, it tells who follows whom, through residuals and concatenations too; where it has none, the layers' names do.
+beside each other (the branches of a block, a shortcut) do not follow each other; queries and keys only weigh what values pass on,
+and the output layer is learned anew by whoever has labels. Where the file has a graph, it tells who follows whom, through residuals
+and concatenations too; where it has none, the layers' names do.
 Small layers, most of them early, are locked whole but for one channel; large ones up to the same number of bytes each, such that
 the budget is met. Measured against other choices in docs/audit.md.
 """
@@ -22,6 +23,7 @@ from corelocker.artifacts import Artifact
 from corelocker.locking.groups import group_layers
 
 HARDENED_SHARE = 0.25  # of the weights' bytes
+LATER = 0.02
 MOST_CHOICES = 4096  # kept while a cover is sought; blocks with residuals or concatenations need about ten
 # Names of modules, or of parameters, that work beside their siblings of the same kind.
 BESIDE: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
@@ -34,6 +36,9 @@ BESIDE: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ("recurrent", r"weight_(ih|hh)_l\d+(_reverse)?"),
     )
 )
+VALUES = re.compile(
+    r"(?:v(_?proj)?|value|to_v|wv)$", re.IGNORECASE
+)  # what queries and keys weigh; they themselves pass nothing on
 SHORTCUT = re.compile(r"(?:down_?sample|(conv_)?short_?cut|skip)$", re.IGNORECASE)  # beside all before it in its block
 
 
@@ -71,19 +76,23 @@ def readers(artifacts: Sequence[Artifact]) -> dict[str, set[str]]:
 def cover(
     layers: Sequence[LayerSize], readers: Mapping[str, Collection[str]] = MappingProxyType({})
 ) -> list[LayerSize]:
-    """The layers of the cheapest choice that holds at least one of every two that follow each other, in order.
+    """The layers of the cheapest choice that holds at least one of every two that follow each other, but for the last layer.
+
+    Of choices that cost about the same it is the one with the earlier layers. What makes features is learned anew with more
+    effort than what reads them.
 
     Args:
         layers: in the order of execution.
         readers: layer -> the layers that follow it. Behind those that it does not name comes what their names tell.
     """
     later = _later(layers, readers)
+    costs = prices(layers)
     # A choice for the layers so far leaves some later ones no choice. Of those that leave the same, the cheapest goes on.
     choices: dict[frozenset[int], tuple[float, tuple[int, ...]]] = {frozenset(): (0, ())}
-    for place, layer in enumerate(layers):
+    for place in range(len(layers)):
         found: dict[frozenset[int], tuple[float, tuple[int, ...]]] = {}
         for forced, (cost, taken) in choices.items():
-            after = [(forced - {place}, (cost + layer.size, (*taken, place)))]
+            after = [(forced - {place}, (cost + costs[place], (*taken, place)))]
             if place not in forced:
                 after.append((forced | later[place], (cost, taken)))
             for key, choice in after:
@@ -91,6 +100,12 @@ def cover(
                     found[key] = choice
         choices = dict(sorted(found.items(), key=lambda item: item[1][0])[:MOST_CHOICES])
     return [layers[place] for place in min(choices.values(), key=lambda choice: choice[0])[1]]
+
+
+def prices(layers: Sequence[LayerSize]) -> list[float]:
+    """What a cover pays for each layer: its bytes, and LATER of the mean layer's for every layer before it."""
+    mean = sum(layer.size for layer in layers) / max(1, len(layers))
+    return [layer.size + LATER * mean * place for place, layer in enumerate(layers)]
 
 
 def _later(layers: Sequence[LayerSize], readers: Mapping[str, Collection[str]]) -> list[frozenset[int]]:
@@ -104,7 +119,8 @@ def _later(layers: Sequence[LayerSize], readers: Mapping[str, Collection[str]]) 
         pairs |= {(places[name], places[c]) for c in consumers if name in places and c in places}
     later: list[set[int]] = [set() for _ in layers]
     for a, b in pairs:
-        if a != b:
+        # Whoever has labels learns the output layer anew at once; what it reads needs no cover.
+        if a != b and max(a, b) != len(layers) - 1:
             later[min(a, b)].add(max(a, b))
     return [frozenset(found) for found in later]
 
@@ -114,7 +130,10 @@ def _by_names(layers: Sequence[tuple[Sequence[str], int]]) -> Part:
     done: Part = ([], [], set())
     for kind, group in itertools.groupby(layers, key=lambda layer: _kind(layer[0])):
         parts = []
-        for _, part in itertools.groupby(group, key=lambda layer: layer[0][:1]):
+        members = list(group)
+        if kind == "attention" and any(VALUES.match(path[0]) for path, _ in members):
+            members = [member for member in members if VALUES.match(member[0][0])]
+        for _, part in itertools.groupby(members, key=lambda layer: layer[0][:1]):
             inner = [(path[1:], place) for path, place in part]
             places = [place for _, place in inner]
             if any(path for path, _ in inner):
