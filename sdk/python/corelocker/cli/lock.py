@@ -95,8 +95,8 @@ InputStatistics = Annotated[
 PresetOption = Annotated[
     Literal["minimal", "balanced", "hardened"] | None,
     typer.Option(
-        help="minimal: fewest bytes. balanced: a tenth of every layer. hardened: withstands fine-tuning; not shown for "
-        "language models."
+        help="minimal: fewest bytes. balanced: a tenth of every layer. hardened: withstands fine-tuning; little "
+        "is known for language models."
     ),
 ]
 Seed = Annotated[

@@ -59,8 +59,8 @@ def doubt(name: PresetName, artifacts: Sequence[Artifact]) -> str | None:
     if name != "hardened" or not tables:
         return None
     return (
-        f"{', '.join(sorted(tables))}: hardened is not shown to withstand fine-tuning for models with embeddings; a small "
-        "language model locked like this came back further than the preset allows. Measure yours with corelocker audit"
+        f"{', '.join(sorted(tables))}: of models with embeddings, hardened was shown to withstand fine-tuning on one small "
+        "language model only. Measure yours with corelocker audit"
     )
 
 
