@@ -227,6 +227,19 @@ def test_outputs_are_never_overwritten_by_chance(shell: Shell) -> None:
     )
 
 
+def test_wrong_options_are_told_before_a_passphrase_is_asked_for(shell: Shell) -> None:
+    """No passphrase and no terminal: opening the keystore first would end in another error."""
+    shell("keystore", "init", "asks.json")
+    done = subprocess.run(
+        [sys.executable, "-m", "corelocker", "lock", "a.safetensors", "--out", "x", "--model-id", "m",
+         "--model-version", "3", "--tiers", "full=1", "--keystore", "asks.json"],
+        cwd=shell.folder, capture_output=True, text=True, stdin=subprocess.DEVNULL, start_new_session=True,
+        env={name: value for name, value in os.environ.items() if not name.startswith("CORELOCKER")},
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert "tiers" in done.stderr.lower()
+
+
 def test_a_full_disk_leaves_nothing(shell: Shell) -> None:
     """A limit on file size fails writes as a full disk does."""
     before = sorted(p.name for p in shell.folder.iterdir())

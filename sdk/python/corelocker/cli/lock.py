@@ -173,19 +173,18 @@ def lock(
     Example: corelocker lock A.pte --preset minimal --model shop.models:classifier --out dist --model-id scanner
     --model-version 3
     """
-    with (
-        FileDigests(path for path in artifacts if path.is_file()) as originals,
-        keystore_beside(keystore, passphrase_file) as store,
-    ):
+    with FileDigests(path for path in artifacts if path.is_file()) as originals:
         from corelocker.locking.plan import parse_tiers
 
+        # What is wrong with the options is said before anybody is asked for a passphrase.
         options = LockOptions(
             None if tiers is None else parse_tiers(tiers), criterion, scope, fill, consumers, include_io,
             tuple(exclude or ()), source, seed, plan, save_plan, model, input_stats, preset,
         )  # fmt: skip
-        publication, chosen = lock_files(
-            artifacts, out, options, model_id, model_version, store, originals, force=force, quiet=json
-        )
+        with keystore_beside(keystore, passphrase_file) as store:
+            publication, chosen = lock_files(
+                artifacts, out, options, model_id, model_version, store, originals, force=force, quiet=json
+            )
     report(document(publication, chosen), as_json=json)
 
 

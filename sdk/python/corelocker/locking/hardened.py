@@ -23,7 +23,7 @@ from corelocker.artifacts import Artifact
 from corelocker.locking.groups import group_layers
 
 HARDENED_SHARE = 0.25  # of the weights' bytes
-LATER = 0.02
+LATER = 0.02  # of the mean layer's bytes: what a layer costs more in a cover for each layer before it
 MOST_CHOICES = 4096  # kept while a cover is sought; blocks with residuals or concatenations need about ten
 # Names of modules, or of parameters, that work beside their siblings of the same kind.
 BESIDE: tuple[tuple[str, re.Pattern[str]], ...] = tuple(

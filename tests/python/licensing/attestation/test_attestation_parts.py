@@ -34,6 +34,7 @@ from attestation_forge import (
 )
 from corelocker.errors import ConfigError
 from corelocker.licensing.attestation import (
+    MAX_INTEGRITY_TOKEN,
     DevelopmentEvidence,
     EvidenceError,
     Reason,
@@ -447,7 +448,7 @@ def test_evidence_survives_its_json() -> None:
 
 
 def test_an_integrity_token_beside_the_chain() -> None:
-    token = "~ e" + "y" * (16384 - 3)
+    token = "~ e" + "y" * (MAX_INTEGRITY_TOKEN - 4)
     vector = {"format": "android-key", "chain": ["AAAA"], "integrity_token": token}
     evidence = evidence_from_json(vector)
     assert evidence_to_json(evidence) == vector
@@ -464,7 +465,7 @@ def test_an_integrity_token_beside_the_chain() -> None:
         {"format": "android-key", "chain": ["AAAA"], "integrity_token": "x", "more": 1},
         *(
             {"format": "android-key", "chain": ["AAAA"], "integrity_token": token}
-            for token in (None, "", 5, b"x", "ä", "a\nb", "\x7f", "\ud800", "x" * 16385)
+            for token in (None, "", 5, b"x", "ä", "a\nb", "\x7f", "\ud800", "x" * (MAX_INTEGRITY_TOKEN + 1))
         ),
         {"format": "android-key", "integrity_token": "x"},
         {"format": "android-key", "chain": [5]},

@@ -32,7 +32,7 @@ from corelocker.licensing.errors import AttestationError
 MAX_CHAIN = 6
 MAX_CERTIFICATE = 16 << 10
 MAX_OBJECT = 64 << 10
-MAX_INTEGRITY_TOKEN = 16 << 10
+MAX_INTEGRITY_TOKEN = 8 << 10
 
 
 class Format(StrEnum):

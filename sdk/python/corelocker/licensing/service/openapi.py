@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from corelocker import __version__
+from corelocker.licensing.attestation import MAX_INTEGRITY_TOKEN
 from corelocker.licensing.service.problems import PREFIX, PROBLEM_TYPE, PROBLEMS
 
 ROUTES = ("challenges", "licenses", "renew", "app-store", "google-play", "healthz", "readyz", "openapi", "other")
@@ -347,7 +348,7 @@ _ATTESTATIONS: _Json = {
             "integrity_token": _text(
                 "Play Integrity's token, where the service asks for one; its `requestHash` or `nonce` is the base64url "
                 "of the key's attestation challenge",
-                8192,
+                MAX_INTEGRITY_TOKEN,
             )
         },
     ),
