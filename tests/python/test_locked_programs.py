@@ -11,8 +11,9 @@ from corelocker.artifacts import Artifact, open_artifact
 from corelocker.bundle.clkey import KeyBundle
 from corelocker.bundle.content_keys import new_content_key
 from corelocker.locking.criteria import score
-from corelocker.locking.plan import make_plan, parse_tiers
+from corelocker.locking.plan import make_plan
 from corelocker.locking.publish import publish
+from corelocker.locking.tiers import parse_tiers
 from corelocker.runtime.restored import restore
 from cryptography.hazmat.primitives.asymmetric import ec
 from models import lowering

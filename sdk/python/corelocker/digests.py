@@ -6,9 +6,11 @@ Imports little, so that hashing can begin before what takes longer to import.
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 from corelocker.errors import FileAccessError
@@ -20,6 +22,21 @@ Stamp = tuple[int, int, int, int]
 def file_stamp(status: os.stat_result) -> Stamp:
     """What changes when another file takes a name, or somebody writes to the one that has it."""
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def read_buffer(size: int) -> memoryview:
+    """Memory of `size` bytes to read a file into, at the start of a page.
+
+    What malloc gives for it begins 16 bytes into a page, and some processors (an AMD EPYC, measured) copy a page of the page cache
+    to such a place at a fifth of the speed: modulo 4096, what they are to read looks like what they have just written.
+    """
+    if not hasattr(mmap, "MAP_ANONYMOUS"):  # Windows
+        return memoryview(mmap.mmap(-1, size))
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # a kernel without large pages
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return memoryview(memory)
 
 
 class FileDigests:
@@ -52,7 +69,7 @@ class FileDigests:
         return digest
 
     def _digest(self, path: Path) -> tuple[bytes, Stamp]:
-        sha256, block = hashlib.sha256(), memoryview(bytearray(BLOCK))
+        sha256, block = hashlib.sha256(), read_buffer(BLOCK)
         with path.open("rb", buffering=0) as file:
             stamp = file_stamp(os.fstat(file.fileno()))
             while not self._stopped and (size := file.readinto(block)):

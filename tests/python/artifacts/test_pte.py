@@ -25,7 +25,8 @@ from corelocker.errors import (
 from corelocker.files import MappedFile
 from corelocker.locking.criteria import score
 from corelocker.locking.lock import lock_artifacts, write_locked_file
-from corelocker.locking.plan import make_plan, parse_tiers
+from corelocker.locking.plan import make_plan
+from corelocker.locking.tiers import parse_tiers
 from models import nets, reference
 from models.lowering import GROUP, built, exported, innermost, run
 from support import calls

@@ -17,7 +17,8 @@ from corelocker.audit.sensitivity import Collapse, SensitivityScorer, _fold, _ou
 from corelocker.audit.synthetic import InputStats, flat_output, synthesize
 from corelocker.errors import ConfigError, CriterionError
 from corelocker.locking.criteria import random_scores
-from corelocker.locking.plan import make_plan, parse_tiers
+from corelocker.locking.plan import make_plan
+from corelocker.locking.tiers import parse_tiers
 from torch import nn
 
 EXAMPLE = (torch.zeros(1, 1, 8, 8),)

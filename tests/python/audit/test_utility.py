@@ -27,7 +27,8 @@ from corelocker.errors import ConfigError, CoreLockerError, FileAccessError
 from corelocker.export import ExportTarget, export_target
 from corelocker.export.source import capture
 from corelocker.locking.criteria import l1
-from corelocker.locking.plan import make_plan, parse_tiers
+from corelocker.locking.plan import make_plan
+from corelocker.locking.tiers import parse_tiers
 from torch import nn
 
 

@@ -10,9 +10,10 @@ from corelocker.artifacts import Artifact, WeightTensor, open_artifact
 from corelocker.artifacts.elements import INT8
 from corelocker.errors import CoreLockerError
 from corelocker.locking.criteria import score
-from corelocker.locking.fill import Balance, Turn, fill_group
+from corelocker.locking.fill import WIDE, Balance, Turn, _permuted, fill_group
 from corelocker.locking.lock import lock_artifacts
-from corelocker.locking.plan import Plan, make_plan, parse_tiers
+from corelocker.locking.plan import Plan, make_plan
+from corelocker.locking.tiers import parse_tiers
 from support import Builder, detection, float_layer, quantized_layer, trained_like, write_safetensors
 
 
@@ -242,3 +243,15 @@ def test_every_channel_of_a_depthwise_layer_locked_is_an_error(tmp_path: Path, f
     plan.consumers = True
     with pytest.raises(CoreLockerError, match="dw: every channel"):
         lock_artifacts([artifact], plan)
+
+
+@pytest.mark.parametrize("elements", [27, WIDE - 1, WIDE, 2304])
+def test_every_row_gets_an_order_of_its_own(elements: int) -> None:
+    rows = np.tile(np.arange(elements, dtype=np.float32), (16, 1))
+    permuted = _permuted(rows, np.random.default_rng(3))
+    assert (np.sort(permuted, axis=1) == rows).all()
+    assert len({row.tobytes() for row in permuted}) == len(rows)
+    # Nothing stays where it was more often than chance has it, and no two rows agree in more than a few places.
+    assert (permuted == rows).mean() < 0.08
+    alike = (permuted[:, None] == permuted[None]).mean(axis=2) - np.eye(len(rows))
+    assert alike.max() < 0.3

@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 from corelocker.artifacts import Artifact
 from corelocker.artifacts.detect import open_artifacts
-from corelocker.locking.hardened import HARDENED_SHARE, LayerSize, cover, hardened_channels, prices, readers
+from corelocker.locking.hardened import HARDENED_SHARE, cover, hardened_channels, prices, readers
+from corelocker.locking.plan import LayerSize
 from corelocker.locking.presets import PresetName, doubt
 from hypothesis import given
 from hypothesis import strategies as st

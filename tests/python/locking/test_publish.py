@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 from itertools import chain
 from pathlib import Path
 from uuid import uuid4
@@ -12,11 +13,12 @@ import pytest
 from corelocker.artifacts import Artifact, Edge, Identity, open_artifact
 from corelocker.bundle.clkey import KeyBundle
 from corelocker.bundle.content_keys import new_content_key, tier_keys
-from corelocker.digests import FileDigests, file_stamp
+from corelocker.digests import FileDigests, file_stamp, read_buffer
 from corelocker.errors import FileAccessError, OutputExistsError
 from corelocker.locking.criteria import score
-from corelocker.locking.plan import make_plan, parse_tiers
+from corelocker.locking.plan import make_plan
 from corelocker.locking.publish import Publication, publish
+from corelocker.locking.tiers import parse_tiers
 from corelocker.runtime.restored import RestoredFile, restore
 from cryptography.hazmat.primitives.asymmetric import ec
 from support import Builder, float_layer, quantized_layer, trained_like, write_safetensors
@@ -59,6 +61,15 @@ def test_originals_are_hashed_from_the_start_and_no_longer_than_needed(checkpoin
     # Ended: nothing is computed any more, and the thread is gone.
     with pytest.raises(RuntimeError):
         stopped._pool.submit(int)
+
+
+@pytest.mark.parametrize("size", [1, 4096, 4 << 20])
+def test_what_files_are_read_into_begins_a_page(size: int) -> None:
+    buffer = np.frombuffer(read_buffer(size), np.uint8)
+    assert buffer.size == size
+    assert buffer.flags.writeable
+    assert not buffer.any()
+    assert buffer.ctypes.data % mmap.PAGESIZE == 0
 
 
 @pytest.mark.parametrize("hashed_first", [True, False])

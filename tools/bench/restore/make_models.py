@@ -20,8 +20,9 @@ from corelocker.artifacts import Artifact, open_artifact
 from corelocker.bundle.clkey import KeyBundle
 from corelocker.bundle.content_keys import new_content_key, tier_keys
 from corelocker.locking.criteria import score
-from corelocker.locking.plan import Plan, make_plan, parse_tiers
+from corelocker.locking.plan import Plan, make_plan
 from corelocker.locking.publish import publish
+from corelocker.locking.tiers import parse_tiers
 from cryptography.hazmat.primitives.asymmetric import ec
 from torch import nn
 

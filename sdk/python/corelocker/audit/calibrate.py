@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from corelocker.errors import ConfigError, TierError
-from corelocker.locking.plan import NAME
+from corelocker.locking.tiers import NAME
 
 
 @dataclass(frozen=True)

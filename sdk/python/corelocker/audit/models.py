@@ -22,7 +22,8 @@ from corelocker.audit.utility import Coverage, TierBytes, layer_maps, states_of_
 from corelocker.errors import CriterionError, LockingError
 from corelocker.locking.criteria import Scores, check_criterion, score
 from corelocker.locking.groups import group_layers
-from corelocker.locking.plan import Fill, Plan, Scope, Tier, TierMap, check_tiers, make_plan, parse_tiers
+from corelocker.locking.plan import Fill, Plan, Scope, TierMap, make_plan
+from corelocker.locking.tiers import Tier, check_tiers, parse_tiers
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

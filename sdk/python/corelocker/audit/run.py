@@ -42,7 +42,8 @@ from corelocker.audit.utility import (
 from corelocker.errors import ConfigError, LockingError
 from corelocker.locking.criteria import Criterion, Scores, check_criterion, l1, score
 from corelocker.locking.groups import Member, group_layers
-from corelocker.locking.plan import Fill, Plan, Scope, Tier, Together, make_plan, parse_tiers
+from corelocker.locking.plan import Fill, Plan, Scope, Together, make_plan
+from corelocker.locking.tiers import Tier, parse_tiers
 from corelocker.runs import Run
 
 if TYPE_CHECKING:

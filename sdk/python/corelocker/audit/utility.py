@@ -25,7 +25,8 @@ from corelocker.errors import ConfigError, FileAccessError, LockingError
 from corelocker.files import write_atomically
 from corelocker.locking.criteria import Criterion, Scores
 from corelocker.locking.lock import LockedArtifact, LockedFile, lock_artifacts
-from corelocker.locking.plan import Fill, Plan, Scope, Tier, make_plan
+from corelocker.locking.plan import Fill, Plan, Scope, make_plan
+from corelocker.locking.tiers import Tier
 from corelocker.runs import Run
 
 if TYPE_CHECKING:

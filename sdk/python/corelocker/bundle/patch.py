@@ -89,7 +89,7 @@ class Patch:
         return cls(table, memoryview(payload), end)
 
     @staticmethod
-    def gather(table: Table, pieces: Iterable[Data], file_size: int) -> bytearray:
+    def gather(table: Table, pieces: Iterable[Data], file_size: int) -> memoryview:
         """The encoded patch of the runs `table` (n,), ascending by offset; `pieces` are what it puts there, cut anywhere.
 
         Unlike `build` it takes the bytes part by part, so the file never has to be in memory, nor the patch twice. Raises a
@@ -98,14 +98,13 @@ class Patch:
         _check_runs(table, file_size)
         size = _total(table["length"].astype(np.uint64), table["count"].astype(np.uint64))
         start = _HEADER.size + table.nbytes
-        encoded = bytearray(start + size)
+        encoded = np.empty(start + size, np.uint8).data
         encoded[:start] = _HEADER.pack(MAGIC, len(table), 0, size) + table.tobytes()
-        view = memoryview(encoded)
         for piece in pieces:
             data = _bytes_of(piece)
             if start + len(data) > len(encoded):
                 raise PatchPayloadError(f"the pieces hold more than the {size} bytes that the runs take")
-            view[start : start + len(data)] = data
+            encoded[start : start + len(data)] = data
             start += len(data)
         if start < len(encoded):
             raise PatchPayloadError(f"the pieces hold {len(encoded) - start} bytes less than the runs take")

@@ -100,8 +100,8 @@ def audit(
     from corelocker.cli.lock import choose
     from corelocker.errors import FileAccessError, OutputExistsError
     from corelocker.files import write_atomically
-    from corelocker.locking.plan import parse_tiers
     from corelocker.locking.presets import preset as preset_of
+    from corelocker.locking.tiers import parse_tiers
 
     if out.exists() and not force:
         raise OutputExistsError(f"{out} exists already", hint="Choose another --out or pass --force")

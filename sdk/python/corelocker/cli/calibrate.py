@@ -73,7 +73,7 @@ def calibrate(
     from corelocker.audit.calibrate import parse_targets
     from corelocker.audit.data import load_data, load_metric
     from corelocker.audit.utility import Evaluator, Subject, states_of_plan
-    from corelocker.locking.plan import Tier, check_tiers
+    from corelocker.locking.tiers import Tier, check_tiers
 
     if out.exists() and not force:
         raise OutputExistsError(f"{out} exists already", hint="Choose another --out or pass --force")

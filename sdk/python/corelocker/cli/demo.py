@@ -102,7 +102,7 @@ def _run(root: Path, folder: Path, images: int, as_json: bool) -> dict[str, Any]
     from corelocker.bundle.keystore import Keystore
     from corelocker.cli.demo_unlock import unlocking
     from corelocker.cli.lock import LockOptions, lock_files
-    from corelocker.locking.plan import parse_tiers
+    from corelocker.locking.tiers import parse_tiers
 
     originals, dist = folder / "original", folder / "dist"
     originals.mkdir(exist_ok=True)

@@ -88,7 +88,7 @@ def export(
     Example: corelocker export --config corelocker.toml --out dist
     """
     from corelocker.export import ExportConfig, ExportTarget, parse_config
-    from corelocker.locking.plan import parse_tiers
+    from corelocker.locking.tiers import parse_tiers
 
     if (model is None) == (config is None):
         raise ConfigError("name either a model (package.module:factory or a .pt2 file) or --config, not both")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from corelocker.artifacts import Artifact
     from corelocker.audit.sensitivity import SensitivityScorer
     from corelocker.bundle.keystore import Keystore
-    from corelocker.locking.plan import Plan, Tier
+    from corelocker.locking.plan import LayerSize, Plan
     from corelocker.locking.publish import Publication
+    from corelocker.locking.tiers import Tier
 
 DEFAULT_TIERS = "free=0.05,full=0"
 
@@ -173,18 +174,20 @@ def lock(
     Example: corelocker lock A.pte --preset minimal --model shop.models:classifier --out dist --model-id scanner
     --model-version 3
     """
-    with FileDigests(path for path in artifacts if path.is_file()) as originals:
-        from corelocker.locking.plan import parse_tiers
+    from corelocker.locking.tiers import parse_tiers
 
-        # What is wrong with the options is said before anybody is asked for a passphrase.
-        options = LockOptions(
-            None if tiers is None else parse_tiers(tiers), criterion, scope, fill, consumers, include_io,
-            tuple(exclude or ()), source, seed, plan, save_plan, model, input_stats, preset,
-        )  # fmt: skip
-        with keystore_beside(keystore, passphrase_file) as store:
-            publication, chosen = lock_files(
-                artifacts, out, options, model_id, model_version, store, originals, force=force, quiet=json
-            )
+    # What is wrong with the options is said before anybody is asked for a passphrase.
+    options = LockOptions(
+        None if tiers is None else parse_tiers(tiers), criterion, scope, fill, consumers, include_io,
+        tuple(exclude or ()), source, seed, plan, save_plan, model, input_stats, preset,
+    )  # fmt: skip
+    with (
+        FileDigests(path for path in artifacts if path.is_file()) as originals,
+        keystore_beside(keystore, passphrase_file) as store,
+    ):
+        publication, chosen = lock_files(
+            artifacts, out, options, model_id, model_version, store, originals, force=force, quiet=json
+        )
     report(document(publication, chosen), as_json=json)
 
 
@@ -210,8 +213,9 @@ def lock_files(
     from corelocker.artifacts.detect import open_artifacts
     from corelocker.bundle.content_keys import new_content_key
     from corelocker.errors import OutputExistsError
-    from corelocker.locking.plan import NAME, Plan
+    from corelocker.locking.plan import Plan
     from corelocker.locking.publish import publish
+    from corelocker.locking.tiers import NAME
 
     if not NAME.fullmatch(model_id):
         raise ConfigError(f"model id {model_id!r} is not letters, digits, '.', '_' and '-' (at most 64)")
@@ -267,9 +271,9 @@ def choose(
     A preset that was not shown to keep its promise for such models is said on standard error.
     """
     from corelocker.locking.criteria import check_criterion, score
-    from corelocker.locking.hardened import hardened_channels, readers
-    from corelocker.locking.plan import Tier, make_plan, parse_tiers
+    from corelocker.locking.plan import make_plan
     from corelocker.locking.presets import doubt, preset
+    from corelocker.locking.tiers import Tier, parse_tiers
 
     chosen = preset(options.preset) if options.preset else None
     if options.preset and (words := doubt(options.preset, artifacts)):
@@ -306,9 +310,15 @@ def choose(
         consumers=options.consumers,
         include_io=options.include_io or (chosen is not None and chosen.include_io),
         exclude=options.exclude,
-        counts=None if share is None else lambda layers: hardened_channels(layers, share, readers(artifacts)),
+        counts=None if share is None else _spread(share, artifacts),
         progress=lambda done, total: show("rank", done, total),
     )
+
+
+def _spread(share: float, artifacts: Sequence[Artifact]) -> Callable[[Sequence[LayerSize]], Mapping[str, int]]:
+    from corelocker.locking.hardened import hardened_channels, readers
+
+    return lambda layers: hardened_channels(layers, share, readers(artifacts))
 
 
 def _sensitivity(

@@ -47,7 +47,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from corelocker.errors import ConfigError, FileAccessError
 
 if TYPE_CHECKING:
-    from corelocker.locking.plan import Tier
+    from corelocker.locking.tiers import Tier
 
 Format = Literal["executorch", "coreml"]
 Backend = Literal["portable", "xnnpack"]
@@ -226,7 +226,7 @@ def _parse(document: dict[str, Any], folder: Path) -> ExportConfig:
 
 
 def _lock(value: Any, folder: Path) -> LockOptions:
-    from corelocker.locking.plan import parse_tiers
+    from corelocker.locking.tiers import parse_tiers
 
     given = _table("[lock]", value, LOCK)
     if "tiers" in given:

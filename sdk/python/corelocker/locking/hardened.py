@@ -16,11 +16,11 @@ import itertools
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 
 from corelocker.artifacts import Artifact
 from corelocker.locking.groups import group_layers
+from corelocker.locking.plan import LayerSize
 
 HARDENED_SHARE = 0.25  # of the weights' bytes
 LATER = 0.02  # of the mean layer's bytes: what a layer costs more in a cover for each layer before it
@@ -40,15 +40,6 @@ VALUES = re.compile(
     r"(?:v(_?proj)?|value|to_v|wv)$", re.IGNORECASE
 )  # what queries and keys weigh; they themselves pass nothing on
 SHORTCUT = re.compile(r"(?:down_?sample|(conv_)?short_?cut|skip)$", re.IGNORECASE)  # beside all before it in its block
-
-
-@dataclass(frozen=True)
-class LayerSize:
-    """A layer in the order of execution: its name, channels, and bytes with all that belongs to its channels."""
-
-    name: str
-    channels: int
-    size: int
 
 
 Part = tuple[list[int], list[int], set[tuple[int, int]]]

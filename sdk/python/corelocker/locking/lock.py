@@ -20,7 +20,7 @@ import numpy as np
 from corelocker.artifacts import Artifact, Identity, Part
 from corelocker.artifacts.weights import SparsePart
 from corelocker.bundle.patch import Patch
-from corelocker.digests import BLOCK
+from corelocker.digests import BLOCK, read_buffer
 from corelocker.errors import FileAccessError, LockingError
 from corelocker.files import Bytes, MappedFile
 from corelocker.locking.consumers import ConsumerLocks, follow_consumers
@@ -124,7 +124,7 @@ class TierPatch:
         replaces, puts: SHA-256 of the bytes replaced and put in, in run order.
     """
 
-    encoded: bytearray = field(repr=False)
+    encoded: memoryview = field(repr=False)
     payload_size: int
     replaces: bytes
     puts: bytes
@@ -371,7 +371,7 @@ def write_locked_file(locked: LockedFile, target: Path, progress: Callable[[int]
 
 def _blocks(file: MappedFile, buffers: int) -> Iterator[tuple[int, Bytes]]:
     """The file in blocks that may be changed, each with its offset; a block is valid until `buffers` more are asked for."""
-    memory = [np.empty(min(BLOCK, len(file)), np.uint8) for _ in range(buffers)]
+    memory = [np.frombuffer(read_buffer(min(BLOCK, len(file))), np.uint8) for _ in range(buffers)]
     # Read, not mapped: threads that map and release pages contend for the address space.
     with file.path.open("rb", buffering=0) as source:
         for number, start in enumerate(range(0, len(file), BLOCK)):

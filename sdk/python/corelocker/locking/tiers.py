@@ -1,0 +1,52 @@
+"""Levels of utility, as a publisher names them. Imports little, so that wrong ones are told before anything else begins."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from corelocker.errors import TierError
+
+MAX_TIERS = 64
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True)
+class Tier:
+    """A named level of utility: `removed` is the fraction of channels that stays locked in it."""
+
+    name: str
+    removed: float
+
+
+def parse_tiers(text: str) -> tuple[Tier, ...]:
+    """`free=0.05,plus=0.01,full=0` to tiers. Raises TierError."""
+    tiers = []
+    for item in text.split(","):
+        name, equals, number = item.strip().partition("=")
+        try:
+            removed = float(number)
+        except ValueError:
+            removed = math.nan
+        if not equals or not NAME.fullmatch(name) or not 0 <= removed < 1:
+            raise TierError(f"tier {item.strip()!r} is not NAME=FRACTION with 0 <= FRACTION < 1")
+        tiers.append(Tier(name, removed))
+    return check_tiers(tiers)
+
+
+def check_tiers(tiers: Sequence[Tier]) -> tuple[Tier, ...]:
+    """Tiers are nested: each keeps less locked than the one before, the last nothing. Raises TierError."""
+    if not 2 <= len(tiers) <= MAX_TIERS:
+        raise TierError(
+            "needs at least two tiers: the one that ships and the full one", hint="For example free=0.05,full=0"
+        )
+    if len({t.name for t in tiers}) != len(tiers):
+        raise TierError("two tiers have the same name")
+    if tiers[-1].removed != 0:
+        raise TierError(f"the last tier must restore everything: {tiers[-1].name}=0")
+    if any(a.removed <= b.removed for a, b in pairwise(tiers)):
+        raise TierError("each tier must keep a smaller fraction locked than the one before it")
+    return tuple(tiers)
