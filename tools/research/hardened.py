@@ -34,13 +34,14 @@ from corelocker.audit.models import LockedModel, lock_model, open_state, plain_s
 from corelocker.audit.sensitivity import SensitivityScorer, rank  # noqa: E402
 from corelocker.audit.synthetic import synthesize  # noqa: E402
 from corelocker.audit.training import Recipe  # noqa: E402
-from corelocker.locking.hardened import LayerSize, hardened_channels  # noqa: E402
+from corelocker.locking.hardened import hardened_channels  # noqa: E402
+from corelocker.locking.plan import LayerSize  # noqa: E402
 from corelocker.locking.presets import PresetName, preset  # noqa: E402
 
-from tools.research.resnet_cifar import load, normalize  # noqa: E402
+from tools.research.resnet_cifar import BFLOAT16, load, normalize  # noqa: E402
 
 CHECKPOINTS = {"20": "resnet20-12fca82f.th", "32": "resnet32-d509ac18.th", "56": "resnet56-4bfd9763.th"}
-RECIPE = Recipe(epochs=15, batch=32, learning_rates=(0.05,), augmentation="shift-flip", bfloat16=True)
+RECIPE = Recipe(epochs=15, batch=32, augmentation="shift-flip", bfloat16=BFLOAT16)
 VARIANTS: tuple[tuple[Knowledge, Reach], ...] = (("known", "mostly-locked"), ("known", "all"))
 
 
@@ -117,13 +118,14 @@ def main() -> None:
     parser.add_argument("--consumers", action="store_true")
     parser.add_argument("--reach", default="all,mostly-locked")
     parser.add_argument(
-        "--rate", type=float, default=0.05, help="the attacker's peak learning rate; the baseline's is 0.05"
+        "--rates", default="0.05,0.1", help="peak learning rates; attacker and baseline both try each and keep the best"
     )
     parser.add_argument(
         "--seed", type=int, default=0, help="of what is drawn anew, of the order of the images, of the baseline"
     )
     parser.add_argument("rules", nargs="+")
     options = parser.parse_args()
+    rates = tuple(float(rate) for rate in options.rates.split(","))
     torch.set_num_threads(1)
     module, sets = subject(options.net, options.data, options.images)
     graph = trace_graph(module, (sets[1].x[:1],)) if options.consumers else None
@@ -134,7 +136,7 @@ def main() -> None:
         else:
             plan = tiers_of(rule, module.state_dict())
             locked = lock_model(module, tiers="free=0.5,full=0", tier_of=plan, consumers=options.consumers, graph=graph)
-        budget = replace(FULL, recipe=replace(RECIPE, learning_rates=(options.rate,)), scratch_recipe=RECIPE)
+        budget = replace(FULL, recipe=replace(RECIPE, learning_rates=rates))
         bench = Bench(Target.of(module, locked, *sets), budget, options.seed, options.work)
         for knowledge, reach in VARIANTS:
             if reach not in options.reach.split(","):
@@ -143,15 +145,19 @@ def main() -> None:
             row = {
                 "network": options.net, "rule": rule, "consumers": options.consumers, "reach": reach,
                 "key": round(100 * locked.shipped.locked_fraction, 2), "key_bytes": locked.shipped.locked_bytes,
-                "learning_rate": options.rate, "test_images": options.images, "seed": options.seed,
+                "test_images": options.images, "seed": options.seed,
+                "learning_rates": {
+                    "attacker": result.details["by_learning_rate"],
+                    "scratch": bench.trained(bench.fresh(), bench.samples(1.0))[1],
+                },
                 "scratch": _points(result.baseline or 0.0), "locked": _points(result.locked),
                 "recovered": _points(result.recovered), "original": _points(result.original),
                 "leaked": _points(result.leaked or 0.0),
             }  # fmt: skip
             print(json.dumps(row), flush=True)
             rows = json.loads(target.read_bytes()) if target.exists() else []
-            what = ("network", "rule", "consumers", "reach", "learning_rate", "test_images", "seed")
-            rows = [r for r in rows if any(r.get(k, 0) != row[k] for k in what)]
+            what = ("network", "rule", "consumers", "reach", "test_images", "seed")
+            rows = [r for r in rows if "learning_rates" not in r or any(r[k] != row[k] for k in what)]
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(json.dumps([*rows, row], indent=1) + "\n")
 

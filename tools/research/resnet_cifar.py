@@ -19,6 +19,7 @@ from torch.nn import functional as F  # noqa: N812
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
+BFLOAT16 = torch.cpu._is_avx512_bf16_supported()  # elsewhere torch imitates it, ten times as slow as float32
 
 
 class BasicBlock(nn.Module):
