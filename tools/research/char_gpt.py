@@ -1,13 +1,16 @@
 """How much of a language model must be locked before fine-tuning is worth little more than training from scratch?
 
-    python tools/research/char_gpt.py --work FOLDER [--epochs 10] [--seed 0] [--rates 0.001,0.003] [--reach all,mostly-locked] RULE [RULE ...]
+    python tools/research/char_gpt.py --work FOLDER [--gated] [--epochs 10] [--seed 0] [--rates 0.001,0.003]
+        [--reach all,mostly-locked] RULE [RULE ...]
 
 A GPT of characters (4 blocks of width 96, 0.47M parameters, context 64) that is trained for 4 epochs on 2M characters of the Python
 standard library, which is there offline. A RULE is what it is in tools/research/hardened.py; "hardened@SHARE" is the preset's. The
-attacker knows every locked channel, draws it anew and trains on 10 % of the text with AdamW and a one-cycle rate; the baseline is an
-untrained network with the same text, epochs and rates, of which the best counts for either. Measured on files that neither has seen.
+attacker knows every locked channel, draws it anew and trains on 10 % of the text with AdamW and a one-cycle rate; the baseline is
+an untrained network with the same text, epochs and rates, of which the best counts for either. Measured on files that neither has
+seen.
+--gated gives it the MLPs of LLaMA (Shazeer 2020, "GLU variants improve transformer": SwiGLU) with as many parameters.
 Appends to docs/data/hardened_gpt.json; finished trainings are kept in --work. 100 seconds a training on one core.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ import json
 import math
 import sys
 import sysconfig
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,26 +47,30 @@ ORIGINAL = Recipe(epochs=4, batch=32, learning_rates=(2e-3,), optimizer="adamw",
 class Block(nn.Module):
     """Attention and an MLP, each behind a LayerNorm and beside the residual stream."""
 
-    def __init__(self) -> None:
+    def __init__(self, gated: bool) -> None:
         super().__init__()
+        hidden = 8 * WIDTH // 3 if gated else 4 * WIDTH
         self.ln_1, self.ln_2 = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
         self.q_proj, self.k_proj, self.v_proj, self.o_proj = (nn.Linear(WIDTH, WIDTH) for _ in range(4))
-        self.up_proj, self.down_proj = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
+        self.gate_proj = nn.Linear(WIDTH, hidden) if gated else None
+        self.up_proj, self.down_proj = nn.Linear(WIDTH, hidden), nn.Linear(hidden, WIDTH)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.ln_1(x)
         q, k, v = (f(y).unflatten(-1, (HEADS, -1)).transpose(1, 2) for f in (self.q_proj, self.k_proj, self.v_proj))
         x = x + self.o_proj(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
-        return x + self.down_proj(F.gelu(self.up_proj(self.ln_2(x))))
+        y = self.ln_2(x)
+        hidden = F.gelu(self.up_proj(y)) if self.gate_proj is None else F.silu(self.gate_proj(y)) * self.up_proj(y)
+        return x + self.down_proj(hidden)
 
 
 class CharGpt(nn.Module):
     """(n, length) int64 characters to (n, length, 128) float32 logits of the next ones."""
 
-    def __init__(self) -> None:
+    def __init__(self, gated: bool = False) -> None:
         super().__init__()
         self.wte, self.wpe = nn.Embedding(VOCABULARY, WIDTH), nn.Embedding(CONTEXT, WIDTH)
-        self.h = nn.ModuleList(Block() for _ in range(BLOCKS))
+        self.h = nn.ModuleList(Block(gated) for _ in range(BLOCKS))
         self.ln_f, self.lm_head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, VOCABULARY, bias=False)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -98,6 +106,7 @@ def measure(module: nn.Module, test: DataSet) -> dict[str, float]:
 
 def fit(
     state: dict[str, torch.Tensor],
+    module: nn.Module,
     data: DataSet,
     test: DataSet,
     recipe: Recipe,
@@ -105,17 +114,17 @@ def fit(
     work: Path,
     speed: dict[str, torch.Tensor] | None = None,
 ) -> dict[str, float]:
-    """The best of the recipe's rates, trained from `state`."""
+    """The best of the recipe's rates, trained from `state` in a copy of `module`."""
     digest = hashlib.sha256(b"".join(state[n].numpy().tobytes() for n in sorted(state))).hexdigest()
     found = []
     for rate in recipe.learning_rates:
         key = repr((digest, data.digest(), replace(recipe, learning_rates=(rate,)), seed, speed is not None))
         path = work / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
         if not path.exists():
-            module = CharGpt()
-            module.load_state_dict(state)
-            train(module, data, recipe, rate, seed, speed=speed)
-            path.write_text(json.dumps(measure(module, test) | {"rate": rate}))
+            tuned = deepcopy(module)
+            tuned.load_state_dict(state)
+            train(tuned, data, recipe, rate, seed, speed=speed)
+            path.write_text(json.dumps(measure(tuned, test) | {"rate": rate}))
         found.append(json.loads(path.read_bytes()))
         print("  ", found[-1], flush=True)
     return max(found, key=lambda one: float(one["top1"]))
@@ -124,6 +133,7 @@ def fit(
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--gated", action="store_true")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rates", default="0.001,0.003", help="peak learning rates, of attacker and baseline")
@@ -133,7 +143,8 @@ def main() -> None:
     torch.set_num_threads(1)
     options.work.mkdir(parents=True, exist_ok=True)
     train_set, test = text()
-    module, saved = untrained(CharGpt(), 0), options.work / "original.pt"
+    module = untrained(CharGpt(options.gated), 0)
+    saved = options.work / ("original-gated.pt" if options.gated else "original.pt")
     if not saved.exists():
         train(module, train_set, ORIGINAL, ORIGINAL.learning_rates[0], 0)
         torch.save(module.state_dict(), saved)
@@ -142,8 +153,8 @@ def main() -> None:
     print("original", original, flush=True)
     rates = tuple(float(rate) for rate in options.rates.split(","))
     recipe = replace(ORIGINAL, epochs=options.epochs, learning_rates=rates)
-    data, fresh = train_set.fraction(0.1, options.seed), untrained(CharGpt(), options.seed).state_dict()
-    baseline = fit(fresh, data, test, recipe, options.seed, options.work)
+    data, fresh = train_set.fraction(0.1, options.seed), untrained(module, options.seed).state_dict()
+    baseline = fit(fresh, module, data, test, recipe, options.seed, options.work)
     print("from scratch", baseline, flush=True)
     target = ROOT / "docs" / "data" / "hardened_gpt.json"
     for rule in options.rules:
@@ -152,22 +163,23 @@ def main() -> None:
             del state["wte.weight"], state["wpe.weight"]  # the preset leaves embeddings alone
         plan = tiers_of(rule, state)
         locked = lock_model(module, tiers="free=0.5,full=0", tier_of=plan).shipped
-        broken = CharGpt()
+        broken = deepcopy(module)
         broken.load_state_dict(locked.state)
         start = reinitialized(locked.state, locked.elements, fresh, options.seed)
         for name in options.reach.split(","):
             reach: Reach = name
             speed = _speeds(fresh, locked.elements, reach)
-            best = fit(start, data, test, recipe, options.seed, options.work, speed)
+            best = fit(start, module, data, test, recipe, options.seed, options.work, speed)
             row = {
-                "rule": rule, "reach": reach, "key": round(100 * locked.locked_fraction, 2), "key_bytes": locked.locked_bytes,
+                "gated": options.gated, "rule": rule, "reach": reach,
+                "key": round(100 * locked.locked_fraction, 2), "key_bytes": locked.locked_bytes,
                 "epochs": options.epochs, "rates": rates, "seed": options.seed, "original": original, "scratch": baseline,
                 "locked": measure(broken, test), "recovered": best, "leaked": round(best["top1"] - baseline["top1"], 2),
             }  # fmt: skip
             print(json.dumps(row), flush=True)
             rows = json.loads(target.read_bytes()) if target.exists() else []
-            what = ("rule", "reach", "epochs", "seed", "key_bytes")
-            rows = [r for r in rows if any(r[k] != row[k] for k in what) or r["rates"] != list(rates)]
+            what = ("gated", "rule", "reach", "epochs", "seed", "key_bytes")
+            rows = [r for r in rows if any(r.get(k, False) != row[k] for k in what) or r["rates"] != list(rates)]
             target.write_text(json.dumps([*rows, row], indent=1) + "\n")
 
 

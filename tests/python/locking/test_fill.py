@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,13 +32,19 @@ def lock_in_memory(
     return plan, states
 
 
-def layers(builder: Builder, kind: str) -> list[object]:
+SHAPES = [(64, 32, 3, 3), (96, 64, 1, 1), (128, 96), (64, 128), (96, 9), (256, 64)] * 2
+WIDE_SHAPES = [(64, 128, 3, 3), (96, 2048), (64, 1024), (256, 1152), (192, 1536)] * 2
+
+
+def layers(
+    builder: Builder, kind: str, shapes: Sequence[tuple[int, ...]] = SHAPES, weights: str = "trained"
+) -> list[object]:
     rng = np.random.default_rng(5)
     found: list[object] = []
-    for order, (channels, *shape) in enumerate(
-        [(64, 32, 3, 3), (96, 64, 1, 1), (128, 96), (64, 128), (96, 9), (256, 64)] * 2
-    ):
+    for order, (channels, *shape) in enumerate(shapes):
         weight = trained_like(rng, channels, *shape)
+        if weights == "untrained":  # torch's default
+            weight = rng.uniform(-1, 1, weight.shape).astype(np.float32) / np.sqrt(np.prod(shape), dtype=np.float32)
         name = f"layer{order}"
         if kind in ("int8", "int4"):
             weight = weight.reshape(channels, -1)
@@ -55,10 +62,12 @@ def layers(builder: Builder, kind: str) -> list[object]:
     return found
 
 
+@pytest.mark.parametrize("weights", ["trained", "untrained"])
+@pytest.mark.parametrize("shapes", [SHAPES, WIDE_SHAPES], ids=["narrow", "wide"])
 @pytest.mark.parametrize("kind", ["fp32", "fp16", "int8", "int4"])
-def test_detectors_are_blind(tmp_path: Path, kind: str) -> None:
+def test_detectors_are_blind(tmp_path: Path, kind: str, shapes: Sequence[tuple[int, ...]], weights: str) -> None:
     builder = Builder(tmp_path / "m.bin")
-    describe = layers(builder, kind)
+    describe = layers(builder, kind, shapes, weights)
     artifact = builder.artifact(describe)
     for seed in (b"1", b"2", b"3"):
         plan, (locked,) = lock_in_memory([artifact], seed)

@@ -28,10 +28,9 @@ POOL_BYTES = 1 << 20  # remaining channels that are looked at, of one layer
 DRAWS = 48  # sets of targets that compete
 TRIED = 1 << 19  # numbers that are tried at a time
 WIDE = 1024  # elements of a channel from which on one candidate has its target's statistics
-NUDGE = 0.06  # steps off a tie: more than the rounding of a stored bfloat16 scale, and too little to be seen
 STATISTICS: tuple[str, ...] = ("l1", "max", "kurtosis", "distance to the mean", "alignment with the mean")
 CODE_STATISTICS: tuple[str, ...] = ("scale", "reach of the codes")
-JITTER = 0.05  # greatest relative noise, so that no decoy repeats the numbers of its target
+JITTER = 0.02  # greatest relative noise, so that no decoy repeats the numbers of its target
 
 
 @dataclass
@@ -168,7 +167,35 @@ def _pool_values(tensor: WeightTensor, pool: Indices, generator: np.random.Gener
             mask = tensor.weight.mask[channel]
             if mask.any():
                 values[row, ~mask] = generator.choice(values[row, mask], int((~mask).sum()))
-    return values
+    return _before_rounding(tensor, pool, values, generator)
+
+
+def _before_rounding(tensor: WeightTensor, pool: Indices, values: Floats, generator: np.random.Generator) -> Floats:
+    """Values as the exporter may have had them, where their codes reach to both ends of two's complement (7 and -8).
+
+    It divided the largest of each group to 7.5, which is read as 7 or 8, and rounded the others. Shuffled as they are
+    read, they would come together in groups whose largest is larger, or smaller, than what the layer's groups have.
+    """
+    scale = tensor.part("scale")
+    if scale is None or tensor.quantization is None or not isinstance(tensor.weight, Part):
+        return values
+    codes = _centred_codes(tensor, pool, scale.elements)
+    short, long = sorted(_ends(codes))
+    if short == 0 or long != short + 1:
+        return values
+    step = np.asarray(scale.read(pool), np.float32)[:, :, None]
+    extreme, where = _extremes(codes)
+    end = (short + long) / 2
+    exact = np.clip(codes + generator.random(codes.shape, np.float32) - np.float32(0.5), -end, end)
+    whole = np.where(np.abs(extreme) >= short, np.sign(extreme) * end, extreme)
+    np.put_along_axis(exact, where[:, :, None], whole[:, :, None], axis=2)
+    return np.asarray((exact * step).reshape(values.shape), np.float32)
+
+
+def _ends(codes: Floats) -> tuple[float, float]:
+    """How far the codes reach up and down."""
+    up, down = float(codes.max(initial=0)), float(-codes.min(initial=0))
+    return up, down
 
 
 def _code_statistics(tensor: WeightTensor, pool: Indices) -> Floats:
@@ -219,10 +246,11 @@ def _draw(
         with turn.balance() as balance:
             targets = _targets(all_ranks, count, generator, balance)
             balance.add(all_ranks[targets])
-        # Which way suits is a matter of the layer's structure: try them on a few targets, then keep to one.
-        few = targets[:4]
-        errors = [float(misfit(way(values, mean, few, generator), few)[0].sum()) for way in ways]
-        return ways[int(np.argmin(errors))](values, mean, targets, generator), targets
+        # Which way suits is a matter of the layer's structure: try them on a few targets, then keep to one. Not `_mixed`: with
+        # one candidate each, decoys would all have the same kurtosis.
+        few, largest = targets[:8], _wanted(table[:, 1], targets, generator)
+        errors = [float(misfit(way(values, mean, few, largest[:8], generator), few)[0].sum()) for way in ways[:2]]
+        return ways[int(np.argmin(errors))](values, mean, targets, largest, generator), targets
     tries = min(2 * WIDE // elements, 16)
     step = max(1, TRIED // (len(ways) * tries * elements))
     with turn.balance() as balance:
@@ -230,7 +258,8 @@ def _draw(
         decoys, places = np.empty((count, elements), np.float32), all_ranks[targets]
         for first in range(0, count, step):
             of = np.repeat(targets[first : first + step], tries)
-            rivals = np.stack([way(values, mean, of, generator) for way in ways])
+            largest = _wanted(table[:, 1], of, generator)
+            rivals = np.stack([way(values, mean, of, largest, generator) for way in ways])
             away, found = misfit(rivals.reshape(-1, elements), np.tile(of, len(ways)))
             # (ways, targets, tries) -> the nearest of each target's rivals
             best = np.argmin(away.reshape(len(ways), -1, tries).swapaxes(0, 1).reshape(of.size // tries, -1), axis=1)
@@ -272,36 +301,53 @@ def _targets(ranks: Floats, count: int, generator: np.random.Generator, balance:
     return best
 
 
-def _jittered(candidates: Floats, generator: np.random.Generator, limit: Floats | None = None) -> Floats:
-    """Candidates (n, elements) moved by up to JITTER; what the noise lifts over `limit` (n, 1) falls back just below it, or
-    decoys would reach further than their targets."""
-    noise = generator.random(candidates.shape, np.float32)
-    noise -= 0.5
-    noise *= 2 * JITTER
-    noise += 1
-    noise *= candidates
-    if limit is not None:
-        over = np.abs(noise) > limit
-        if over.any():
-            edge = np.broadcast_to(limit, noise.shape)[over]
-            noise[over] = np.sign(noise[over]) * edge * (1 - JITTER * generator.random(edge.size, np.float32))
-    return noise
+def _wanted(reaches: Floats, targets: Indices, generator: np.random.Generator) -> Floats:
+    """The largest magnitude that each decoy is to have, (targets, 1).
+
+    It lies between its target's and the next larger or smaller one of the pool's `reaches` (n,), on the target's half: of the
+    same rank among them, and no repetition.
+    """
+    order = np.argsort(reaches)
+    rank = np.empty(order.size, np.int64)
+    rank[order] = np.arange(order.size)
+    beside = rank[targets] + generator.choice((-1, 1), targets.size)
+    own, next_ = reaches[targets], reaches[order[np.clip(beside, 0, order.size - 1)]]
+    return np.asarray(own + generator.random(targets.size, np.float32) / 2 * (next_ - own), np.float32)[:, None]
 
 
-def _reach(rows: Floats) -> Floats:
-    return np.asarray(np.abs(rows).max(axis=1, keepdims=True))
+def _jittered(candidates: Floats, generator: np.random.Generator, largest: Floats | None = None) -> Floats:
+    """Candidates (n, elements) moved by up to JITTER, and less where that led over `largest` (n, 1); one element is that large."""
+    moved = generator.random(candidates.shape, np.float32)
+    moved -= 0.5
+    moved *= 2 * JITTER
+    moved += 1
+    moved *= candidates
+    if largest is not None:
+        magnitudes = np.abs(moved)
+        rows, places = np.nonzero(magnitudes > largest)
+        if rows.size:
+            numbers, most = candidates[rows, places], largest[rows, 0]
+            room = np.minimum(most / np.abs(numbers) - 1, JITTER)
+            draws = generator.random(rows.size, np.float32)
+            inside = np.where(room > 0, np.abs(numbers) * (1 + room * (2 * draws - 1)), most * (1 - JITTER * draws))
+            moved[rows, places] = np.copysign(inside, numbers)
+        each, top = np.arange(len(moved)), magnitudes.argmax(axis=1)
+        moved[each, top] = np.copysign(largest[:, 0], moved[each, top])
+    return moved
 
 
-def _shuffled(values: Floats, mean: Floats, targets: Indices, generator: np.random.Generator) -> Floats:
+def _shuffled(
+    values: Floats, mean: Floats, targets: Indices, largest: Floats, generator: np.random.Generator
+) -> Floats:
     """The targets' elements in another order."""
-    rows = values[targets]
-    return _jittered(_permuted(rows, generator), generator, _reach(rows))
+    return _jittered(_permuted(values[targets], generator), generator, largest)
 
 
-def _deviated(values: Floats, mean: Floats, targets: Indices, generator: np.random.Generator) -> Floats:
+def _deviated(
+    values: Floats, mean: Floats, targets: Indices, largest: Floats, generator: np.random.Generator
+) -> Floats:
     """The targets' deviations from the mean channel in another order."""
-    rows = values[targets]
-    return _jittered(mean + _permuted(rows - mean, generator), generator, _reach(rows))
+    return _jittered(mean + _permuted(values[targets] - mean, generator), generator, largest)
 
 
 def _permuted(rows: Floats, generator: np.random.Generator) -> Floats:
@@ -324,11 +370,11 @@ def _permuted(rows: Floats, generator: np.random.Generator) -> Floats:
     return rows.reshape(-1).take(keys)
 
 
-def _mixed(values: Floats, mean: Floats, targets: Indices, generator: np.random.Generator) -> Floats:
+def _mixed(values: Floats, mean: Floats, targets: Indices, largest: Floats, generator: np.random.Generator) -> Floats:
     """Each element from another channel, brought to the target's size."""
     rows = values[generator.integers(0, values.shape[0], (targets.size, mean.size)), np.arange(mean.size)]
     wanted, size = (np.sqrt((r * r).mean(axis=1, keepdims=True)) for r in (values[targets], rows))
-    return _jittered(rows * (wanted / np.maximum(size, 1e-30)), generator)
+    return _jittered(rows * (wanted / np.maximum(size, 1e-30)), generator, largest)
 
 
 def _to_order_of(tensor: WeightTensor, leader: WeightTensor, decoys: Floats) -> Floats:
@@ -388,8 +434,8 @@ def _scales_and_zeros(
 ) -> tuple[Floats | None, Floats | None]:
     """Scale and zero point (n, groups) by which the codes of `values` reach as far as their targets' do.
 
-    Where codes reach further down than up, the sign of a group's largest value shows in its code: it takes that of the
-    target's (`values` is changed).
+    Where codes reach to both ends of two's complement (7 and -8), the exporter divided the largest of a group to what lies between
+    (7.5), and it shows the sign: it takes that and the code of the target's (`values` is changed).
     """
     scale_part, zero_part = tensor.part("scale"), tensor.part("zero_point")
     donors = pool[targets]
@@ -406,15 +452,19 @@ def _scales_and_zeros(
     else:
         known = _extremes(_centred_codes(tensor, pool, groups))[0]
         largest, where = _extremes(wanted)
-        up, down = (float(np.abs(known[sign * known > 0]).max(initial=0)) for sign in (1, -1))
-        if up > 0 and down > 0 and abs(up - down) == 1:
-            largest = np.where(known[targets] < 0, -np.abs(largest), np.abs(largest))
-            np.put_along_axis(wanted, where[:, :, None], largest[:, :, None], axis=2)
-        found = np.abs(largest) / _steps(known[targets], up, down)
+        up, down = _ends(known)
+        known = known[targets]
+        uneven = min(up, down) > 0 and abs(up - down) == 1
+        steps = np.where(uneven & (np.abs(known) >= min(up, down)), (up + down) / 2, np.abs(known))
+        found = np.abs(largest) / np.maximum(steps, 1)
     old = np.abs(np.asarray(scale_part.read(donors), np.float32))
     stored = scale_part.element.encode(np.where(found > 0, found, old).astype(np.float32))
     scale = np.asarray(scale_part.element.decode(stored), np.float32)
     scale = np.where(scale > 0, scale, old)  # too small for the file's float: the donor's own is not
+    if not skewed and uneven:
+        # The exporter's rounding decided which of the two ends 7.5 steps became.
+        ends = np.where(np.abs(known) >= min(up, down), known * scale, np.copysign(largest, known))
+        np.put_along_axis(wanted, where[:, :, None], ends[:, :, None], axis=2)
     if skewed and zero_part is not None:
         first = codes.min(axis=2) - low / scale
         zero = np.asarray(np.clip(np.rint(first), zero_part.element.low, zero_part.element.high), np.float32)
@@ -425,21 +475,6 @@ def _extremes(grouped: Floats) -> tuple[Floats, Indices]:
     """The element of each group (n, groups, elements) that is furthest from 0, with its sign, and where it is: (n, groups)."""
     where = np.abs(grouped).argmax(axis=2)
     return np.take_along_axis(grouped, where[:, :, None], axis=2)[:, :, 0], where
-
-
-def _steps(of_target: Floats, up: float, down: float) -> Floats:
-    """How many steps of the scale lie between 0 and the largest value of each group (n, groups), as for the targets' codes.
-
-    `up` and `down` are how far the layer's codes reach. Where that is to the ends of two's complement (7 and -8), the exporter
-    divided by what lies between (7.5), and its rounding decided between -7 and -8: the decoy is nudged to its target's side.
-    """
-    steps = np.abs(of_target)
-    short, long = sorted((up, down))
-    if short > 0 and long == short + 1:
-        sign = 1 if up == long else -1
-        nudge = np.where(sign * of_target > 0, np.where(steps == long, NUDGE, -NUDGE), 0)
-        steps = np.where(steps >= short, (short + long) / 2 + nudge, steps)
-    return np.asarray(np.maximum(steps, 1), np.float32)
 
 
 def _companions(
