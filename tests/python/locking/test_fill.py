@@ -11,7 +11,7 @@ from corelocker.artifacts import Artifact, WeightTensor, open_artifact
 from corelocker.artifacts.elements import INT8
 from corelocker.errors import CoreLockerError
 from corelocker.locking.criteria import score
-from corelocker.locking.fill import WIDE, Balance, Turn, _permuted, fill_group
+from corelocker.locking.fill import CODE_STATISTICS, STATISTICS, WIDE, Balance, Turn, _permuted, _targets, fill_group
 from corelocker.locking.lock import lock_artifacts
 from corelocker.locking.plan import Plan, make_plan
 from corelocker.locking.tiers import parse_tiers
@@ -264,3 +264,17 @@ def test_every_row_gets_an_order_of_its_own(elements: int) -> None:
     assert (permuted == rows).mean() < 0.08
     alike = (permuted[:, None] == permuted[None]).mean(axis=2) - np.eye(len(rows))
     assert alike.max() < 0.3
+
+
+def test_a_number_that_most_channels_share_is_as_common_among_targets() -> None:
+    """Scales at an exporter's limit, codes that reach 127: ranks of such numbers do not spread evenly."""
+    columns = len(STATISTICS + CODE_STATISTICS)
+    ranks = np.full((200, columns), 0.5, np.float32)
+    ranks[:, -1] = np.where(np.arange(200) < 40, 0.1, 0.6)  # a fifth has the smaller of two numbers
+    balance, generator = Balance(), np.random.default_rng(1)
+    found = []
+    for _ in range(6):
+        targets = _targets(ranks, 10, generator, balance)
+        balance.add(ranks[targets], ranks)
+        found += (targets < 40).tolist()
+    assert 0.15 <= np.mean(found) <= 0.25

@@ -43,10 +43,15 @@ class Balance:
     lean: Floats = field(default_factory=lambda: np.zeros(len(STATISTICS + CODE_STATISTICS), np.float32))
     crowd: Floats = field(default_factory=lambda: np.zeros(len(STATISTICS + CODE_STATISTICS), np.float32))
 
-    def add(self, places: Floats) -> None:
-        """Take in the ranks of decoys, (n, len(STATISTICS + CODE_STATISTICS))."""
+    def add(self, places: Floats, ranks: Floats) -> None:
+        """Take in the ranks of decoys, (n, len(STATISTICS + CODE_STATISTICS)), and for comparison those of all their pool."""
         self.lean += (places - 0.5).sum(axis=0)
-        self.crowd += (np.abs(places - 0.5) - 0.25).sum(axis=0)
+        self.crowd += (np.abs(places - 0.5) - _spread(ranks)).sum(axis=0)
+
+
+def _spread(ranks: Floats) -> Floats:
+    """How far the ranks of a statistic are from the middle on average: a quarter, unless many channels have the same number."""
+    return np.asarray(np.abs(ranks - np.float32(0.5)).mean(axis=0), np.float32)
 
 
 class Turn:
@@ -245,7 +250,7 @@ def _draw(
     if elements >= WIDE:
         with turn.balance() as balance:
             targets = _targets(all_ranks, count, generator, balance)
-            balance.add(all_ranks[targets])
+            balance.add(all_ranks[targets], all_ranks)
         # Which way suits is a matter of the layer's structure: try them on a few targets, then keep to one. Not `_mixed`: with
         # one candidate each, decoys would all have the same kurtosis.
         few, largest = targets[:8], _wanted(table[:, 1], targets, generator)
@@ -268,7 +273,7 @@ def _draw(
             rows = slice(first, first + best.size)
             decoys[rows] = rivals[chosen]
             places[rows, : found.shape[1]] = found.reshape(*rivals.shape[:2], -1)[chosen]
-        balance.add(places)
+        balance.add(places, all_ranks)
     return decoys, targets
 
 
@@ -284,7 +289,7 @@ def _ranks(sorted_table: Floats, table: Floats) -> Floats:
 def _targets(ranks: Floats, count: int, generator: np.random.Generator, balance: Balance) -> Indices:
     """The rows to imitate: of several random sets the one that leaves the decoys' ranks most like a fair draw."""
     n = ranks.shape[0]
-    best, best_cost = np.zeros(count, np.int64), np.inf
+    best, best_cost, spread = np.zeros(count, np.int64), np.inf, _spread(ranks)
     step = max(1, TRIED // (count * ranks.shape[1]))
     for first in range(0, DRAWS, step):
         draws = min(step, DRAWS - first)
@@ -293,7 +298,7 @@ def _targets(ranks: Floats, count: int, generator: np.random.Generator, balance:
         else:
             sets = generator.permuted(np.broadcast_to(np.arange(n), (draws, n)), axis=1)[:, :count]
         off = ranks[sets] - np.float32(0.5)
-        lean, crowd = off.sum(axis=1), (np.abs(off) - np.float32(0.25)).sum(axis=1)
+        lean, crowd = off.sum(axis=1), (np.abs(off) - spread).sum(axis=1)
         costs = ((balance.lean + lean) ** 2 + 4 * (balance.crowd + crowd) ** 2 + lean**2 / count).sum(axis=1)
         least = int(np.argmin(costs))
         if costs[least] < best_cost:
