@@ -230,5 +230,5 @@ def test_what_was_not_shown_is_said_when_locking(
     choose(artifacts, LockOptions(preset=preset, criterion="l1"), b"seed", lambda stage, done, total: None)
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert ("on one small language model only" in shown.err) == warned
+    assert ("on two small language models only" in shown.err) == warned
     assert (doubt(preset, artifacts) is not None) == warned

@@ -59,8 +59,8 @@ def doubt(name: PresetName, artifacts: Sequence[Artifact]) -> str | None:
     if name != "hardened" or not tables:
         return None
     return (
-        f"{', '.join(sorted(tables))}: of models with embeddings, hardened was shown to withstand fine-tuning on one small "
-        "language model only. Measure yours with corelocker audit"
+        f"{', '.join(sorted(tables))}: of models with embeddings, hardened was shown to withstand fine-tuning on two small "
+        "language models only. Measure yours with corelocker audit"
     )
 
 
