@@ -180,7 +180,7 @@ def _jobs(bench: Bench) -> Iterator[tuple[str, Callable[[], list[AttackResult]]]
     if not bench.trainable:
         return
     for share in budget.pruned:
-        yield "pruning", lambda share=share: prune(bench, share)  # type: ignore[misc]
+        yield "pruning", lambda share=share: list(prune(bench, share))  # type: ignore[misc]
     yield "distillation", lambda: distill(bench)
     for share in budget.shares:
         for knowledge, reach in budget.variants:
@@ -383,7 +383,7 @@ def reinitialized(
     return new
 
 
-def prune(bench: Bench, share: float) -> list[AttackResult]:
+def prune(bench: Bench, share: float) -> Iterator[AttackResult]:
     """Set the smallest weights of every layer to zero; then let them grow again on the attacker's data."""
     torch = need("torch")
 
@@ -396,24 +396,19 @@ def prune(bench: Bench, share: float) -> list[AttackResult]:
             smallest = value.abs().flatten().topk(count, largest=False).indices
             value.view(-1)[smallest] = torch.zeros((), dtype=value.dtype)
     plain = bench.value(pruned)
-    results = [
-        bench.result(
-            started, "pruning", f"Pruning the smallest {percent(share)} of the weights", {"data": 0.0, "pruned": share},
-            plain, baseline=bench.locked, baseline_name="the locked model as it ships",
-        )
-    ]  # fmt: skip
+    yield bench.result(
+        started, "pruning", f"Pruning the smallest {percent(share)} of the weights", {"data": 0.0, "pruned": share},
+        plain, baseline=bench.locked, baseline_name="the locked model as it ships",
+    )  # fmt: skip
     started = time.monotonic()
     data = bench.samples(bench.budget.share)
     recovered, rates = bench.trained(pruned, data)
     budget = bench.spent(bench.budget.share, data) | {"pruned": share}
     title = f"Pruning {percent(share)}, then growing again with {percent(bench.budget.share)} of the training data"
-    return [
-        *results,
-        bench.result(
-            started, "pruning-regrow", title, budget, recovered, baseline=bench.scratch(data), baseline_name=SCRATCH,
-            details={"by_learning_rate": rates},
-        ),
-    ]  # fmt: skip
+    yield bench.result(
+        started, "pruning-regrow", title, budget, recovered, baseline=bench.scratch(data), baseline_name=SCRATCH,
+        details={"by_learning_rate": rates},
+    )  # fmt: skip
 
 
 def distill(bench: Bench) -> list[AttackResult]:
