@@ -384,7 +384,10 @@ def reinitialized(
 
 
 def prune(bench: Bench, share: float) -> Iterator[AttackResult]:
-    """Set the smallest weights of every layer to zero; then let them grow again on the attacker's data."""
+    """Set the smallest weights of every layer to zero; then let them grow again on the attacker's data.
+
+    A result each; the second, which takes a training, is computed when it is asked for.
+    """
     torch = need("torch")
 
     started = time.monotonic()

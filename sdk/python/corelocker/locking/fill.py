@@ -238,7 +238,7 @@ def _draw(
     mean = values.mean(axis=0)
     table = statistics(values, mean)
     sorted_table = np.sort(table, axis=0)
-    ranks = _ranks(sorted_table, table)
+    ranks, reaches = _ranks(sorted_table, table), table[:, STATISTICS.index("max")]
     shown_ranks = _ranks(np.sort(shown, axis=0), shown)
     all_ranks = np.concatenate([ranks, shown_ranks], axis=1)
 
@@ -253,7 +253,7 @@ def _draw(
             balance.add(all_ranks[targets], all_ranks)
         # Which way suits is a matter of the layer's structure: try them on a few targets, then keep to one. Not `_mixed`: with
         # one candidate each, decoys would all have the same kurtosis.
-        few, largest = targets[:8], _wanted(table[:, 1], targets, generator)
+        few, largest = targets[:8], _wanted(reaches, targets, generator)
         errors = [float(misfit(way(values, mean, few, largest[:8], generator), few)[0].sum()) for way in ways[:2]]
         return ways[int(np.argmin(errors))](values, mean, targets, largest, generator), targets
     tries = min(2 * WIDE // elements, 16)
@@ -263,7 +263,7 @@ def _draw(
         decoys, places = np.empty((count, elements), np.float32), all_ranks[targets]
         for first in range(0, count, step):
             of = np.repeat(targets[first : first + step], tries)
-            largest = _wanted(table[:, 1], of, generator)
+            largest = _wanted(reaches, of, generator)
             rivals = np.stack([way(values, mean, of, largest, generator) for way in ways])
             away, found = misfit(rivals.reshape(-1, elements), np.tile(of, len(ways)))
             # (ways, targets, tries) -> the nearest of each target's rivals
@@ -439,8 +439,8 @@ def _scales_and_zeros(
 ) -> tuple[Floats | None, Floats | None]:
     """Scale and zero point (n, groups) by which the codes of `values` reach as far as their targets' do.
 
-    Where codes reach to both ends of two's complement (7 and -8), the exporter divided the largest of a group to what lies between
-    (7.5), and it shows the sign: it takes that and the code of the target's (`values` is changed).
+    Where codes reach to both ends of two's complement (7 and -8), the exporter divided the largest of each group to what lies
+    between (7.5), and the code shows its sign: a decoy's largest takes sign and code of its target's (`values` is changed).
     """
     scale_part, zero_part = tensor.part("scale"), tensor.part("zero_point")
     donors = pool[targets]
