@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
+import sys
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -15,7 +16,9 @@ from pathlib import Path
 
 from corelocker.errors import FileAccessError
 
-BLOCK = 4 << 20  # at a time; between two blocks the thread has to wait for the interpreter
+BLOCK = 4 << 20  # read at a time, so that it stays in the processor's cache until it is hashed and written
+MAPPED = 16 << 20  # hashed at a time; before the next the thread waits for those that hold the interpreter
+NICENESS = 5
 Stamp = tuple[int, int, int, int]
 
 
@@ -39,15 +42,23 @@ def read_buffer(size: int) -> memoryview:
     return memoryview(memory)
 
 
+def _give_way() -> None:
+    if sys.platform == "linux":  # where this is the priority of a thread, not of the process
+        os.nice(NICENESS)
+
+
 class FileDigests:
     """SHA-256 of files as they are, computed one after the other in a thread from now on.
+
+    The digests are needed last. So this thread gives way to those that derive keys, draw decoys and write (on Linux, where
+    threads have priorities of their own).
 
     A context manager: its end stops what is still being computed.
     """
 
     def __init__(self, paths: Iterable[Path] = ()) -> None:
         self._stopped = False
-        self._pool = ThreadPoolExecutor(1)
+        self._pool = ThreadPoolExecutor(1, initializer=_give_way)
         self._digests: dict[Path, Future[tuple[bytes, Stamp]]] = {}
         self.begin(paths)
 
@@ -69,11 +80,20 @@ class FileDigests:
         return digest
 
     def _digest(self, path: Path) -> tuple[bytes, Stamp]:
-        sha256, block = hashlib.sha256(), read_buffer(BLOCK)
-        with path.open("rb", buffering=0) as file:
-            stamp = file_stamp(os.fstat(file.fileno()))
-            while not self._stopped and (size := file.readinto(block)):
-                sha256.update(block[:size])
+        sha256 = hashlib.sha256()
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            stamp, size = file_stamp(status), status.st_size
+            if size == 0:  # cannot be mapped
+                return sha256.digest(), stamp
+            with mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as data:
+                for start in range(0, size, MAPPED):
+                    if self._stopped:
+                        break
+                    with data[start : start + MAPPED] as block:
+                        sha256.update(block)
+                        if hasattr(mmap, "MADV_DONTNEED"):
+                            mapped.madvise(mmap.MADV_DONTNEED, start, len(block))
         return sha256.digest(), stamp
 
     def __enter__(self) -> FileDigests:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import mmap
+import os
+import sys
 from itertools import chain
 from pathlib import Path
 from uuid import uuid4
@@ -13,7 +15,7 @@ import pytest
 from corelocker.artifacts import Artifact, Edge, Identity, open_artifact
 from corelocker.bundle.clkey import KeyBundle
 from corelocker.bundle.content_keys import new_content_key, tier_keys
-from corelocker.digests import FileDigests, file_stamp, read_buffer
+from corelocker.digests import MAPPED, NICENESS, FileDigests, file_stamp, read_buffer
 from corelocker.errors import FileAccessError, OutputExistsError
 from corelocker.locking.criteria import score
 from corelocker.locking.plan import make_plan
@@ -61,6 +63,22 @@ def test_originals_are_hashed_from_the_start_and_no_longer_than_needed(checkpoin
     # Ended: nothing is computed any more, and the thread is gone.
     with pytest.raises(RuntimeError):
         stopped._pool.submit(int)
+
+
+@pytest.mark.parametrize("size", [0, 1, MAPPED - 1, MAPPED, 2 * MAPPED + 4097])
+def test_digests_of_any_size_are_those_of_hashlib(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "model.pte"
+    path.write_bytes(np.random.default_rng(0).bytes(size))
+    with FileDigests([path]) as originals:
+        assert originals.of(path, file_stamp(path.stat())) == hashlib.sha256(path.read_bytes()).digest()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no priorities of their own")
+def test_hashing_gives_way_to_other_threads_and_leaves_their_priority(checkpoint: Path) -> None:
+    before = os.nice(0)
+    with FileDigests([checkpoint, checkpoint]) as originals:
+        assert originals._pool.submit(os.nice, 0).result() == min(before + NICENESS, 19)
+    assert os.nice(0) == before
 
 
 @pytest.mark.parametrize("size", [1, 4096, 4 << 20])

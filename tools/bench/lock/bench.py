@@ -107,10 +107,6 @@ def bench_lock(path: Path, runs: int, environment: dict[str, str], folder: Path)
     out, copy = folder / "out", folder / "copy"
     for _ in range(runs):
         hashing.append(sha256_seconds(path))
-        start = time.perf_counter()
-        shutil.copyfile(path, copy)
-        copying.append(time.perf_counter() - start)
-        copy.unlink()
         for secret in locking:
             seconds, peak = measured(
                 [*COMMAND, "lock", str(path), "--out", str(out), "--model-id", "bench", "--model-version", "1", "--json",
@@ -120,6 +116,10 @@ def bench_lock(path: Path, runs: int, environment: dict[str, str], folder: Path)
             locking[secret].append(seconds)
             peaks.append(peak)
             shutil.rmtree(out)
+        start = time.perf_counter()
+        shutil.copyfile(path, copy)
+        copying.append(time.perf_counter() - start)
+        copy.unlink()
     sha, plain, lock, derived = (
         statistics.median(seconds) for seconds in (hashing, copying, locking["kek"], locking["passphrase"])
     )

@@ -65,7 +65,7 @@ class ElementType:
                 return np.ascontiguousarray(rounded.astype("<u2")).view(np.uint8)
             limit = np.finfo(f"f{self.bits // 8}").max
             clipped = np.clip(numbers, -float(limit), float(limit))
-            return np.ascontiguousarray(clipped.astype(f"<f{self.bits // 8}")).view(np.uint8)
+            return np.ascontiguousarray(clipped, f"<f{self.bits // 8}").view(np.uint8)
         codes = np.clip(np.rint(numbers), self.low, self.high).astype(np.int64)
         if self.bits >= 8:
             kind = "i" if self.signed else "u"

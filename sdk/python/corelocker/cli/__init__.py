@@ -8,6 +8,11 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+HASHED = (".pte", ".ptd", ".safetensors")
 
 
 def main() -> None:
@@ -18,9 +23,14 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Importing makes many objects and no garbage: looking for it every 700 objects takes a tenth of the start.
     gc.set_threshold(10_000, 50)
-    from corelocker.cli.app import run
+    arguments = sys.argv[1:]
+    from corelocker.digests import FileDigests
 
-    code = run(sys.argv[1:])
+    # The digest of the original is half of the work of a lock, and needs nothing of what takes long to import.
+    with FileDigests(_models(arguments) if arguments[:1] == ["lock"] else ()) as originals:
+        from corelocker.cli.app import run
+
+        code = run(arguments, originals)
     try:
         sys.stdout.flush()
     except OSError as error:  # a full disk, or a reader that has gone; the rest of it cannot be written at exit either
@@ -32,3 +42,12 @@ def main() -> None:
     # Everything is written and closed; taking the modules apart would take as long as importing numpy.
     sys.stderr.flush()
     os._exit(code)
+
+
+def _models(arguments: Sequence[str]) -> list[Path]:
+    """The arguments that are files to lock; values of options are not."""
+    return [
+        Path(argument)
+        for before, argument in pairwise(arguments)
+        if not before.startswith("-") and argument.endswith(HASHED) and os.path.isfile(argument)
+    ]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from corelocker.bundle.keystore import Keystore
+    from corelocker.digests import FileDigests
 
 app = typer.Typer(
     name="corelocker",
@@ -66,14 +67,17 @@ def _root(
     """Options of the program itself."""
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Run one command and return its exit code. Every CoreLockerError becomes one line, or JSON with `--json`."""
+def run(arguments: Sequence[str], originals: FileDigests | None = None) -> int:
+    """Run one command and return its exit code. Every CoreLockerError becomes one line, or JSON with `--json`.
+
+    `originals` are digests of files to lock that are being computed already.
+    """
     from corelocker.cli import commands
 
     commands.register(app, arguments)
     as_json = "--json" in arguments
     try:
-        app(list(arguments))
+        app(list(arguments), obj=originals)
     except SystemExit as stop:  # how typer ends, with 2 for wrong usage
         return stop.code if isinstance(stop.code, int) else 0
     except CoreLockerError as error:

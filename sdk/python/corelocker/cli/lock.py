@@ -134,6 +134,7 @@ class LockOptions:
 
 
 def lock(
+    context: typer.Context,
     artifacts: Annotated[
         list[Path],
         typer.Argument(
@@ -181,10 +182,9 @@ def lock(
         None if tiers is None else parse_tiers(tiers), criterion, scope, fill, consumers, include_io,
         tuple(exclude or ()), source, seed, plan, save_plan, model, input_stats, preset,
     )  # fmt: skip
-    with (
-        FileDigests(path for path in artifacts if path.is_file()) as originals,
-        keystore_beside(keystore, passphrase_file) as store,
-    ):
+    originals: FileDigests = context.obj or FileDigests()
+    originals.begin(path for path in artifacts if path.is_file())
+    with originals, keystore_beside(keystore, passphrase_file) as store:
         publication, chosen = lock_files(
             artifacts, out, options, model_id, model_version, store, originals, force=force, quiet=json
         )

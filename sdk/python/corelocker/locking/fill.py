@@ -329,8 +329,9 @@ def _jittered(candidates: Floats, generator: np.random.Generator, largest: Float
     moved *= candidates
     if largest is not None:
         magnitudes = np.abs(moved)
-        rows, places = np.nonzero(magnitudes > largest)
-        if rows.size:
+        beyond = np.flatnonzero(magnitudes > largest)
+        if beyond.size:
+            rows, places = np.divmod(beyond, moved.shape[1])
             numbers, most = candidates[rows, places], largest[rows, 0]
             room = np.minimum(most / np.abs(numbers) - 1, JITTER)
             draws = generator.random(rows.size, np.float32)
