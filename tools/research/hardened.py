@@ -1,13 +1,17 @@
 """How much of a network must be locked before fine-tuning is worth little more than training from scratch?
 
-    python tools/research/hardened.py --data FOLDER --work FOLDER [--net 20|32|56|demo] [--images 3000] [--seed 0] RULE [RULE ...]
+    python tools/research/hardened.py --data FOLDER --work FOLDER [--net NET] [--images 3000] [--seed 0] RULE [RULE ...]
+
+NET is a public ResNet (20, 32, 56) on CIFAR-10, the demo's network on Fashion-MNIST, or one of tools/research/mobile_nets.py on
+Fashion-MNIST turned by quarters, which is trained first.
 
 A RULE says which channels are locked: parts joined by "+", each `PATTERN@FRACTION:RANK`; PATTERN is a glob of layer names without
 ".weight", FRACTION of its channels (1 if left out; one channel always stays), RANK l1 (the largest, the default) or random. The
 rule "hardened@SHARE" is the preset's: corelocker.locking.hardened with that share of the bytes; "minimal" and "balanced" are those
 presets as they are.
 The attacker knows every locked channel, draws it anew and trains on 10 % of the training data (5,000 images of CIFAR-10, 6,000 of
-Fashion-MNIST) for 15 epochs, one-cycle SGD; once with every weight at full speed and once with the unlocked ones at a tenth of it.
+Fashion-MNIST) for 15 epochs, one-cycle SGD (AdamW for the transformer); once with every weight at full speed and once with the
+unlocked ones at a tenth of it.
 Appends to docs/data/hardened.json; finished trainings are kept in --work. Five minutes a training of ResNet-20 on one core.
 """
 
@@ -38,10 +42,11 @@ from corelocker.locking.hardened import hardened_channels  # noqa: E402
 from corelocker.locking.plan import LayerSize  # noqa: E402
 from corelocker.locking.presets import PresetName, preset  # noqa: E402
 
+from tools.research import mobile_nets  # noqa: E402
 from tools.research.resnet_cifar import BFLOAT16, load, normalize  # noqa: E402
 
 CHECKPOINTS = {"20": "resnet20-12fca82f.th", "32": "resnet32-d509ac18.th", "56": "resnet56-4bfd9763.th"}
-RECIPE = Recipe(epochs=15, batch=32, augmentation="shift-flip", bfloat16=BFLOAT16)
+RECIPE = Recipe(epochs=15, batch=32, learning_rates=(0.05, 0.1), augmentation="shift-flip", bfloat16=BFLOAT16)
 VARIANTS: tuple[tuple[Knowledge, Reach], ...] = (("known", "mostly-locked"), ("known", "all"))
 
 
@@ -89,8 +94,12 @@ def by_sensitivity(name: PresetName, module: nn.Module, example: torch.Tensor, s
     )
 
 
-def subject(net: str, folder: Path, images: int) -> tuple[nn.Module, list[DataSet]]:
-    """A trained network, a tenth of its training data and test images."""
+def subject(net: str, folder: Path, images: int, work: Path) -> tuple[nn.Module, list[DataSet], Recipe]:
+    """A trained network, a tenth of its training data and test images, and how an attacker trains it."""
+    if net in mobile_nets.NETS:
+        fashion = folder / "fashion-mnist"
+        pictures = [mobile_nets.turned(fashion / f"{name}.npz", n) for name, n in (("train", 6000), ("test", images))]
+        return mobile_nets.trained(net, folder, work), pictures, mobile_nets.NETS[net][1]
     if net == "demo":
         from demo.model.fashion_mobilenet import trained
 
@@ -106,28 +115,27 @@ def subject(net: str, folder: Path, images: int) -> tuple[nn.Module, list[DataSe
             picked = np.random.default_rng(0).permutation(len(file["y"]))[:count] if net == "demo" else slice(count)
             x, y = torch.from_numpy(file["x"][picked]), torch.from_numpy(file["y"][picked]).long()
         sets.append(DataSet(name, x[:, None].float() / 255 if net == "demo" else normalize(x), y))
-    return module, sets
+    return module, sets, RECIPE
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--net", default="20", choices=[*CHECKPOINTS, "demo"])
+    parser.add_argument("--net", default="20", choices=[*CHECKPOINTS, "demo", *mobile_nets.NETS])
     parser.add_argument("--images", type=int, default=3000)
     parser.add_argument("--consumers", action="store_true")
     parser.add_argument("--reach", default="all,mostly-locked")
-    parser.add_argument(
-        "--rates", default="0.05,0.1", help="peak learning rates; attacker and baseline both try each and keep the best"
-    )
+    parser.add_argument("--rates", help="peak learning rates; attacker and baseline both try each and keep the best")
     parser.add_argument(
         "--seed", type=int, default=0, help="of what is drawn anew, of the order of the images, of the baseline"
     )
     parser.add_argument("rules", nargs="+")
     options = parser.parse_args()
-    rates = tuple(float(rate) for rate in options.rates.split(","))
     torch.set_num_threads(1)
-    module, sets = subject(options.net, options.data, options.images)
+    module, sets, recipe = subject(options.net, options.data, options.images, options.work)
+    if options.rates:
+        recipe = replace(recipe, learning_rates=tuple(float(rate) for rate in options.rates.split(",")))
     graph = trace_graph(module, (sets[1].x[:1],)) if options.consumers else None
     target = ROOT / "docs" / "data" / "hardened.json"
     for rule in options.rules:
@@ -136,7 +144,7 @@ def main() -> None:
         else:
             plan = tiers_of(rule, module.state_dict())
             locked = lock_model(module, tiers="free=0.5,full=0", tier_of=plan, consumers=options.consumers, graph=graph)
-        budget = replace(FULL, recipe=replace(RECIPE, learning_rates=rates))
+        budget = replace(FULL, recipe=recipe)
         bench = Bench(Target.of(module, locked, *sets), budget, options.seed, options.work)
         for knowledge, reach in VARIANTS:
             if reach not in options.reach.split(","):
