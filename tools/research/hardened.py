@@ -9,9 +9,9 @@ A RULE says which channels are locked: parts joined by "+", each `PATTERN@FRACTI
 ".weight", FRACTION of its channels (1 if left out; one channel always stays), RANK l1 (the largest, the default) or random. The
 rule "hardened@SHARE" is the preset's: corelocker.locking.hardened with that share of the bytes; "minimal" and "balanced" are those
 presets as they are.
-The attacker knows every locked channel, draws it anew and trains on 10 % of the training data (5,000 images of CIFAR-10, 6,000 of
-Fashion-MNIST) for 15 epochs, one-cycle SGD (AdamW for the transformer); once with every weight at full speed and once with the
-unlocked ones at a tenth of it.
+The attacker knows every locked channel, draws it anew, alone and with the weights that read it, and trains on 10 % of the training
+data (5,000 images of CIFAR-10, 6,000 of Fashion-MNIST) for 15 epochs, one-cycle SGD (AdamW for the transformer); once with every
+weight at full speed and once with the rest at a tenth of it.
 Appends to docs/data/hardened.json; finished trainings are kept in --work. Five minutes a training of ResNet-20 on one core.
 """
 
@@ -47,7 +47,9 @@ from tools.research.resnet_cifar import BFLOAT16, load, normalize  # noqa: E402
 
 CHECKPOINTS = {"20": "resnet20-12fca82f.th", "32": "resnet32-d509ac18.th", "56": "resnet56-4bfd9763.th"}
 RECIPE = Recipe(epochs=15, batch=32, learning_rates=(0.05, 0.1), augmentation="shift-flip", bfloat16=BFLOAT16)
-VARIANTS: tuple[tuple[Knowledge, Reach], ...] = (("known", "mostly-locked"), ("known", "all"))
+VARIANTS: tuple[tuple[Knowledge, Reach], ...] = (
+    ("known", "all"), ("known", "mostly-locked"), ("known-readers", "all"), ("known-readers", "mostly-locked"),
+)  # fmt: skip
 
 
 def tiers_of(rule: str, state: dict[str, torch.Tensor]) -> dict[str, np.ndarray[Any, np.dtype[np.uint8]]]:
@@ -125,6 +127,9 @@ def main() -> None:
     parser.add_argument("--net", default="20", choices=[*CHECKPOINTS, "demo", *mobile_nets.NETS])
     parser.add_argument("--images", type=int, default=3000)
     parser.add_argument("--consumers", action="store_true")
+    parser.add_argument(
+        "--anew", default="known,known-readers", help="what is drawn anew: locked channels, their readers too"
+    )
     parser.add_argument("--reach", default="all,mostly-locked")
     parser.add_argument("--rates", help="peak learning rates; attacker and baseline both try each and keep the best")
     parser.add_argument(
@@ -147,11 +152,12 @@ def main() -> None:
         budget = replace(FULL, recipe=recipe)
         bench = Bench(Target.of(module, locked, *sets), budget, options.seed, options.work)
         for knowledge, reach in VARIANTS:
-            if reach not in options.reach.split(","):
+            if knowledge not in options.anew.split(",") or reach not in options.reach.split(","):
                 continue
             result = fine_tune(bench, 1.0, knowledge, reach)
             row = {
-                "network": options.net, "rule": rule, "consumers": options.consumers, "reach": reach,
+                "network": options.net, "rule": rule, "consumers": options.consumers,
+                "anew": knowledge, "reach": reach,
                 "key": round(100 * locked.shipped.locked_fraction, 2), "key_bytes": locked.shipped.locked_bytes,
                 "test_images": options.images, "seed": options.seed,
                 "learning_rates": {
@@ -164,8 +170,8 @@ def main() -> None:
             }  # fmt: skip
             print(json.dumps(row), flush=True)
             rows = json.loads(target.read_bytes()) if target.exists() else []
-            what = ("network", "rule", "consumers", "reach", "test_images", "seed")
-            rows = [r for r in rows if "learning_rates" not in r or any(r[k] != row[k] for k in what)]
+            what = ("network", "rule", "consumers", "anew", "reach", "test_images", "seed")
+            rows = [r for r in rows if "learning_rates" not in r or any(r.get(k, "known") != row[k] for k in what)]
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(json.dumps([*rows, row], indent=1) + "\n")
 

@@ -105,9 +105,12 @@ def test_distillation_of_an_unlocked_tier_teaches_a_new_network() -> None:
 
 def test_every_result_states_budget_and_baseline() -> None:
     locked = lock_model(trained(), tiers="free=0.1,full=0")
-    variants = (("known", "mostly-locked"), ("known", "locked"), ("guessed", "all"), ("none", "all"))
+    variants = (
+        ("known", "mostly-locked"), ("known", "locked"), ("known-readers", "all"), ("guessed", "all"), ("none", "all"),
+    )  # fmt: skip
     results = run_attacks(target(locked), replace(TINY, variants=variants))
     names = {r.name for r in results}
+    assert "fine-tune-known-readers" in names
     assert {"fine-tune-known-mostly-locked", "fine-tune-known-locked", "fine-tune-guessed", "fine-tune-none"} <= names
     assert {"pruning", "pruning-regrow", "distillation", "distillation-with-labels", "location-l1"} <= names
     for result in results:

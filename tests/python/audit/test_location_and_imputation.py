@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -10,8 +11,18 @@ import torch
 from audit.attack_subjects import task, trained
 from corelocker.audit import location
 from corelocker.audit.imputation import METHODS, from_base, impute
-from corelocker.audit.location import auc, auc_error, elements_of, guess, read_layers, search, weight_detectors
-from corelocker.audit.models import lock_model, plain_state
+from corelocker.audit.location import (
+    Layer,
+    auc,
+    auc_error,
+    elements_of,
+    guess,
+    read_layers,
+    search,
+    weight_detectors,
+    with_readers,
+)
+from corelocker.audit.models import lock_model, plain_state, trace_graph
 
 
 def test_auc_is_the_share_of_pairs_in_order() -> None:
@@ -77,6 +88,32 @@ def test_a_guess_finds_silent_channels_and_names_what_belongs_to_them() -> None:
     assert set(elements) == set(locked.shipped.elements)
     for name, mask in locked.shipped.elements.items():
         assert (elements[name] == mask).all(), name
+
+
+def test_readers_of_locked_channels_are_the_consumers_that_the_product_locks() -> None:
+    tier_of = {f"features.{i}.weight": np.arange(n) % 3 == 1 for i, n in ((0, 12), (3, 16), (9, 24))}
+    plan = {name: mask.astype(np.uint8) for name, mask in tier_of.items()}
+    alone = lock_model(trained(), tier_of=plan).shipped
+    plain = deepcopy(trained()).to(memory_format=torch.contiguous_format)
+    both = lock_model(trained(), tier_of=plan, consumers=True, graph=trace_graph(plain, (task()[1].x[:1],))).shipped
+    found = with_readers(alone.elements, read_layers(alone.state), alone.channels)
+    assert set(found) == set(both.elements) > set(alone.elements)
+    for name, mask in both.elements.items():
+        assert (found[name] == mask).all(), name
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_readers_may_be_depthwise_or_stored_by_input(transposed: bool) -> None:
+    layers = {
+        "a": Layer("a", np.zeros((3, 4)), {}, {}, False, (3, 4), "b"),
+        "b": Layer("b", np.zeros((3, 9)), {}, {}, False, (3, 1, 3, 3), "c"),
+        "c": Layer("c", np.zeros((5, 3)), {}, {}, transposed, (3, 5) if transposed else (5, 3), ""),
+    }
+    locked = {"a": np.array([False, True, False]), "b": np.array([True, False, False]), "c": np.zeros(5, np.bool_)}
+    found = with_readers({}, layers, locked)
+    assert set(found) == {"b", "c"}
+    assert found["b"].reshape(3, 9).tolist() == [[m] * 9 for m in locked["a"]]
+    assert (found["c"] if transposed else found["c"].T).tolist() == [[m] * 5 for m in locked["b"]]
 
 
 def test_a_guess_finds_a_channel_that_resembles_no_other() -> None:

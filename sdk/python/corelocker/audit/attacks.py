@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 VERSION = 1  # of what the attacks do; part of every cache key
-Knowledge = Literal["none", "guessed", "known"]
+Knowledge = Literal["none", "guessed", "known", "known-readers"]
 Reach = Literal["all", "mostly-locked", "locked"]
 Progress = Callable[[int, int, str], None]
 SLOW = 0.1  # how fast unlocked weights move in a "mostly-locked" attack
@@ -106,6 +106,8 @@ class Budget:
     variants: tuple[tuple[Knowledge, Reach], ...] = (
         ("known", "all"),
         ("known", "mostly-locked"),
+        ("known-readers", "all"),
+        ("known-readers", "mostly-locked"),
         ("known", "locked"),
         ("guessed", "all"),
         ("none", "all"),
@@ -331,8 +333,8 @@ def fine_tune(bench: Bench, share: float, knowledge: Knowledge, reach: Reach) ->
 
     Args:
         knowledge: "known": the attacker knows every locked element and draws it anew first, as wide as what is left of its
-            tensor. "guessed": the same for the channels that `location.guess` picks, as many a layer as are locked. "none": the
-            file as it is.
+            tensor. "known-readers": and the weights that read a locked channel too, which fit nothing any more. "guessed":
+            as "known", for the channels that `location.guess` picks, as many a layer as are locked. "none": the file as it is.
         reach: "all" trains everything, "locked" only the elements that the attacker takes for locked, "mostly-locked" the rest
             at a tenth of the speed.
     """
@@ -341,13 +343,18 @@ def fine_tune(bench: Bench, share: float, knowledge: Knowledge, reach: Reach) ->
     elements: Mapping[str, Mask] = {}
     if knowledge == "known":
         elements = target.elements
+    elif knowledge == "known-readers":
+        elements = location.with_readers(target.elements, location.read_layers(target.state), target.channels)
     elif knowledge == "guessed":
         layers = location.read_layers(target.state)
         counts = {name: int(mask.sum()) for name, mask in target.channels.items()}
         elements = location.elements_of(layers, location.guess(layers, counts))
     start = reinitialized(target.state, elements, bench.fresh(), bench.seed)
     recovered, rates = bench.trained(start, data, speed=_speeds(bench.fresh(), elements, reach))
-    words = {"known": "location known", "guessed": "location guessed", "none": "location unknown"}[knowledge]
+    words = {
+        "known": "location known", "known-readers": "location known, their readers drawn anew too",
+        "guessed": "location guessed", "none": "location unknown",
+    }[knowledge]  # fmt: skip
     moved = {"all": "", "locked": ", locked channels only", "mostly-locked": ", the rest slowly"}[reach]
     return bench.result(
         started,

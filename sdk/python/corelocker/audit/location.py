@@ -234,6 +234,23 @@ def elements_of(layers: Mapping[str, Layer], channels: Mapping[str, Mask]) -> di
     return found
 
 
+def with_readers(
+    elements: Mapping[str, Mask], layers: Mapping[str, Layer], channels: Mapping[str, Mask]
+) -> dict[str, Mask]:
+    """`elements`, and of the layer that reads `channels` (layer -> bool (channels,)) the weights that do."""
+    found = {name: mask.copy() for name, mask in elements.items()}
+    for name, mask in channels.items():
+        reader = layers.get(layers[name].reader)
+        if reader is None or not mask.any():
+            continue
+        axis = (
+            0 if reader.transposed or reader.shape[1] != mask.size else 1
+        )  # a depthwise reader's channels are its inputs
+        across = np.expand_dims(mask, tuple(a for a in range(len(reader.shape)) if a != axis))
+        found[reader.name] = found.get(reader.name, np.zeros(reader.shape, np.bool_)) | across
+    return found
+
+
 def _nearest(unit: Floats) -> Floats:
     """Cosine to the most similar other channel."""
     if unit.shape[0] < 2:
