@@ -2,16 +2,16 @@
 
     python tools/research/hardened.py --data FOLDER --work FOLDER [--net NET] [--images 3000] [--seed 0] RULE [RULE ...]
 
-NET is a public ResNet (20, 32, 56) on CIFAR-10, the demo's network on Fashion-MNIST, or one of tools/research/mobile_nets.py on
-Fashion-MNIST turned by quarters, which is trained first.
+NET is a public ResNet (20, 32, 56) on CIFAR-10, the demo's network on Fashion-MNIST, or one of tools/research/mobile_nets.py, which
+is trained first, on 10,000 images of CIFAR-10.
 
 A RULE says which channels are locked: parts joined by "+", each `PATTERN@FRACTION:RANK`; PATTERN is a glob of layer names without
 ".weight", FRACTION of its channels (1 if left out; one channel always stays), RANK l1 (the largest, the default) or random. The
 rule "hardened@SHARE" is the preset's: corelocker.locking.hardened with that share of the bytes; "minimal" and "balanced" are those
 presets as they are.
 The attacker knows every locked channel, draws it anew, alone and with the weights that read it, and trains on 10 % of the training
-data (5,000 images of CIFAR-10, 6,000 of Fashion-MNIST) for 15 epochs, one-cycle SGD (AdamW for the transformer); once with every
-weight at full speed and once with the rest at a tenth of it.
+data (5,000 images of CIFAR-10 for the public ResNets, 6,000 of Fashion-MNIST) for 15 epochs (of 1,000 images: 60), one-cycle SGD
+(AdamW for the transformer); once with every weight at full speed and once with the rest at a tenth of it.
 Appends to docs/data/hardened.json; finished trainings are kept in --work. Five minutes a training of ResNet-20 on one core.
 """
 
@@ -98,26 +98,27 @@ def by_sensitivity(name: PresetName, module: nn.Module, example: torch.Tensor, s
 
 def subject(net: str, folder: Path, images: int, work: Path) -> tuple[nn.Module, list[DataSet], Recipe]:
     """A trained network, a tenth of its training data and test images, and how an attacker trains it."""
-    if net in mobile_nets.NETS:
-        fashion = folder / "fashion-mnist"
-        pictures = [mobile_nets.turned(fashion / f"{name}.npz", n) for name, n in (("train", 6000), ("test", images))]
-        return mobile_nets.trained(net, folder, work), pictures, mobile_nets.NETS[net][1]
     if net == "demo":
         from demo.model.fashion_mobilenet import trained
 
-        module, parts = trained()[0], (("fashion-mnist/train", 6000), ("fashion-mnist/test", images))
-    else:
-        module, parts = (
-            load(folder / "checkpoints" / CHECKPOINTS[net]),
-            (("cifar10/train10k", 5000), ("cifar10/test", images)),
-        )
-    sets = []
-    for name, count in parts:
-        with np.load(folder / f"{name}.npz") as file:
-            picked = np.random.default_rng(0).permutation(len(file["y"]))[:count] if net == "demo" else slice(count)
-            x, y = torch.from_numpy(file["x"][picked]), torch.from_numpy(file["y"][picked]).long()
-        sets.append(DataSet(name, x[:, None].float() / 255 if net == "demo" else normalize(x), y))
-    return module, sets, RECIPE
+        sets = [
+            _pictures(folder, "fashion-mnist/train", 6000, net),
+            _pictures(folder, "fashion-mnist/test", images, net),
+        ]
+        return trained()[0], sets, RECIPE
+    test = _pictures(folder, "cifar10/test", images, net)
+    if net in mobile_nets.NETS:
+        whole = _pictures(folder, "cifar10/train10k", 10000, net)
+        return mobile_nets.trained(net, whole, work), [whole.take(slice(1000)), test], mobile_nets.NETS[net][1]
+    part = _pictures(folder, "cifar10/train10k", 5000, net)
+    return load(folder / "checkpoints" / CHECKPOINTS[net]), [part, test], RECIPE
+
+
+def _pictures(folder: Path, name: str, count: int, net: str) -> DataSet:
+    with np.load(folder / f"{name}.npz") as file:
+        picked = np.random.default_rng(0).permutation(len(file["y"]))[:count] if net == "demo" else slice(count)
+        x, y = torch.from_numpy(file["x"][picked]), torch.from_numpy(file["y"][picked]).long()
+    return DataSet(name, x[:, None].float() / 255 if net == "demo" else normalize(x), y)
 
 
 def main() -> None:

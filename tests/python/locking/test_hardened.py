@@ -145,8 +145,9 @@ def test_small_layers_go_whole_and_large_ones_equally() -> None:
     assert counts["2"] == 15
     assert counts["4"] * 6400 / 32 == pytest.approx(1600, abs=200)
     assert counts["3"] == counts["5"] == 0
-    everything = hardened_channels(layers, 1)
-    assert all(everything[layer.name] == layer.channels - 1 for layer in layers)
+    whole = {layer.name: layer.channels - 1 if layer.name in ("0", "2", "4") else 0 for layer in layers}
+    assert hardened_channels(layers, 1) == whole
+    assert hardened_channels(layers) == hardened_channels(layers, HARDENED_SHARE) == whole
     assert not any(hardened_channels(layers, 0).values())
 
 

@@ -6,8 +6,8 @@ the network: of two that follow each other, at least one, and of all such choice
 beside each other (the branches of a block, a shortcut) do not follow each other; queries and keys only weigh what values pass on,
 and the output layer is learned anew by whoever has labels. Where the file has a graph, it tells who follows whom, through residuals
 and concatenations too; where it has none, the layers' names do.
-Small layers, most of them early, are locked whole but for one channel; large ones up to the same number of bytes each, such that
-the budget is met. Measured against other choices in docs/audit.md.
+They are locked whole but for one channel. With a smaller budget that goes for the small layers, most of them early, and large ones
+are locked up to the same number of bytes each; what is left of them is worth something to an attacker (docs/audit.md).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from corelocker.artifacts import Artifact
 from corelocker.locking.groups import group_layers
 from corelocker.locking.plan import LayerSize
 
-HARDENED_SHARE = 0.25  # of the weights' bytes
+HARDENED_SHARE = 0.5  # of the weights' bytes at most; half of a network covers it
 LATER = 0.02  # of the mean layer's bytes: what a layer costs more in a cover for each layer before it
 MOST_CHOICES = 4096  # kept while a cover is sought; blocks with residuals or concatenations need about ten
 # Names of modules, or of parameters, that work beside their siblings of the same kind.
@@ -168,22 +168,15 @@ def hardened_channels(
     share: float = HARDENED_SHARE,
     readers: Mapping[str, Collection[str]] = MappingProxyType({}),
 ) -> Mapping[str, int]:
-    """How many channels of each layer to lock, for an access key of `share` of all bytes or just below.
-
-    Where the cover is smaller than the budget, the rest goes to the layers that it leaves out, in the same way.
+    """How many channels of each layer to lock: of those in the cover all but one, or fewer where `share` does not reach.
 
     Args:
         layers: all layers that may be locked, in the order of execution.
-        share: 0 to 1.
+        share: of all bytes, 0 to 1; the access key is no larger.
         readers: as for `cover`.
     """
     budget = share * sum(layer.size for layer in layers)
-    covering = cover(layers, readers)
-    counts = {layer.name: 0 for layer in layers} | _level(covering, budget)
-    if all(counts[layer.name] == layer.channels - 1 for layer in covering):
-        rest = [layer for layer in layers if layer not in covering]
-        counts |= _level(rest, budget - sum(counts[layer.name] * layer.size / layer.channels for layer in covering))
-    return counts
+    return {layer.name: 0 for layer in layers} | _level(cover(layers, readers), budget)
 
 
 def _level(layers: Sequence[LayerSize], budget: float) -> dict[str, int]:

@@ -39,7 +39,7 @@ def preset(name: PresetName) -> Preset:
     `balanced`: a tenth of the channels of every inner layer.
 
     `hardened`: so much, and so spread, that training from what is left is worth little more than starting over; not so for every
-    model, see `doubt`.
+    model, see `doubt`. Without the layers that read the locked channels: for the same bytes they hold worse (docs/audit.md).
     """
     from corelocker.locking.hardened import HARDENED_SHARE
 
