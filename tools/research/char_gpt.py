@@ -158,10 +158,7 @@ def main() -> None:
     print("from scratch", baseline, flush=True)
     target = ROOT / "docs" / "data" / "hardened_gpt.json"
     for rule in options.rules:
-        state = dict(module.state_dict())
-        if rule.startswith("hardened@"):
-            del state["wte.weight"], state["wpe.weight"]  # the preset leaves embeddings alone
-        plan = tiers_of(rule, state)
+        plan = tiers_of(rule, module.state_dict())
         locked = lock_model(module, tiers="free=0.5,full=0", tier_of=plan).shipped
         broken = deepcopy(module)
         broken.load_state_dict(locked.state)

@@ -21,6 +21,7 @@ import argparse
 import fnmatch
 import json
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -56,8 +57,12 @@ def tiers_of(rule: str, state: dict[str, torch.Tensor]) -> dict[str, np.ndarray[
     """The plan of a rule: layer -> uint8 (channels,)."""
     found = {n: np.zeros(len(v), np.uint8) for n, v in state.items() if n.endswith("weight") and v.dim() > 1}
     if rule.startswith("hardened@"):
-        sizes = [LayerSize(n, len(map_), state[n].nbytes) for n, map_ in found.items()]
-        for name, count in hardened_channels(sizes, float(rule.partition("@")[2])).items():
+        with tempfile.TemporaryDirectory() as scratch:
+            artifact = open_state(plain_state(state), Path(scratch) / "state.safetensors")
+        tables = {tensor.name for tensor in artifact.tensors if tensor.role == "embedding"}
+        sizes = [LayerSize(n, len(map_), state[n].nbytes) for n, map_ in found.items() if n not in tables]
+        share = float(rule.partition("@")[2])
+        for name, count in hardened_channels(sizes, share, inputs=artifact.inputs).items():
             scores = state[name].abs().flatten(1).sum(1).numpy()
             found[name][np.argsort(-scores, kind="stable")[:count]] = 1
         return found

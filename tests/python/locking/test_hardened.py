@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from corelocker.artifacts import Artifact
 from corelocker.artifacts.detect import open_artifacts
-from corelocker.locking.hardened import HARDENED_SHARE, cover, hardened_channels, prices, readers
+from corelocker.locking.hardened import HARDENED_SHARE, cover, hardened_channels, input_layers, prices, readers
 from corelocker.locking.plan import LayerSize
 from corelocker.locking.presets import PresetName, doubt
 from hypothesis import given
@@ -147,7 +147,6 @@ def test_small_layers_go_whole_and_large_ones_equally() -> None:
     assert counts["3"] == counts["5"] == 0
     whole = {layer.name: layer.channels - 1 if layer.name in ("0", "2", "4") else 0 for layer in layers}
     assert hardened_channels(layers, 1) == whole
-    assert hardened_channels(layers) == hardened_channels(layers, HARDENED_SHARE) == whole
     assert not any(hardened_channels(layers, 0).values())
 
 
@@ -214,8 +213,24 @@ def test_the_preset_locks_along_the_graph() -> None:
     plan = choose([artifact], LockOptions(preset="hardened"), b"seed", lambda stage, done, total: None)
     layers = sizes(artifact)
     found = {name: int((map_ > 0).sum()) for name, map_ in plan.tier_of[0].items()}
-    assert found == hardened_channels(layers, HARDENED_SHARE, readers([artifact]))
-    assert found != hardened_channels(layers, HARDENED_SHARE)
+    inputs = input_layers([artifact])
+    assert len(inputs) == 1
+    assert all(found[name] == size.channels - 1 for size in layers for name in inputs if size.name == name)
+    assert found == hardened_channels(layers, HARDENED_SHARE, readers([artifact]), inputs)
+    assert found != hardened_channels(layers, HARDENED_SHARE, inputs=inputs)
+
+
+def test_the_cover_holds_the_input_layers_and_what_works_beside_them() -> None:
+    names = ("stem.rbr_dense", "stem.rbr_1x1", "b.rbr_dense", "b.rbr_1x1", "c", "head")
+    layers = [LayerSize(name, 8, 80) for name in names]
+
+    def chosen(inputs: Collection[str]) -> list[str]:
+        return [layer.name for layer in cover(layers, inputs=inputs)]
+
+    assert chosen(()) == ["b.rbr_dense", "b.rbr_1x1"]
+    assert chosen({"stem.rbr_dense"}) == ["stem.rbr_dense", "stem.rbr_1x1", "c"]
+    assert "c" in chosen({"c"})
+    assert chosen({"head", "unknown"}) == chosen(())
 
 
 @pytest.mark.parametrize(

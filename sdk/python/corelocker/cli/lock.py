@@ -316,9 +316,9 @@ def choose(
 
 
 def _spread(share: float, artifacts: Sequence[Artifact]) -> Callable[[Sequence[LayerSize]], Mapping[str, int]]:
-    from corelocker.locking.hardened import hardened_channels, readers
+    from corelocker.locking.hardened import hardened_channels, input_layers, readers
 
-    return lambda layers: hardened_channels(layers, share, readers(artifacts))
+    return lambda layers: hardened_channels(layers, share, readers(artifacts), input_layers(artifacts))
 
 
 def _sensitivity(

@@ -25,6 +25,7 @@ DEFAULT_CONFIG = Path("service.toml")
 ConfigOption = Annotated[
     Path, typer.Option("--config", help="The service's configuration.", envvar="CORELOCKER_SERVICE")
 ]
+THUMBPRINT = {"ignore_unknown_options": True}  # one in 64 begins with a hyphen
 LicenseId = Annotated[str, typer.Argument(help="The license's id (jti).")]
 Reason = Annotated[str, typer.Option(help="Why, for the audit log.")]
 
@@ -320,7 +321,7 @@ def show_entitlement(
     emit(json, document, lambda: _print_document(document))
 
 
-@entitlement.command("release-device")
+@entitlement.command("release-device", context_settings=THUMBPRINT)
 def release_device(
     device: Annotated[str, typer.Argument(help="Thumbprint of the device key.")],
     config: ConfigOption = DEFAULT_CONFIG,
@@ -343,7 +344,7 @@ def release_device(
     emit(json, {"device": device, "places": held}, lambda: print(f"released; {held} devices use the purchase"))
 
 
-@entitlement.command("allow-device")
+@entitlement.command("allow-device", context_settings=THUMBPRINT)
 def allow_device(
     device: Annotated[str, typer.Argument(help="Thumbprint of the device key.")],
     config: ConfigOption = DEFAULT_CONFIG,

@@ -6,8 +6,9 @@ the network: of two that follow each other, at least one, and of all such choice
 beside each other (the branches of a block, a shortcut) do not follow each other; queries and keys only weigh what values pass on,
 and the output layer is learned anew by whoever has labels. Where the file has a graph, it tells who follows whom, through residuals
 and concatenations too; where it has none, the layers' names do.
-They are locked whole but for one channel. With a smaller budget that goes for the small layers, most of them early, and large ones
-are locked up to the same number of bytes each; what is left of them is worth something to an attacker (docs/audit.md).
+The input layer is always among them: it is small, and everything builds on it. Small layers, most of them early, are locked
+whole but for one channel; large ones up to the same number of bytes each, such that the budget is met. Measured against other
+choices in docs/audit.md.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from corelocker.artifacts import Artifact
 from corelocker.locking.groups import group_layers
 from corelocker.locking.plan import LayerSize
 
-HARDENED_SHARE = 0.5  # of the weights' bytes at most; half of a network covers it
+HARDENED_SHARE = 0.25  # of the weights' bytes
 LATER = 0.02  # of the mean layer's bytes: what a layer costs more in a cover for each layer before it
 MOST_CHOICES = 4096  # kept while a cover is sought; blocks with residuals or concatenations need about ten
 # Names of modules, or of parameters, that work beside their siblings of the same kind.
@@ -65,9 +66,12 @@ def readers(artifacts: Sequence[Artifact]) -> dict[str, set[str]]:
 
 
 def cover(
-    layers: Sequence[LayerSize], readers: Mapping[str, Collection[str]] = MappingProxyType({})
+    layers: Sequence[LayerSize],
+    readers: Mapping[str, Collection[str]] = MappingProxyType({}),
+    inputs: Collection[str] = (),
 ) -> list[LayerSize]:
-    """The layers of the cheapest choice that holds at least one of every two that follow each other, but for the last layer.
+    """The layers of the cheapest choice that holds the input layers and at least one of every two that follow each other, but for
+    the last layer.
 
     Of choices that cost about the same it is the one with the earlier layers. What makes features is learned anew with more
     effort than what reads them.
@@ -75,8 +79,9 @@ def cover(
     Args:
         layers: in the order of execution.
         readers: layer -> the layers that follow it. Behind those that it does not name comes what their names tell.
+        inputs: names of the input layers.
     """
-    later = _later(layers, readers)
+    first, later = _first(layers, inputs), _later(layers, readers)
     costs = prices(layers)
     # A choice for the layers so far leaves some later ones no choice. Of those that leave the same, the cheapest goes on.
     choices: dict[frozenset[int], tuple[float, tuple[int, ...]]] = {frozenset(): (0, ())}
@@ -84,7 +89,7 @@ def cover(
         found: dict[frozenset[int], tuple[float, tuple[int, ...]]] = {}
         for forced, (cost, taken) in choices.items():
             after = [(forced - {place}, (cost + costs[place], (*taken, place)))]
-            if place not in forced:
+            if place not in forced and place not in first:
                 after.append((forced | later[place], (cost, taken)))
             for key, choice in after:
                 if key not in found or choice[0] < found[key][0]:
@@ -97,6 +102,19 @@ def prices(layers: Sequence[LayerSize]) -> list[float]:
     """What a cover pays for each layer: its bytes, and LATER of the mean layer's for every layer before it."""
     mean = sum(layer.size for layer in layers) / max(1, len(layers))
     return [layer.size + LATER * mean * place for place, layer in enumerate(layers)]
+
+
+def input_layers(artifacts: Sequence[Artifact]) -> frozenset[str]:
+    """The layers that read the models' inputs, by the names that `readers` gives."""
+    groups = group_layers(list(artifacts))
+    return frozenset(g[0].tensor.name for g in groups if any(m.tensor.name in artifacts[m.artifact].inputs for m in g))
+
+
+def _first(layers: Sequence[LayerSize], inputs: Collection[str]) -> frozenset[int]:
+    """The places of the input layers and of what works beside them, but for the last layer."""
+    found = {place for place, layer in enumerate(layers) if layer.name in inputs}
+    beside, _, _ = _by_names([(layer.name.split("."), place) for place, layer in enumerate(layers)])
+    return frozenset((found | set(beside) if found & set(beside) else found) - {len(layers) - 1})
 
 
 def _later(layers: Sequence[LayerSize], readers: Mapping[str, Collection[str]]) -> list[frozenset[int]]:
@@ -167,16 +185,19 @@ def hardened_channels(
     layers: Sequence[LayerSize],
     share: float = HARDENED_SHARE,
     readers: Mapping[str, Collection[str]] = MappingProxyType({}),
+    inputs: Collection[str] = (),
 ) -> Mapping[str, int]:
-    """How many channels of each layer to lock: of those in the cover all but one, or fewer where `share` does not reach.
+    """How many channels of each layer to lock, for an access key of `share` of all bytes or just below.
+
+    Of the cover's layers all but one channel, where `share` reaches for that.
 
     Args:
         layers: all layers that may be locked, in the order of execution.
-        share: of all bytes, 0 to 1; the access key is no larger.
-        readers: as for `cover`.
+        share: 0 to 1.
+        readers, inputs: as for `cover`.
     """
     budget = share * sum(layer.size for layer in layers)
-    return {layer.name: 0 for layer in layers} | _level(cover(layers, readers), budget)
+    return {layer.name: 0 for layer in layers} | _level(cover(layers, readers, inputs), budget)
 
 
 def _level(layers: Sequence[LayerSize], budget: float) -> dict[str, int]:

@@ -359,6 +359,14 @@ def test_a_device_is_released(sold: Any) -> None:
     assert storage.audit_rows(event="release-device")[0].device == name
 
 
+@pytest.mark.parametrize("command", ["release-device", "allow-device"])
+def test_a_thumbprint_may_begin_with_a_hyphen(place: Place, command: str) -> None:
+    place.service()[1].close()
+    for name in ("-e-Fw98iS", "--json-Fw98iS"):
+        answer = place.on_service("entitlement", command, name, "--purchase", f"grant:{APP}:never", code=1)
+        assert answer["error"]["code"] == "entitlement-unknown"
+
+
 def test_what_is_not_there(place: Place) -> None:
     _, storage = place.service()
     with pytest.raises(LicenseUnknownError):
