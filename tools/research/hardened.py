@@ -163,7 +163,7 @@ def main() -> None:
             result = fine_tune(bench, 1.0, knowledge, reach)
             row = {
                 "network": options.net, "rule": rule, "consumers": options.consumers,
-                "anew": knowledge, "reach": reach,
+                "input_layer": rule.startswith("hardened@"), "anew": knowledge, "reach": reach,
                 "key": round(100 * locked.shipped.locked_fraction, 2), "key_bytes": locked.shipped.locked_bytes,
                 "test_images": options.images, "seed": options.seed,
                 "learning_rates": {
@@ -176,7 +176,7 @@ def main() -> None:
             }  # fmt: skip
             print(json.dumps(row), flush=True)
             rows = json.loads(target.read_bytes()) if target.exists() else []
-            what = ("network", "rule", "consumers", "anew", "reach", "test_images", "seed")
+            what = ("network", "rule", "consumers", "input_layer", "anew", "reach", "test_images", "seed")
             rows = [r for r in rows if "learning_rates" not in r or any(r.get(k, "known") != row[k] for k in what)]
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(json.dumps([*rows, row], indent=1) + "\n")
