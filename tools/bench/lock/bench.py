@@ -108,6 +108,7 @@ def bench_lock(path: Path, runs: int, environment: dict[str, str], folder: Path)
     for _ in range(runs):
         hashing.append(sha256_seconds(path))
         for secret in locking:
+            os.sync()  # what the run before has deleted is discarded now, and not while this one writes
             seconds, peak = measured(
                 [*COMMAND, "lock", str(path), "--out", str(out), "--model-id", "bench", "--model-version", "1", "--json",
                  "--keystore", str(folder / f"{secret}.json")],
