@@ -207,11 +207,11 @@ def trained(name: str, data: DataSet, work: Path) -> nn.Module:
     kind, recipe = NETS[name]
     kept = work / f"{name}.pt"
     with seeded(0):
-        module = kind()
-    if kept.exists():
-        module.load_state_dict(torch.load(kept, weights_only=True))
-    else:
+        module, fresh = kind(), kind()
+    if not kept.exists():
         train(module, data, replace(recipe, epochs=OWNER_EPOCHS), recipe.learning_rates[0], 0)
         work.mkdir(parents=True, exist_ok=True)
         torch.save(module.state_dict(), kept)
-    return module.eval()
+    # Training leaves its memory format behind, by which later sums differ: the first run, too, goes on from the file.
+    fresh.load_state_dict(torch.load(kept, weights_only=True))
+    return fresh.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload,no-any-return]

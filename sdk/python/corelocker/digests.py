@@ -11,12 +11,10 @@ import os
 import sys
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 
 from corelocker.errors import FileAccessError
 
-BLOCK = 4 << 20  # read at a time, so that it stays in the processor's cache until it is hashed and written
 MAPPED = 16 << 20  # hashed at a time; before the next the thread waits for those that hold the interpreter
 NICENESS = 5
 Stamp = tuple[int, int, int, int]
@@ -25,21 +23,6 @@ Stamp = tuple[int, int, int, int]
 def file_stamp(status: os.stat_result) -> Stamp:
     """What changes when another file takes a name, or somebody writes to the one that has it."""
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def read_buffer(size: int) -> memoryview:
-    """Memory of `size` bytes to read a file into, at the start of a page.
-
-    What malloc gives for it begins 16 bytes into a page, and some processors (an AMD EPYC, measured) copy a page of the page cache
-    to such a place at a fifth of the speed: modulo 4096, what they are to read looks like what they have just written.
-    """
-    if not hasattr(mmap, "MAP_ANONYMOUS"):  # Windows
-        return memoryview(mmap.mmap(-1, size))
-    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        with suppress(OSError):  # a kernel without large pages
-            memory.madvise(mmap.MADV_HUGEPAGE)
-    return memoryview(memory)
 
 
 def _give_way() -> None:

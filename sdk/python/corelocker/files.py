@@ -73,6 +73,21 @@ class MappedFile:
             self._map.madvise(mmap.MADV_DONTNEED, start, stop - start)
 
 
+def read_buffer(size: int) -> memoryview:
+    """Memory of `size` bytes to read a file into, at the start of a page.
+
+    What malloc gives for it begins 16 bytes into a page, and some processors (an AMD EPYC, measured) copy a page of the page cache
+    to such a place at a fifth of the speed: modulo 4096, what they are to read looks like what they have just written.
+    """
+    if not hasattr(mmap, "MAP_ANONYMOUS"):  # Windows
+        return memoryview(mmap.mmap(-1, size))
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # a kernel without large pages
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return memoryview(memory)
+
+
 @contextmanager
 def write_atomically(path: Path, *, force: bool = False, mode: int = 0o644) -> Iterator[BinaryIO]:
     """Open a new file beside `path`; it takes the name `path` only when the block ends without an exception.

@@ -15,8 +15,9 @@ import pytest
 from corelocker.artifacts import Artifact, Edge, Identity, open_artifact
 from corelocker.bundle.clkey import KeyBundle
 from corelocker.bundle.content_keys import new_content_key, tier_keys
-from corelocker.digests import MAPPED, NICENESS, FileDigests, file_stamp, read_buffer
+from corelocker.digests import MAPPED, NICENESS, FileDigests, file_stamp
 from corelocker.errors import FileAccessError, OutputExistsError
+from corelocker.files import read_buffer
 from corelocker.locking.criteria import score
 from corelocker.locking.plan import make_plan
 from corelocker.locking.publish import Publication, publish

@@ -237,15 +237,20 @@ def elements_of(layers: Mapping[str, Layer], channels: Mapping[str, Mask]) -> di
 def with_readers(
     elements: Mapping[str, Mask], layers: Mapping[str, Layer], channels: Mapping[str, Mask]
 ) -> dict[str, Mask]:
-    """`elements`, and of the layer that reads `channels` (layer -> bool (channels,)) the weights that do."""
+    """`elements`, and the weights that read `channels` where the reading layer is known (`Layer.reader`).
+
+    Args:
+        elements: tensor name -> bool of its shape.
+        layers: from `read_layers`.
+        channels: layer name -> bool (channels,).
+    """
     found = {name: mask.copy() for name, mask in elements.items()}
     for name, mask in channels.items():
         reader = layers.get(layers[name].reader)
         if reader is None or not mask.any():
             continue
-        axis = (
-            0 if reader.transposed or reader.shape[1] != mask.size else 1
-        )  # a depthwise reader's channels are its inputs
+        depthwise = reader.shape[1] != mask.size  # its channels are its inputs
+        axis = 0 if reader.transposed or depthwise else 1
         across = np.expand_dims(mask, tuple(a for a in range(len(reader.shape)) if a != axis))
         found[reader.name] = found.get(reader.name, np.zeros(reader.shape, np.bool_)) | across
     return found

@@ -26,7 +26,7 @@ def main() -> None:
     arguments = sys.argv[1:]
     from corelocker.digests import FileDigests
 
-    # The digest of the original is half of the work of a lock, and needs nothing of what takes long to import.
+    # The digest of the original takes a third of a lock's processor time, and needs nothing of what takes long to import.
     with FileDigests(_models(arguments) if arguments[:1] == ["lock"] else ()) as originals:
         from corelocker.cli.app import run
 

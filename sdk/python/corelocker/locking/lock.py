@@ -20,15 +20,15 @@ import numpy as np
 from corelocker.artifacts import Artifact, Identity, Part
 from corelocker.artifacts.weights import SparsePart
 from corelocker.bundle.patch import Patch
-from corelocker.digests import BLOCK, read_buffer
 from corelocker.errors import FileAccessError, LockingError
-from corelocker.files import Bytes, MappedFile
+from corelocker.files import Bytes, MappedFile, read_buffer
 from corelocker.locking.consumers import ConsumerLocks, follow_consumers
 from corelocker.locking.fill import Balance, Filled, Rows, Turn, fill_group, fill_inputs
 from corelocker.locking.groups import Member, group_layers
 from corelocker.locking.layout import Cells, Name, Overlay, Places, TierMap, crossing_cells
 from corelocker.locking.plan import Plan
 
+BLOCK = 4 << 20  # read at a time, so that it stays in the processor's cache until it is hashed and written
 CACHED = 16 << 20  # bytes of a written file that may wait in the page cache
 AHEAD = 3  # blocks that are read while others are hashed and written
 THREADS = 2
