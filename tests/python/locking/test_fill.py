@@ -7,14 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from corelocker.artifacts import Artifact, WeightTensor, open_artifact
+from corelocker.artifacts import Artifact, Edge, WeightTensor, open_artifact
 from corelocker.artifacts.elements import INT8
-from corelocker.errors import CoreLockerError
+from corelocker.errors import LockingError
 from corelocker.locking.criteria import score
 from corelocker.locking.fill import CODE_STATISTICS, STATISTICS, WIDE, Balance, Turn, _permuted, _targets, fill_group
 from corelocker.locking.lock import lock_artifacts
 from corelocker.locking.plan import Plan, make_plan
 from corelocker.locking.tiers import parse_tiers
+from numpy.typing import NDArray
 from support import Builder, detection, float_layer, quantized_layer, trained_like, write_safetensors
 
 
@@ -23,13 +24,27 @@ def lock_in_memory(
 ) -> tuple[Plan, list[bytes]]:
     settings = {"scope": "layer", "fill": "decoy", "include_io": True} | options
     plan = make_plan(artifacts, parse_tiers(tiers), score("l1", seed, None), criterion="l1", seed=seed, **settings)  # type: ignore[arg-type]
+    return plan, shipped(artifacts, plan)
+
+
+def shipped(artifacts: list[Artifact], plan: Plan) -> list[bytes]:
     states = []
     for locked in lock_artifacts(artifacts, plan):
         (file,) = locked.files
         block = file.file.data.copy()
         file.overlay.apply(0, block, 0)
         states.append(block.tobytes())
-    return plan, states
+    return states
+
+
+def touched(artifact: Artifact, describe: list[object], plan: Plan, path: Path) -> NDArray[np.bool_]:
+    """Which weights of the last layer the plan's locking changes: (channels, elements)."""
+    after = Builder(path)
+    after._data = bytearray(shipped([artifact], plan)[0])
+    before, locked = (
+        a.tensors[-1].weight.read(range(a.tensors[-1].channels)) for a in (artifact, after.artifact(describe))
+    )
+    return before != locked
 
 
 SHAPES = [(64, 32, 3, 3), (96, 64, 1, 1), (128, 96), (64, 128), (96, 9), (256, 64)] * 2
@@ -217,28 +232,26 @@ def test_asymmetric_codes_reach_both_ends(tmp_path: Path) -> None:
     assert all(0.4 <= v <= 0.6 for v in detection(after.artifact([make]), plan.tier_of[0]).values())
 
 
-def test_every_input_channel_locked_is_an_error(tmp_path: Path) -> None:
-    from corelocker.artifacts import Edge
-
+def test_one_input_channel_stays_where_consumers_would_take_them_all(tmp_path: Path) -> None:
+    """What was added up reads channels of both: together they are all."""
     builder = Builder(tmp_path / "m.bin")
     rng = np.random.default_rng(0)
     describe = [float_layer(builder, n, trained_like(rng, 8, 8), i) for i, n in enumerate("abc")]
     artifact = builder.artifact(describe, edges={"a": (Edge("c"),), "b": (Edge("c"),)})
-    plan, _ = lock_in_memory([artifact], tiers="free=0.5,full=0")
-    plan.tier_of[0]["a"][:4] = 1
-    plan.tier_of[0]["b"][:] = 0
-    plan.tier_of[0]["b"][4:] = 1
-    plan.tier_of[0]["a"][4:] = 0
+    plan, _ = lock_in_memory([artifact], tiers="free=0.5,plus=0.2,full=0")
+    plan.tier_of[0] = {
+        "a": np.array([1, 1, 1, 2, 0, 0, 0, 0], np.uint8),
+        "b": np.array([0, 0, 0, 0, 2, 1, 2, 2], np.uint8),
+    }
     plan.consumers = True
-    with pytest.raises(CoreLockerError, match="every input channel"):
-        lock_artifacts([artifact], plan)
+    # Of those that tier 1 restores the first stays.
+    assert touched(artifact, describe, plan, tmp_path / "locked.bin").any(axis=0).tolist() == [False, *[True] * 7]
 
 
 @pytest.mark.parametrize("fill", ["zero", "decoy"])
-def test_every_channel_of_a_depthwise_layer_locked_is_an_error(tmp_path: Path, fill: str) -> None:
-    """Its own channels and those whose input is locked can be all: nothing is left to draw decoys from."""
-    from corelocker.artifacts import Edge
-
+def test_one_channel_of_a_depthwise_layer_stays_where_its_own_and_its_producers_are_all(
+    tmp_path: Path, fill: str
+) -> None:
     builder = Builder(tmp_path / "m.bin")
     rng = np.random.default_rng(0)
     describe = [
@@ -247,10 +260,21 @@ def test_every_channel_of_a_depthwise_layer_locked_is_an_error(tmp_path: Path, f
     ]
     artifact = builder.artifact(describe, edges={"a": (Edge("dw"),)})
     plan, _ = lock_in_memory([artifact], tiers="free=0.5,full=0", fill=fill)
-    plan.tier_of[0]["a"][:] = [1, 1, 1, 1, 0, 0, 0, 0]
-    plan.tier_of[0]["dw"][:] = [0, 0, 0, 0, 1, 1, 1, 1]
+    plan.tier_of[0] = {
+        "a": np.array([1, 1, 1, 1, 0, 0, 0, 0], np.uint8),
+        "dw": np.array([0, 0, 0, 0, 1, 1, 1, 1], np.uint8),
+    }
     plan.consumers = True
-    with pytest.raises(CoreLockerError, match="dw: every channel"):
+    assert touched(artifact, describe, plan, tmp_path / "locked.bin").any(axis=1).tolist() == [False, *[True] * 7]
+
+
+def test_every_channel_of_a_layer_in_a_plan_is_an_error(tmp_path: Path) -> None:
+    """Nothing would be left to draw decoys from."""
+    builder = Builder(tmp_path / "m.bin")
+    artifact = builder.artifact([float_layer(builder, "a", trained_like(np.random.default_rng(0), 8, 8), 0)])
+    plan, _ = lock_in_memory([artifact], tiers="free=0.5,full=0")
+    plan.tier_of[0]["a"][:] = 1
+    with pytest.raises(LockingError, match="a: every channel"):
         lock_artifacts([artifact], plan)
 
 

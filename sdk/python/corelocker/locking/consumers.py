@@ -35,13 +35,16 @@ def follow_consumers(
 ) -> ConsumerLocks:
     """Follow every locked channel to the layers that read it, through depthwise layers to what lies behind them.
 
-    Copies of a layer get the same locks: where one copy's input channels cannot be taken, all copies keep theirs.
+    Copies of a layer get the same locks: where one copy's input channels cannot be taken, all copies keep theirs. At least one
+    input channel of a layer stays, as one of its own channels does: decoys are drawn from what is left.
     """
     found = ConsumerLocks([{} for _ in artifacts], [{} for _ in artifacts], [{} for _ in artifacts])
     for index, artifact in enumerate(artifacts):
         _follow(artifact, tier_of[index], left_alone[index], found, index)
     for group in groups:
         _agree(group, found)
+        for member in group:
+            _leave_one(member, tier_of[member.artifact], found)
     return found
 
 
@@ -94,3 +97,15 @@ def _agree(group: list[Member], found: ConsumerLocks) -> None:
                 found.not_followed[member.artifact][member.tensor.name] = (
                     "a copy of this layer cannot lock its input channels"
                 )
+
+
+def _leave_one(member: Member, tier_of: dict[str, TierMap], found: ConsumerLocks) -> None:
+    """Where all channels, or all input channels, would be locked, the first of those that the earliest tier restores stays."""
+    name = member.tensor.name
+    columns, rows = found.columns[member.artifact].get(name), found.rows[member.artifact].get(name)
+    if columns is not None and columns.all():
+        columns[columns.argmin()] = 0
+    if rows is not None:
+        own = tier_of.get(name, np.zeros_like(rows))
+        if np.maximum(rows, own).all() and not own.all():
+            rows[np.where(own == 0, rows, 255).argmin()] = 0

@@ -237,7 +237,7 @@ def _fill_members(
     channels = np.flatnonzero(rows)
     filled: list[Filled] = []
     cells: list[FileCells] = []
-    if channels.size == rows.size:  # a depthwise layer's own and those that follow its producer's
+    if channels.size == rows.size:
         name = members[0].tensor.name
         raise LockingError(f"{name}: every channel of it would be locked", hint="Lock fewer channels")
     if channels.size:
@@ -249,10 +249,6 @@ def _fill_members(
         columns = extra.columns[member.artifact].get(tensor.name)
         if columns is not None and columns.any():
             locked = np.flatnonzero(columns)
-            if locked.size == columns.size:
-                raise LockingError(
-                    f"{tensor.name}: every input channel of it would be locked", hint="Lock fewer channels"
-                )
             generator.bit_generator.state = after_rows
             inputs = fill_inputs(tensor, locked, plan.fill, generator)
             crossing = crossing_cells(
