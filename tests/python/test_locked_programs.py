@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from uuid import uuid4
 
+import numpy as np
 import pytest
 import torch
 from corelocker.artifacts import Artifact, open_artifact
 from corelocker.bundle.clkey import KeyBundle
 from corelocker.bundle.content_keys import new_content_key
+from corelocker.cli.lock import LockOptions, choose
 from corelocker.locking.criteria import score
 from corelocker.locking.plan import make_plan
 from corelocker.locking.publish import publish
@@ -90,6 +92,34 @@ def test_locked_programs(tmp_path: Path, name: str, variant: str, fill: str) -> 
         assert all(torch.isfinite(o).all() for o in outputs)
         assert torch.equal(outputs[2], outputs[3])
         assert not torch.equal(outputs[0], outputs[3]), "the lock has taken something that matters"
+
+
+@pytest.mark.parametrize(
+    ("name", "variant"), [("resnet", "portable"), ("mobilenet", "xnnpack"), ("branches", "portable")]
+)
+def test_hardened_with_consumers_takes_more_and_is_restored(tmp_path: Path, name: str, variant: str) -> None:
+    """What residuals add up reads channels of many locked layers: of each reader one input channel stays."""
+    path = lowering.exported(name, variant)
+    original, keys = path.read_bytes(), []
+    for consumers in (False, True):
+        artifact, out = open_artifact(path), tmp_path / str(consumers)
+        plan = choose([artifact], LockOptions(preset="hardened", consumers=consumers), b"seed", lambda *_: None)
+        made = publish(
+            [artifact],
+            plan,
+            out,
+            model="m",
+            model_version=1,
+            bundle_id=uuid4(),
+            signing_key=lambda: KEY,
+            content_key=TOP,
+        )
+        bundle = KeyBundle.open(made.bundle, KEY.public_key())
+        with restore(out / path.name, bundle, TOP, 1, key_tier=1, full_check=True) as restored:
+            assert bytes(restored) == original
+        locked = np.frombuffer((out / path.name).read_bytes(), np.uint8)
+        keys.append(int((locked != np.frombuffer(original, np.uint8)).sum()))
+    assert keys[0] < keys[1]
 
 
 def test_no_digest_of_a_secret_stays(tmp_path: Path) -> None:

@@ -35,13 +35,15 @@ sys.path[:0] = [str(ROOT), str(ROOT / "sdk" / "python")]
 
 from corelocker.audit.attacks import FULL, Bench, Knowledge, Reach, Target, fine_tune  # noqa: E402
 from corelocker.audit.data import DataSet  # noqa: E402
-from corelocker.audit.models import LockedModel, lock_model, open_state, plain_state, trace_graph  # noqa: E402
+from corelocker.audit.models import Graph, LockedModel, lock_model, open_state, plain_state, trace_graph  # noqa: E402
 from corelocker.audit.sensitivity import SensitivityScorer, rank  # noqa: E402
 from corelocker.audit.synthetic import synthesize  # noqa: E402
 from corelocker.audit.training import Recipe  # noqa: E402
-from corelocker.locking.hardened import hardened_channels  # noqa: E402
-from corelocker.locking.plan import LayerSize  # noqa: E402
+from corelocker.locking.criteria import score  # noqa: E402
+from corelocker.locking.hardened import hardened  # noqa: E402
+from corelocker.locking.plan import make_plan  # noqa: E402
 from corelocker.locking.presets import PresetName, preset  # noqa: E402
+from corelocker.locking.tiers import parse_tiers  # noqa: E402
 
 from tools.research import mobile_nets  # noqa: E402
 from tools.research.resnet_cifar import BFLOAT16, load, normalize  # noqa: E402
@@ -53,19 +55,26 @@ VARIANTS: tuple[tuple[Knowledge, Reach], ...] = (
 )  # fmt: skip
 
 
-def tiers_of(rule: str, state: dict[str, torch.Tensor]) -> dict[str, np.ndarray[Any, np.dtype[np.uint8]]]:
-    """The plan of a rule: layer -> uint8 (channels,)."""
-    found = {n: np.zeros(len(v), np.uint8) for n, v in state.items() if n.endswith("weight") and v.dim() > 1}
+def tiers_of(
+    rule: str, state: dict[str, torch.Tensor], graph: Graph | None = None
+) -> dict[str, np.ndarray[Any, np.dtype[np.uint8]]]:
+    """The plan of a rule: layer -> uint8 (channels,). The preset's rule follows the graph if there is one."""
     if rule.startswith("hardened@"):
         with tempfile.TemporaryDirectory() as scratch:
-            artifact = open_state(plain_state(state), Path(scratch) / "state.safetensors")
-        tables = {tensor.name for tensor in artifact.tensors if tensor.role == "embedding"}
-        sizes = [LayerSize(n, len(map_), state[n].nbytes) for n, map_ in found.items() if n not in tables]
-        share = float(rule.partition("@")[2])
-        for name, count in hardened_channels(sizes, share, inputs=artifact.inputs).items():
-            scores = state[name].abs().flatten(1).sum(1).numpy()
-            found[name][np.argsort(-scores, kind="stable")[:count]] = 1
-        return found
+            artifact = open_state(plain_state(state), Path(scratch) / "state.safetensors", graph)
+            plan = make_plan(
+                [artifact],
+                parse_tiers("free=0.5,full=0"),
+                score("l1", b"", None),
+                criterion="l1",
+                scope="layer",
+                fill="decoy",
+                seed=b"",
+                include_io=True,
+                counts=hardened(float(rule.partition("@")[2]), [artifact]),
+            )
+            return plan.tier_of[0]
+    found = {n: np.zeros(len(v), np.uint8) for n, v in state.items() if n.endswith("weight") and v.dim() > 1}
     for part in rule.split("+"):
         pattern, _, rest = part.partition("@")
         fraction, _, rank = rest.partition(":")
@@ -101,7 +110,9 @@ def by_sensitivity(name: PresetName, module: nn.Module, example: torch.Tensor, s
     )
 
 
-def subject(net: str, folder: Path, images: int, work: Path) -> tuple[nn.Module, list[DataSet], Recipe]:
+def subject(
+    net: str, folder: Path, images: int, work: Path, rotations: bool = False
+) -> tuple[nn.Module, list[DataSet], Recipe]:
     """A trained network, a tenth of its training data and test images, and how an attacker trains it."""
     if net == "demo":
         from demo.model.fashion_mobilenet import trained
@@ -113,8 +124,13 @@ def subject(net: str, folder: Path, images: int, work: Path) -> tuple[nn.Module,
         return trained()[0], sets, RECIPE
     test = _pictures(folder, "cifar10/test", images, net)
     if net in mobile_nets.NETS:
-        whole = _pictures(folder, "cifar10/train10k", 10000, net)
-        return mobile_nets.trained(net, whole, work), [whole.take(slice(1000)), test], mobile_nets.NETS[net][1]
+        recipe = mobile_nets.NETS[net][1]
+        whole, epochs = _pictures(folder, "cifar10/train10k", 10000, net), mobile_nets.OWNER_EPOCHS
+        part = whole.take(slice(1000))
+        if rotations:
+            recipe, epochs = replace(recipe, augmentation="shift", epochs=recipe.epochs // 4), epochs // 2
+            whole, part, test = (mobile_nets.turned(data) for data in (whole, part, test))
+        return mobile_nets.trained(net, whole, replace(recipe, epochs=epochs), work), [part, test], recipe
     part = _pictures(folder, "cifar10/train10k", 5000, net)
     return load(folder / "checkpoints" / CHECKPOINTS[net]), [part, test], RECIPE
 
@@ -132,7 +148,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--net", default="20", choices=[*CHECKPOINTS, "demo", *mobile_nets.NETS])
     parser.add_argument("--images", type=int, default=3000)
-    parser.add_argument("--consumers", action="store_true")
+    parser.add_argument("--rotations", action="store_true", help="40 classes; networks that are trained here only")
+    parser.add_argument("--consumers", action="store_true", help="with what reads the locked channels; along the graph")
+    parser.add_argument("--graph", action="store_true", help="cover the network as an exported program's graph has it")
     parser.add_argument(
         "--anew", default="known,known-readers", help="what is drawn anew: locked channels, their readers too"
     )
@@ -144,16 +162,16 @@ def main() -> None:
     parser.add_argument("rules", nargs="+")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    module, sets, recipe = subject(options.net, options.data, options.images, options.work)
+    module, sets, recipe = subject(options.net, options.data, options.images, options.work, options.rotations)
     if options.rates:
         recipe = replace(recipe, learning_rates=tuple(float(rate) for rate in options.rates.split(",")))
-    graph = trace_graph(module, (sets[1].x[:1],)) if options.consumers else None
+    graph = trace_graph(module, (sets[1].x[:1],)) if options.consumers or options.graph else None
     target = ROOT / "docs" / "data" / "hardened.json"
     for rule in options.rules:
         if rule in ("minimal", "balanced"):
             locked = by_sensitivity(rule, module, sets[1].x[:1], options.work / f"{options.net}-{rule}.scratch")
         else:
-            plan = tiers_of(rule, module.state_dict())
+            plan = tiers_of(rule, module.state_dict(), graph)
             locked = lock_model(module, tiers="free=0.5,full=0", tier_of=plan, consumers=options.consumers, graph=graph)
         budget = replace(FULL, recipe=recipe)
         bench = Bench(Target.of(module, locked, *sets), budget, options.seed, options.work)
@@ -162,7 +180,8 @@ def main() -> None:
                 continue
             result = fine_tune(bench, 1.0, knowledge, reach)
             row = {
-                "network": options.net, "rule": rule, "consumers": options.consumers,
+                "network": options.net + ("-rotations" if options.rotations else ""), "rule": rule, "consumers": options.consumers,
+                "along": "names" if graph is None else "graph",
                 "input_layer": rule.startswith("hardened@"), "anew": knowledge, "reach": reach,
                 "key": round(100 * locked.shipped.locked_fraction, 2), "key_bytes": locked.shipped.locked_bytes,
                 "test_images": options.images, "seed": options.seed,
@@ -176,8 +195,8 @@ def main() -> None:
             }  # fmt: skip
             print(json.dumps(row), flush=True)
             rows = json.loads(target.read_bytes()) if target.exists() else []
-            what = ("network", "rule", "consumers", "input_layer", "anew", "reach", "test_images", "seed")
-            rows = [r for r in rows if "learning_rates" not in r or any(r.get(k, "known") != row[k] for k in what)]
+            what = ("network", "rule", "consumers", "along", "input_layer", "anew", "reach", "test_images", "seed")
+            rows = [r for r in rows if any(r.get(key) != row[key] for key in what)]
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(json.dumps([*rows, row], indent=1) + "\n")
 

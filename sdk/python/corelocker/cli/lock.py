@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from corelocker.artifacts import Artifact
     from corelocker.audit.sensitivity import SensitivityScorer
     from corelocker.bundle.keystore import Keystore
-    from corelocker.locking.plan import LayerSize, Plan
+    from corelocker.locking.plan import Plan
     from corelocker.locking.publish import Publication
     from corelocker.locking.tiers import Tier
 
@@ -271,6 +271,7 @@ def choose(
     A preset that was not shown to keep its promise for such models is said on standard error.
     """
     from corelocker.locking.criteria import check_criterion, score
+    from corelocker.locking.hardened import hardened
     from corelocker.locking.plan import make_plan
     from corelocker.locking.presets import doubt, preset
     from corelocker.locking.tiers import Tier, parse_tiers
@@ -310,15 +311,9 @@ def choose(
         consumers=options.consumers,
         include_io=options.include_io or (chosen is not None and chosen.include_io),
         exclude=options.exclude,
-        counts=None if share is None else _spread(share, artifacts),
+        counts=None if share is None else hardened(share, artifacts),
         progress=lambda done, total: show("rank", done, total),
     )
-
-
-def _spread(share: float, artifacts: Sequence[Artifact]) -> Callable[[Sequence[LayerSize]], Mapping[str, int]]:
-    from corelocker.locking.hardened import hardened_channels, input_layers, readers
-
-    return lambda layers: hardened_channels(layers, share, readers(artifacts), input_layers(artifacts))
 
 
 def _sensitivity(

@@ -16,7 +16,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 
 from corelocker.artifacts import Artifact
@@ -179,6 +179,11 @@ def _beside(parts: Sequence[Part]) -> Part:
         [p for part in parts for p in part[1]],
         set().union(*(p[2] for p in parts)),
     )
+
+
+def hardened(share: float, artifacts: Sequence[Artifact]) -> Callable[[Sequence[LayerSize]], Mapping[str, int]]:
+    """`hardened_channels` of these artifacts, as `make_plan` asks for it."""
+    return lambda layers: hardened_channels(layers, share, readers(artifacts), input_layers(artifacts))
 
 
 def hardened_channels(
