@@ -6,9 +6,9 @@ NET is a public ResNet (20, 32, 56) on CIFAR-10, the demo's network on Fashion-M
 is trained first, on 10,000 images of CIFAR-10.
 
 A RULE says which channels are locked: parts joined by "+", each `PATTERN@FRACTION:RANK`; PATTERN is a glob of layer names without
-".weight", FRACTION of its channels (1 if left out; one channel always stays), RANK l1 (the largest, the default) or random. The
-rule "hardened@SHARE" is the preset's: corelocker.locking.hardened with that share of the bytes; "minimal" and "balanced" are those
-presets as they are.
+".weight", FRACTION of its channels (1 if left out; one channel always stays), RANK l1 (the largest, the default), random or last
+(of a layer with queries, keys and values: values). The rule "hardened@SHARE" is the preset's: corelocker.locking.hardened with that
+share of the bytes; "minimal" and "balanced" are those presets as they are.
 The attacker knows every locked channel, draws it anew, alone and with the weights that read it, and trains on 10 % of the training
 data (5,000 images of CIFAR-10 for the public ResNets, 6,000 of Fashion-MNIST) for 15 epochs (of 1,000 images: 60), one-cycle SGD
 (AdamW for the transformer); once with every weight at full speed and once with the rest at a tenth of it.
@@ -82,6 +82,8 @@ def tiers_of(
             if not fnmatch.fnmatchcase(name.removesuffix(".weight"), pattern):
                 continue
             scores = state[name].abs().flatten(1).sum(1).numpy()
+            if rank == "last":
+                scores = np.arange(len(map_), dtype=np.float32)
             if rank == "random":
                 scores = np.random.default_rng(len(name)).permutation(scores)
             count = min(round(float(fraction or 1) * len(map_)), len(map_) - 1)

@@ -1,8 +1,8 @@
-"""Small members of four more families for CIFAR-10, with the module names that public checkpoints have.
+"""Small members of five more families for CIFAR-10, with the module names that public checkpoints have.
 
-MobileNetV2 (Sandler et al. 2018) and ShuffleNetV2 (Ma et al. 2018) as torchvision names them, RepVGG before its branches are merged
-(Ding et al. 2021), a vision transformer (Dosovitskiy et al. 2021) as timm names it. Inputs (n, 3, 32, 32) float32, normalized;
-outputs (n, classes) logits.
+MobileNetV2 (Sandler et al. 2018), ShuffleNetV2 (Ma et al. 2018) and VGG (Simonyan and Zisserman 2015) as torchvision names them,
+RepVGG before its branches are merged (Ding et al. 2021), a vision transformer (Dosovitskiy et al. 2021) as timm names it. Inputs
+(n, 3, 32, 32) float32, normalized; outputs (n, classes) logits.
 """
 
 from __future__ import annotations
@@ -147,6 +147,25 @@ class RepVgg(nn.Module):
         return logits
 
 
+class Vgg(nn.Module):
+    """Eight convolutions, widths 16 to 64, nothing beside them."""
+
+    def __init__(self, classes: int = 10) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        width = 3
+        for outputs, count in ((16, 2), (32, 2), (64, 4)):
+            for _ in range(count):
+                layers += [*_conv(width, outputs), nn.ReLU()]
+                width = outputs
+            layers.append(nn.MaxPool2d(2))
+        self.features, self.classifier = nn.Sequential(*layers), nn.Linear(width, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.classifier(self.features(x).mean((2, 3)))
+        return logits
+
+
 class Attention(nn.Module):
     """Four heads of 16 over all patches."""
 
@@ -198,6 +217,7 @@ NETS: dict[str, tuple[Callable[[int], nn.Module], Recipe]] = {
     "mobilenetv2": (MobileNetV2, SGD),
     "shufflenetv2": (ShuffleNetV2, SGD),
     "repvgg": (RepVgg, SGD),
+    "vgg": (Vgg, SGD),
     "vit": (VisionTransformer, ADAMW),
 }
 
