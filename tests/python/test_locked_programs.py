@@ -13,7 +13,7 @@ from corelocker.bundle.clkey import KeyBundle
 from corelocker.bundle.content_keys import new_content_key
 from corelocker.cli.lock import LockOptions, choose
 from corelocker.locking.criteria import score
-from corelocker.locking.plan import make_plan
+from corelocker.locking.plan import Plan, make_plan
 from corelocker.locking.publish import publish
 from corelocker.locking.tiers import parse_tiers
 from corelocker.runtime.restored import restore
@@ -38,10 +38,14 @@ def lock(path: Path, out: Path, fill: str, consumers: bool) -> tuple[Artifact, K
     artifact = open_artifact(path)
     plan = make_plan([artifact], parse_tiers("free=0.2,plus=0.1,full=0"), score("l1", b"s", None), criterion="l1", scope="layer",
                      fill=fill, seed=b"s", consumers=consumers)  # type: ignore[arg-type]  # fmt: skip
+    return artifact, published(artifact, plan, out)
+
+
+def published(artifact: Artifact, plan: Plan, out: Path) -> KeyBundle:
     made = publish(
         [artifact], plan, out, model="m", model_version=1, bundle_id=uuid4(), signing_key=lambda: KEY, content_key=TOP
     )
-    return artifact, KeyBundle.open(made.bundle, KEY.public_key())
+    return KeyBundle.open(made.bundle, KEY.public_key())
 
 
 def names(artifact: Artifact, files: dict[str, bytes]) -> list[bytes]:
@@ -104,17 +108,7 @@ def test_hardened_with_consumers_takes_more_and_is_restored(tmp_path: Path, name
     for consumers in (False, True):
         artifact, out = open_artifact(path), tmp_path / str(consumers)
         plan = choose([artifact], LockOptions(preset="hardened", consumers=consumers), b"seed", lambda *_: None)
-        made = publish(
-            [artifact],
-            plan,
-            out,
-            model="m",
-            model_version=1,
-            bundle_id=uuid4(),
-            signing_key=lambda: KEY,
-            content_key=TOP,
-        )
-        bundle = KeyBundle.open(made.bundle, KEY.public_key())
+        bundle = published(artifact, plan, out)
         with restore(out / path.name, bundle, TOP, 1, key_tier=1, full_check=True) as restored:
             assert bytes(restored) == original
         locked = np.frombuffer((out / path.name).read_bytes(), np.uint8)

@@ -2,7 +2,7 @@
 
     python tools/research/hardened.py --data FOLDER --work FOLDER [--net NET] [--images 3000] [--seed 0] RULE [RULE ...]
 
-NET is a public ResNet (20, 32, 56) on CIFAR-10, the demo's network on Fashion-MNIST, or one of tools/research/mobile_nets.py, which
+NET is a public ResNet (20, 32, 56) on CIFAR-10, the demo's network on Fashion-MNIST, or one of tools/research/small_nets.py, which
 is trained first, on 10,000 images of CIFAR-10.
 
 A RULE says which channels are locked: parts joined by "+", each `PATTERN@FRACTION:RANK`; PATTERN is a glob of layer names without
@@ -45,7 +45,7 @@ from corelocker.locking.plan import make_plan  # noqa: E402
 from corelocker.locking.presets import PresetName, preset  # noqa: E402
 from corelocker.locking.tiers import parse_tiers  # noqa: E402
 
-from tools.research import mobile_nets  # noqa: E402
+from tools.research import small_nets  # noqa: E402
 from tools.research.resnet_cifar import BFLOAT16, load, normalize  # noqa: E402
 
 CHECKPOINTS = {"20": "resnet20-12fca82f.th", "32": "resnet32-d509ac18.th", "56": "resnet56-4bfd9763.th"}
@@ -125,14 +125,14 @@ def subject(
         ]
         return trained()[0], sets, RECIPE
     test = _pictures(folder, "cifar10/test", images, net)
-    if net in mobile_nets.NETS:
-        recipe = mobile_nets.NETS[net][1]
-        whole, epochs = _pictures(folder, "cifar10/train10k", 10000, net), mobile_nets.OWNER_EPOCHS
+    if net in small_nets.NETS:
+        recipe = small_nets.NETS[net][1]
+        whole, epochs = _pictures(folder, "cifar10/train10k", 10000, net), small_nets.OWNER_EPOCHS
         part = whole.take(slice(1000))
         if rotations:
             recipe, epochs = replace(recipe, augmentation="shift", epochs=recipe.epochs // 4), epochs // 2
-            whole, part, test = (mobile_nets.turned(data) for data in (whole, part, test))
-        return mobile_nets.trained(net, whole, replace(recipe, epochs=epochs), work), [part, test], recipe
+            whole, part, test = (small_nets.turned(data) for data in (whole, part, test))
+        return small_nets.trained(net, whole, replace(recipe, epochs=epochs), work), [part, test], recipe
     part = _pictures(folder, "cifar10/train10k", 5000, net)
     return load(folder / "checkpoints" / CHECKPOINTS[net]), [part, test], RECIPE
 
@@ -148,7 +148,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--net", default="20", choices=[*CHECKPOINTS, "demo", *mobile_nets.NETS])
+    parser.add_argument("--net", default="20", choices=[*CHECKPOINTS, "demo", *small_nets.NETS])
     parser.add_argument("--images", type=int, default=3000)
     parser.add_argument("--rotations", action="store_true", help="40 classes; networks that are trained here only")
     parser.add_argument("--consumers", action="store_true", help="with what reads the locked channels; along the graph")

@@ -182,7 +182,7 @@ def _beside(parts: Sequence[Part]) -> Part:
 
 
 def hardened(share: float, artifacts: Sequence[Artifact]) -> Callable[[Sequence[LayerSize]], Mapping[str, int]]:
-    """`hardened_channels` of these artifacts, as `make_plan` asks for it."""
+    """`hardened_channels` of these artifacts, for `make_plan(counts=...)`; `share` of the weights' bytes, 0 to 1."""
     return lambda layers: hardened_channels(layers, share, readers(artifacts), input_layers(artifacts))
 
 

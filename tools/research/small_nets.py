@@ -235,7 +235,7 @@ def turned(data: DataSet) -> DataSet:
 def trained(name: str, data: DataSet, recipe: Recipe, work: Path) -> nn.Module:
     """The network `name` after training on `data`; kept in `work`."""
     kind, classes = NETS[name][0], int(data.y.max()) + 1
-    kept = work / f"{name}{'' if classes == 10 else f'-{classes}'}.pt"
+    kept = work / f"{name}-{classes}.pt"
     with seeded(0):
         module, fresh = kind(classes), kind(classes)
     if not kept.exists():
