@@ -27,15 +27,15 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests/python/licensing/service"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests/python"))
 
+from corelocker.attestation import Format, evidence_to_json
+from corelocker.attestation.device_key import prove
 from corelocker.bundle import jose
-from corelocker.licensing.attestation import Format, evidence_to_json
-from corelocker.licensing.attestation.device_key import prove
 from corelocker.licensing.canonical import AttestedRequest, renewal_token
 from corelocker.licensing.license import SoftwareDeviceKey
-from postgres import PostgresServer
-from unlock_world import APP, Phone, ServiceProcess, World
+from support.postgres import PostgresServer
+from support.unlock_world import APP, Phone, ServiceProcess, World
 
 PLACES = 3
 MIX = {"first": 25, "again": 30, "renew": 20, "renew-by-key": 10, "limit": 5, "replay": 5, "rubbish": 5}

@@ -17,9 +17,7 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["corelocker"]):
-    from corelocker.bundle import jose
-    from corelocker.errors import CoreLockerError
-    from corelocker.licensing.attestation import (
+    from corelocker.attestation import (
         AndroidKeyEvidence,
         AppAssertEvidence,
         AppAttestEvidence,
@@ -31,22 +29,24 @@ with atheris.instrument_imports(include=["corelocker"]):
         evidence_from_json,
         evidence_to_json,
     )
-    from corelocker.licensing.attestation.android_key import AndroidKeyPolicy, verify_android_key
-    from corelocker.licensing.attestation.apple_app_attest import (
+    from corelocker.attestation.android_key import AndroidKeyPolicy, verify_android_key
+    from corelocker.attestation.apple_app_attest import (
         AppAttestPolicy,
         verify_app_assertion,
         verify_app_attestation,
     )
-    from corelocker.licensing.attestation.certificates import (
+    from corelocker.attestation.certificates import (
         TrustAnchors,
         name_attributes,
         parse_certificate,
         public_key,
     )
-    from corelocker.licensing.attestation.development import verify_development
-    from corelocker.licensing.attestation.key_description import KEY_DESCRIPTION, parse_key_description
-    from corelocker.licensing.attestation.play_integrity import PlayIntegrityPolicy, verify_play_integrity
-    from corelocker.licensing.attestation.revocation import RevocationList
+    from corelocker.attestation.development import verify_development
+    from corelocker.attestation.key_description import KEY_DESCRIPTION, parse_key_description
+    from corelocker.attestation.play_integrity import PlayIntegrityPolicy, verify_play_integrity
+    from corelocker.attestation.revocation import RevocationList
+    from corelocker.bundle import jose
+    from corelocker.errors import CoreLockerError
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256

@@ -32,12 +32,12 @@ with atheris.instrument_imports(include=["corelocker", "appstoreserverlibrary", 
         read_license,
         verify_license,
     )
-    from corelocker.licensing.purchases import google_play
-    from corelocker.licensing.purchases._http import Answer
-    from corelocker.licensing.purchases.app_store import AppStore, AppStoreConfig
-    from corelocker.licensing.purchases.google_play import GooglePlay, GooglePlayConfig, PlayNotices
-    from corelocker.licensing.purchases.grant import GRANT_TYPE, GrantConfig, verify_grant
     from corelocker.licensing.tokens import SoftwareSigner, TrustedKeys, strict_json
+    from corelocker.purchases import google_play
+    from corelocker.purchases._http import Answer
+    from corelocker.purchases.app_store import AppStore, AppStoreConfig
+    from corelocker.purchases.google_play import GooglePlay, GooglePlayConfig, PlayNotices
+    from corelocker.purchases.grant import GRANT_TYPE, GrantConfig, verify_grant
 
 import google.oauth2.credentials
 from appstoreserverlibrary.models.Environment import Environment as Store

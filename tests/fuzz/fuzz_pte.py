@@ -2,8 +2,8 @@
 
     .venv/bin/python tests/fuzz/fuzz_pte.py [CORPUS] -max_total_time=600
 
-The seeds are small programs of every kind, exported on the first run (tests/python/models/lowering.py). An input is a seed's
-number and edits to its structure, so that most inputs get past the first checks.
+The seeds are small programs of every kind, exported on the first run (tests/python/support/models/lowering.py). An input is a
+seed's number and edits to its structure, so that most inputs get past the first checks.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import atheris
 sys.path[:0] = [str(Path(__file__).parents[1] / "python"), str(Path(__file__).parents[2] / "sdk" / "python")]
 
 with atheris.instrument_imports(include=["corelocker"]):
-    from corelocker.artifacts.pte import open_pte
+    from corelocker.artifacts.executorch.pte import open_pte
     from corelocker.errors import ArtifactError, FileAccessError
 
-from models.lowering import exported  # noqa: E402
+from support.models.lowering import exported  # noqa: E402
 
 KINDS = [
     ("vgg", "portable"), ("vgg", "xnnpack"), ("mobilenet", "int8"), ("gated", "int4"), ("vgg", "external"),

@@ -23,12 +23,12 @@ with atheris.instrument_imports(include=["corelocker"]):
     from corelocker.bundle.content_keys import new_content_key
     from corelocker.bundle.keystore import FileKek, Kek, Keystore
     from corelocker.errors import CoreLockerError
-    from corelocker.licensing.service import admin
-    from corelocker.licensing.service.config import load_config
-    from corelocker.licensing.service.core import UnlockService
-    from corelocker.licensing.service.keys import open_keys
-    from corelocker.licensing.service.messages import ChallengeRequest, RenewRequest, UnlockRequest
-    from corelocker.licensing.service.storage import Storage
+    from corelocker.service import admin
+    from corelocker.service.config import load_config
+    from corelocker.service.core import UnlockService
+    from corelocker.service.keys import open_keys
+    from corelocker.service.messages import ChallengeRequest, RenewRequest, UnlockRequest
+    from corelocker.service.storage import Storage
 
 from cryptography.hazmat.primitives.asymmetric import ec
 

@@ -17,8 +17,8 @@ import atheris
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "sdk" / "python"))
 
 with atheris.instrument_imports(include=["corelocker"]):
-    from corelocker.artifacts.coreml import ProgramWeights, read_program
-    from corelocker.artifacts.mil_text import read_mil
+    from corelocker.artifacts.coreml.mil_text import read_mil
+    from corelocker.artifacts.coreml.package import ProgramWeights, read_program
     from corelocker.errors import ArtifactError
     from corelocker.files import MappedFile
 

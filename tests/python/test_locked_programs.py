@@ -18,7 +18,7 @@ from corelocker.locking.publish import publish
 from corelocker.locking.tiers import parse_tiers
 from corelocker.runtime.restored import restore
 from cryptography.hazmat.primitives.asymmetric import ec
-from models import lowering
+from support.models import lowering
 
 KEY = ec.generate_private_key(ec.SECP256R1())
 TOP = new_content_key()

@@ -36,10 +36,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / "sdk" / "python")]
 from corelocker.audit.attacks import FULL, Bench, Knowledge, Reach, Target, fine_tune  # noqa: E402
 from corelocker.audit.data import DataSet  # noqa: E402
 from corelocker.audit.models import Graph, LockedModel, lock_model, open_state, plain_state, trace_graph  # noqa: E402
-from corelocker.audit.sensitivity import SensitivityScorer, rank  # noqa: E402
 from corelocker.audit.synthetic import synthesize  # noqa: E402
 from corelocker.audit.training import Recipe  # noqa: E402
 from corelocker.locking.criteria import score  # noqa: E402
+from corelocker.locking.criteria.sensitivity import SensitivityScorer, rank  # noqa: E402
 from corelocker.locking.hardened import hardened  # noqa: E402
 from corelocker.locking.plan import make_plan  # noqa: E402
 from corelocker.locking.presets import PresetName, preset  # noqa: E402

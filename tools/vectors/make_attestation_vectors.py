@@ -2,7 +2,7 @@
 
     python tools/vectors/make_attestation_vectors.py [FOLDER]      default: tests/vectors/attestation/made
 
-The cases are those of tests/python/licensing/attestation/attestation_cases.py. Keys and signatures are deterministic:
+The cases are those of tests/python/support/attestation_cases.py. Keys and signatures are deterministic:
 the same sources write the same files.
 """
 
@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "sdk/python"), str(ROOT / "tests/python/licensing/attestation")]
+sys.path[:0] = [str(ROOT / "sdk/python"), str(ROOT / "tests/python")]
 
-from attestation_cases import ANDROID_CASES, APPLE_CASES, DEVELOPMENT_CASES  # noqa: E402
-from attestation_forge import DEVICE_KEY, key  # noqa: E402
+from corelocker.attestation import EvidenceError, Format, evidence_from_json  # noqa: E402
 from corelocker.bundle import jose  # noqa: E402
-from corelocker.licensing.attestation import EvidenceError, Format, evidence_from_json  # noqa: E402
 from corelocker.licensing.canonical import AttestedRequest  # noqa: E402
+from support.attestation_cases import ANDROID_CASES, APPLE_CASES, DEVELOPMENT_CASES  # noqa: E402
+from support.attestation_forge import DEVICE_KEY, key  # noqa: E402
 
 DEVICE = DEVICE_KEY.public_key()
 BUNDLE = "6f9b8c0e-1d2a-4f3b-9c4d-5e6f7a8b9c0d"

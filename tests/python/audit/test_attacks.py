@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from audit.attack_subjects import TINY, altered, target, task, trained
 from corelocker.audit import attacks
 from corelocker.audit.attacks import FULL, Bench, Budget, Target, run_attacks, suited
 from corelocker.audit.data import DataSet, Measured, load_metric
@@ -18,6 +17,7 @@ from corelocker.audit.models import Mask, lock_model, plain_state
 from corelocker.audit.results import AttackResult
 from corelocker.audit.training import Recipe, recalibrate, seeded, train, untrained
 from corelocker.errors import ConfigError
+from support.attack_subjects import TINY, altered, target, task, trained
 from torch import nn
 
 CHANCE = 1 / 6

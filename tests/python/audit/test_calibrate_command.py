@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from audit.attack_subjects import task, trained
 from corelocker.audit.models import open_state, plain_state
 from corelocker.cli.app import run
+from support.attack_subjects import task, trained
 
 FACTORY = """
 import torch
-from audit.attack_subjects import trained
+from support.attack_subjects import trained
 
 def net():
     return trained(), (torch.zeros(1, 1, 8, 8),)

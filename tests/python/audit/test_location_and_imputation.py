@@ -8,7 +8,6 @@ from copy import deepcopy
 import numpy as np
 import pytest
 import torch
-from audit.attack_subjects import task, trained
 from corelocker.audit import location
 from corelocker.audit.imputation import METHODS, from_base, impute
 from corelocker.audit.location import (
@@ -23,6 +22,7 @@ from corelocker.audit.location import (
     with_readers,
 )
 from corelocker.audit.models import lock_model, plain_state, trace_graph
+from support.attack_subjects import task, trained
 
 
 def test_auc_is_the_share_of_pairs_in_order() -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import rfc8785
+from corelocker.attestation import Format
 from corelocker.bundle import jose
-from corelocker.licensing.attestation import Format
 from corelocker.licensing.canonical import AttestedRequest, CanonicalError, canonical_json
 from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given

@@ -14,8 +14,8 @@ from corelocker.locking.plan import LayerSize
 from corelocker.locking.presets import PresetName, doubt
 from hypothesis import given
 from hypothesis import strategies as st
-from models import coreml_models
-from models.lowering import exported
+from support.models import coreml_models
+from support.models.lowering import exported
 
 LAYERS = st.lists(st.tuples(st.integers(2, 64), st.integers(1, 500)), min_size=1, max_size=9).map(
     lambda found: [LayerSize(f"layer{i}", c, c * e) for i, (c, e) in enumerate(found)]

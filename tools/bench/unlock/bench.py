@@ -50,8 +50,7 @@ from phones import (
 
 # isort: split
 import uvloop
-from corelocker.bundle import jose
-from corelocker.licensing.attestation import (
+from corelocker.attestation import (
     AndroidKeyEvidence,
     AppAssertEvidence,
     DevelopmentEvidence,
@@ -59,21 +58,22 @@ from corelocker.licensing.attestation import (
     Verdict,
     evidence_from_json,
 )
-from corelocker.licensing.attestation.android_key import verify_android_key
-from corelocker.licensing.attestation.apple_app_attest import verify_app_assertion
-from corelocker.licensing.attestation.development import verify_development
-from corelocker.licensing.attestation.revocation import RevocationList
+from corelocker.attestation.android_key import verify_android_key
+from corelocker.attestation.apple_app_attest import verify_app_assertion
+from corelocker.attestation.development import verify_development
+from corelocker.attestation.revocation import RevocationList
+from corelocker.bundle import jose
 from corelocker.licensing.canonical import AttestedRequest, renewal_token
 from corelocker.licensing.license import issue_license, seal
-from corelocker.licensing.purchases.grant import issue_grant, verify_grant
-from corelocker.licensing.service.config import load_config
-from corelocker.licensing.service.storage import Storage
-from corelocker.licensing.service.verifiers import build_verifiers
+from corelocker.purchases.grant import issue_grant, verify_grant
+from corelocker.service.config import load_config
+from corelocker.service.storage import Storage
+from corelocker.service.verifiers import build_verifiers
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
-from postgres import PostgresServer
-from unlock_world import APP, ServiceProcess, World
+from support.postgres import PostgresServer
+from support.unlock_world import APP, ServiceProcess, World
 
 KINDS = ("first", "first-cold", "repeat", "renew")
 SINGLE_USE = ("first", "first-cold")

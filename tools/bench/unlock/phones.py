@@ -16,14 +16,13 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[3]
 sys.path[:0] = [
     str(ROOT / "sdk/python"),
-    str(ROOT / "tests/python/licensing/attestation"),
-    str(ROOT / "tests/python/licensing/service"),
+    str(ROOT / "tests/python"),
 ]
 
-import attestation_forge as forge  # noqa: E402
+import support.attestation_forge as forge  # noqa: E402
+from corelocker.attestation import Format, evidence_to_json  # noqa: E402
+from corelocker.attestation.development import DevelopmentKey  # noqa: E402
 from corelocker.bundle import jose  # noqa: E402
-from corelocker.licensing.attestation import Format, evidence_to_json  # noqa: E402
-from corelocker.licensing.attestation.development import DevelopmentKey  # noqa: E402
 from corelocker.licensing.canonical import AttestedRequest, renewal_token  # noqa: E402
 from cryptography.hazmat.primitives.asymmetric import ec  # noqa: E402
 

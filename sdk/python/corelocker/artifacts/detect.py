@@ -41,7 +41,7 @@ def open_artifact(path: Path, data: Sequence[Path] = ()) -> Artifact:
         raise FileAccessError(f"{path}: no such file or folder")
     # Adapters are imported late: a `.safetensors` lock must not pay for the schema of `.pte`.
     if path.is_dir():
-        from corelocker.artifacts import coreml
+        from corelocker.artifacts.coreml import package as coreml
 
         if path.suffix == ".mlpackage" or (path / "Manifest.json").exists():
             return coreml.open_package(path)
@@ -49,7 +49,7 @@ def open_artifact(path: Path, data: Sequence[Path] = ()) -> Artifact:
             return coreml.open_compiled(path)
         raise UnknownFormatError(f"{path}: the folder is neither an .mlpackage nor an .mlmodelc")
     if path.suffix == ".pte":
-        from corelocker.artifacts import pte
+        from corelocker.artifacts.executorch import pte
 
         return pte.open_pte(path, data)
     if path.name.endswith((".safetensors", ".safetensors.index.json")):

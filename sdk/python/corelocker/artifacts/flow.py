@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from corelocker.artifacts.flatbuffer import Budget
+from corelocker.artifacts.executorch.flatbuffer import Budget
 from corelocker.artifacts.weights import Edge
 
 MIXED = "its channels are summed or mixed before the next layer"

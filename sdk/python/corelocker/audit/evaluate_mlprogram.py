@@ -2,7 +2,7 @@
 
 What it proves: that a package, with the weight file it ships with or with other bytes in its place, describes the network
 that it should. It reads `model.mlmodel` and `weight.bin` and nothing else, and expands compressed weights by itself, so it
-also checks the adapter of `corelocker.artifacts.coreml`, with which it shares the protobuf reader only.
+also checks the adapter of `corelocker.artifacts.coreml.package`, with which it shares the protobuf reader only.
 
 What it does not prove: the numbers of a device. Every operation is computed in float32 and its result rounded to float16
 where the program says float16; the Neural Engine, the GPU and Core ML's own CPU kernels round elsewhere, fuse operations and
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from corelocker.artifacts.mlprogram import (
+from corelocker.artifacts.coreml.mlprogram import (
     BlobReference,
     Block,
     Function,

@@ -339,8 +339,8 @@ def _lock(options: AuditOptions, artifact: Artifact, progress: Progress) -> _Loc
 def _scorer(options: AuditOptions, artifact: Artifact, fill: Fill, progress: Progress) -> Scorer:
     """What ranks the artifact's channels, for its lock and for the curve."""
     if options.criterion == "sensitivity":
-        from corelocker.audit.sensitivity import SensitivityScorer
         from corelocker.audit.synthetic import InputStats
+        from corelocker.locking.criteria.sensitivity import SensitivityScorer
 
         spec = options.module or options.model
         if ":" not in spec:

@@ -89,8 +89,8 @@ def calibrate(
         module, example = None, None
         if model_factory is not None:
             from corelocker.audit.data import call_factory
-            from corelocker.audit.sensitivity import SensitivityScorer
             from corelocker.audit.synthetic import InputStats
+            from corelocker.locking.criteria.sensitivity import SensitivityScorer
 
             if criterion == "sensitivity":
                 stats = None if input_stats is None else InputStats.parse(input_stats)

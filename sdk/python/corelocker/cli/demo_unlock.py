@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     import requests
 
     from corelocker.bundle.keystore import Keystore
-    from corelocker.licensing.device import SoftwareDevice
-    from corelocker.licensing.service.admin import DevelopmentFiles
+    from corelocker.device.software import SoftwareDevice
+    from corelocker.service.admin import DevelopmentFiles
 
 APP = "com.example.fashion"
 # Long enough to be unlocked on a busy machine, short enough to wait for.
@@ -55,9 +55,9 @@ def unlocking(
         bundle_path, locked, original: the key bundle, a locked `.pte` and what it was.
         accuracy: of a `.pte` in memory, in percent; `expected_accuracy` is that of the original.
     """
-    from corelocker.licensing.service import admin
-    from corelocker.licensing.service.config import load_config
-    from corelocker.licensing.service.storage import Storage
+    from corelocker.service import admin
+    from corelocker.service.config import load_config
+    from corelocker.service.storage import Storage
 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -109,9 +109,9 @@ def _refused(what: str, code: str, action: Callable[[], object]) -> Step:
 
 def _device(folder: Path, files: DevelopmentFiles, publisher: Keystore, port: int) -> SoftwareDevice:
     """A device with an attestation key of the service's development root, and all that its app pins."""
+    from corelocker.attestation.development import DevelopmentRoot
     from corelocker.bundle.jose import public_jwk
-    from corelocker.licensing.attestation.development import DevelopmentRoot
-    from corelocker.licensing.device import DeviceConfig, SoftwareDevice
+    from corelocker.device.software import DeviceConfig, SoftwareDevice
 
     pem = files.development_root.read_text()
     url = f"http://127.0.0.1:{port}"
@@ -127,9 +127,9 @@ def _device(folder: Path, files: DevelopmentFiles, publisher: Keystore, port: in
 
 def _buy(grant_key: Path, product: str, order: str, until: int | None = None) -> dict[str, str]:
     """What the publisher's shop gives a customer; `until` is the end of what was paid for."""
-    from corelocker.licensing.purchases.grant import issue_grant
-    from corelocker.licensing.service.admin import GRANT_ISSUER, load_signing_key
     from corelocker.licensing.tokens import SoftwareSigner
+    from corelocker.purchases.grant import issue_grant
+    from corelocker.service.admin import GRANT_ISSUER, load_signing_key
 
     token = issue_grant(
         SoftwareSigner(load_signing_key(grant_key)), issuer=GRANT_ISSUER, app=APP, environment="development",
@@ -143,7 +143,7 @@ def _service(config: Path, port: int) -> Iterator[float]:
     """`corelocker service run` in a process of its own; yields the seconds until it was ready."""
     import requests
 
-    from corelocker.licensing.service.errors import ServiceRefusesToStartError
+    from corelocker.service.errors import ServiceRefusesToStartError
 
     begin = time.monotonic()
     log_path = config.with_suffix(".log")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from cryptography.hazmat.primitives.asymmetric import ec
 
-    from corelocker.licensing.device import SoftwareDevice
+    from corelocker.device.software import SoftwareDevice
     from corelocker.licensing.license import Verified
     from corelocker.runtime.executorch import RestoredModule
 
@@ -66,9 +66,9 @@ def init(
     --publisher publisher.pem --root dev-root.pem
     """
     require_service_extra()
+    from corelocker.attestation.development import DevelopmentKey, DevelopmentRoot
     from corelocker.bundle.jose import public_jwk
-    from corelocker.licensing.attestation.development import DevelopmentKey, DevelopmentRoot
-    from corelocker.licensing.device import DeviceConfig, SoftwareDevice
+    from corelocker.device.software import DeviceConfig, SoftwareDevice
 
     if (root is None) == (attestation_key is None):
         raise ConfigError("a device needs either --root or --attestation-key")
@@ -226,7 +226,7 @@ def require_service_extra() -> None:
 
 def _open(folder: Path) -> SoftwareDevice:
     require_service_extra()
-    from corelocker.licensing.device import SoftwareDevice
+    from corelocker.device.software import SoftwareDevice
 
     if not (folder / "device.json").exists():
         raise FileAccessError(f"{folder}: no device there", hint=f"Make one with `corelocker device init {folder}`")

@@ -27,8 +27,8 @@ from corelocker.errors import ConfigError
 
 if TYPE_CHECKING:
     from corelocker.artifacts import Artifact
-    from corelocker.audit.sensitivity import SensitivityScorer
     from corelocker.bundle.keystore import Keystore
+    from corelocker.locking.criteria.sensitivity import SensitivityScorer
     from corelocker.locking.plan import Plan
     from corelocker.locking.publish import Publication
     from corelocker.locking.tiers import Tier
@@ -323,8 +323,8 @@ def _sensitivity(
         raise ConfigError(
             "sensitivity runs the model", hint="Name its trained torch module with --model package.module:factory"
         )
-    from corelocker.audit.sensitivity import SensitivityScorer
     from corelocker.audit.synthetic import InputStats
+    from corelocker.locking.criteria.sensitivity import SensitivityScorer
 
     stats = None if options.input_stats is None else InputStats.parse(options.input_stats)
     return SensitivityScorer.from_factory(options.model, fill=fill, stats=stats, progress=show)

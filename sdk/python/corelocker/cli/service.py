@@ -12,9 +12,9 @@ from corelocker.cli.app import Json, KeystorePath, PassphraseFile, emit, open_ke
 from corelocker.errors import ConfigError, MissingExtraError
 
 if TYPE_CHECKING:
-    from corelocker.licensing.service.admin import Product
-    from corelocker.licensing.service.config import ServiceConfig
-    from corelocker.licensing.service.storage import PurchaseKey, Storage, StoredLicense
+    from corelocker.service.admin import Product
+    from corelocker.service.config import ServiceConfig
+    from corelocker.service.storage import PurchaseKey, Storage, StoredLicense
 
 service = typer.Typer(help="The unlock service: set it up, check it, run it.", no_args_is_help=True)
 license_ = typer.Typer(help="Licenses that the unlock service has issued.", no_args_is_help=True)
@@ -57,7 +57,7 @@ def init(
     """
     _require_extra()
     from corelocker.bundle.keystore import Keystore
-    from corelocker.licensing.service import admin
+    from corelocker.service import admin
 
     products = None if not product else [_product(text) for text in product]
     files = admin.init_development(
@@ -92,8 +92,8 @@ def import_keys(
     _require_extra()
     from uuid import UUID
 
-    from corelocker.licensing.service import admin
-    from corelocker.licensing.service.keys import open_service_keystore
+    from corelocker.service import admin
+    from corelocker.service.keys import open_service_keystore
 
     try:
         wanted = None if not bundle else [UUID(name) for name in bundle]
@@ -123,8 +123,8 @@ def keys(
     """
     _require_extra()
     from corelocker.bundle.jose import public_jwk, thumbprint
-    from corelocker.licensing.service.admin import public_pem
-    from corelocker.licensing.service.keys import open_keys, open_service_keystore
+    from corelocker.service.admin import public_pem
+    from corelocker.service.keys import open_keys, open_service_keystore
 
     settings = _config(config).keys
     signing = open_keys(settings).signer.public_key
@@ -154,7 +154,7 @@ def check_config(config: ConfigOption = DEFAULT_CONFIG, json: Json = False) -> N
     Example: corelocker service check-config --config service.toml
     """
     _require_extra()
-    from corelocker.licensing.service.checks import check_config as check
+    from corelocker.service.checks import check_config as check
 
     findings = check(_config(config))
     errors = [finding for finding in findings if finding.level == "error"]
@@ -178,7 +178,7 @@ def migrate(config: ConfigOption = DEFAULT_CONFIG, json: Json = False) -> None:
     Example: corelocker service migrate --config service.toml
     """
     _require_extra()
-    from corelocker.licensing.service.storage import REVISION, Storage
+    from corelocker.service.storage import REVISION, Storage
 
     Storage.open(_config(config).database_url, migrate=True).close()
     emit(json, {"version": REVISION}, lambda: print(f"the database is of version {REVISION}"))
@@ -213,7 +213,7 @@ def run(config: ConfigOption = DEFAULT_CONFIG) -> None:
     Example: corelocker service run --config service.toml
     """
     _require_extra()
-    from corelocker.licensing.service.run import serve
+    from corelocker.service.run import serve
 
     serve(_config(config))
 
@@ -234,7 +234,7 @@ def list_licenses(
 
     Example: corelocker license list --app com.example.app
     """
-    from corelocker.licensing.service.admin import license_document
+    from corelocker.service.admin import license_document
 
     with _storage(config) as (_, storage):
         found = storage.list_licenses(app=app, bundle=bundle, device=device, limit=limit)
@@ -264,7 +264,7 @@ def show_license(license_id: LicenseId, config: ConfigOption = DEFAULT_CONFIG, j
 
     Example: corelocker license show 2b5d...
     """
-    from corelocker.licensing.service.admin import find_license, license_document
+    from corelocker.service.admin import find_license, license_document
 
     with _storage(config) as (_, storage):
         document = dict(license_document(find_license(storage, license_id)))
@@ -285,7 +285,7 @@ def revoke_license(
 
     What is on the device works until it ends. Example: corelocker license revoke 2b5d... --reason "lost phone"
     """
-    from corelocker.licensing.service import admin
+    from corelocker.service import admin
 
     with _storage(config) as (_, storage):
         count = admin.revoke_license(storage, license_id, purchase=purchase, reason=reason)
@@ -313,7 +313,7 @@ def show_entitlement(
 
     Example: corelocker entitlement show --license 2b5d...
     """
-    from corelocker.licensing.service import admin
+    from corelocker.service import admin
 
     with _storage(config) as (configuration, storage):
         stored = admin.find_entitlement(storage, _purchase(configuration, storage, license_id, purchase))
@@ -335,7 +335,7 @@ def release_device(
 
     Example: corelocker entitlement release-device THUMBPRINT --license 2b5d... --at-once
     """
-    from corelocker.licensing.service import admin
+    from corelocker.service import admin
 
     with _storage(config) as (configuration, storage):
         key = _purchase(configuration, storage, license_id, purchase)
@@ -357,7 +357,7 @@ def allow_device(
 
     Example: corelocker entitlement allow-device THUMBPRINT --license 2b5d...
     """
-    from corelocker.licensing.service import admin
+    from corelocker.service import admin
 
     with _storage(config) as (configuration, storage):
         admin.allow_device(storage, _purchase(configuration, storage, license_id, purchase), device, reason=reason)
@@ -376,7 +376,7 @@ def keygen(
 
     Example: corelocker grant keygen grant-key.pem
     """
-    from corelocker.licensing.service.admin import new_grant_key
+    from corelocker.service.admin import new_grant_key
 
     _require_extra()
     public = new_grant_key(path)
@@ -409,9 +409,9 @@ def issue(
     _require_extra()
     import time
 
-    from corelocker.licensing.purchases.grant import issue_grant
-    from corelocker.licensing.service.admin import load_signing_key
     from corelocker.licensing.tokens import SoftwareSigner
+    from corelocker.purchases.grant import issue_grant
+    from corelocker.service.admin import load_signing_key
 
     configuration = _config(config)
     name = app or next(iter(configuration.apps))
@@ -450,7 +450,7 @@ def _require_extra() -> None:
 
 
 def _config(path: Path) -> ServiceConfig:
-    from corelocker.licensing.service.config import load_config
+    from corelocker.service.config import load_config
 
     return load_config(path)
 
@@ -460,7 +460,7 @@ class _storage:  # noqa: N801 - used like a function
 
     def __init__(self, path: Path) -> None:
         _require_extra()
-        from corelocker.licensing.service.storage import Storage
+        from corelocker.service.storage import Storage
 
         self._config = _config(path)
         self._storage = Storage.open(self._config.database_url)
@@ -473,7 +473,7 @@ class _storage:  # noqa: N801 - used like a function
 
 
 def _product(text: str) -> Product:
-    from corelocker.licensing.service.admin import Product
+    from corelocker.service.admin import Product
 
     name, equals, unlocked = text.partition("=")
     bundle, colon, tier = unlocked.partition(":")
@@ -483,8 +483,8 @@ def _product(text: str) -> Product:
 
 
 def _purchase(config: ServiceConfig, storage: Storage, license_id: str | None, purchase: str | None) -> PurchaseKey:
-    from corelocker.licensing.purchases.entitlements import Provider
-    from corelocker.licensing.service import admin
+    from corelocker.purchases.entitlements import Provider
+    from corelocker.service import admin
 
     if (license_id is None) == (purchase is None):
         raise typer.BadParameter("name the purchase by --license or by --purchase")

@@ -23,8 +23,8 @@ from typing import Any, cast
 import rfc8785
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from corelocker.attestation import Format
 from corelocker.bundle import jose
-from corelocker.licensing.attestation import Format
 from corelocker.licensing.errors import LicensingError
 
 REQUEST_TYPE = "corelocker-request-v1"

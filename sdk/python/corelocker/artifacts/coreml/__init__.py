@@ -1,0 +1,1 @@
+"""Core ML ML Programs: `.mlpackage` and the compiled `.mlmodelc`."""

@@ -1,0 +1,1 @@
+"""ExecuTorch programs (`.pte` with `.ptd`): the program, its delegates and its named data."""

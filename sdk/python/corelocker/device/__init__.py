@@ -1,0 +1,1 @@
+"""A device in software: what the phones do, for development, CI and the tests of the other languages."""

@@ -1,0 +1,199 @@
+"""The bodies of the unlock API's requests, read strictly, and of its answers.
+
+Whatever is not exactly what the API describes (`openapi`) is a RequestError before anything is decided by it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from corelocker.attestation import Evidence, EvidenceError, evidence_from_json
+from corelocker.bundle import jose
+from corelocker.licensing.tokens import strict_json
+from corelocker.purchases.entitlements import Provider
+from corelocker.purchases.google_play import Kind
+from corelocker.service.errors import DeviceKeyError, RequestError
+
+MAX_REQUEST_SIZE = 512 << 10
+MAX_TEXT = 256
+MAX_PURCHASE = 128 << 10
+
+_CHALLENGE_MEMBERS = frozenset({"device_key"})
+_UNLOCK_MEMBERS = frozenset({"challenge", "app", "bundle", "tier", "device_key", "attestation", "purchase"})
+_RENEW_MEMBERS = frozenset({"challenge", "attestation"})
+
+
+@dataclass(frozen=True)
+class ChallengeRequest:
+    """`POST /v1/challenges`; `device_key` asks for a sealed secret too, for renewals by `device-key`."""
+
+    device_key: ec.EllipticCurvePublicKey | None = None
+
+    @classmethod
+    def from_json(cls, data: bytes | Mapping[str, object]) -> Self:
+        """Read the body. Raises RequestError."""
+        body = _body(data, _CHALLENGE_MEMBERS, optional=_CHALLENGE_MEMBERS)
+        return cls(_device_key(body["device_key"]) if "device_key" in body else None)
+
+
+@dataclass(frozen=True)
+class ShownPurchase:
+    """What a device shows of its purchase; `token` is a grant, a signed transaction or a Google purchase token.
+
+    `kind` and `product` are Google Play's.
+    """
+
+    provider: Provider
+    token: str = field(repr=False)
+    kind: Kind | None = None
+    product: str | None = None
+
+
+@dataclass(frozen=True)
+class UnlockRequest:
+    """`POST /v1/licenses`; `device_jwk` is the device key as compact JSON, `device` its RFC 7638 thumbprint."""
+
+    challenge: str
+    app: str
+    bundle: str
+    tier: str
+    device_key: ec.EllipticCurvePublicKey
+    device_jwk: str
+    device: str
+    evidence: Evidence = field(repr=False)
+    purchase: ShownPurchase = field(repr=False)
+
+    @classmethod
+    def from_json(cls, data: bytes | Mapping[str, object]) -> Self:
+        """Read the body. Raises RequestError."""
+        body = _body(data, _UNLOCK_MEMBERS)
+        jwk: Any = body["device_key"]
+        device_key = _device_key(jwk)
+        # The key was read: its coordinates are in the one form that they have, and need not be made of the point again.
+        device_jwk = f'{{"kty":"EC","crv":"P-256","x":"{jwk["x"]}","y":"{jwk["y"]}"}}'
+        canonical = f'{{"crv":"P-256","kty":"EC","x":"{jwk["x"]}","y":"{jwk["y"]}"}}'
+        return cls(
+            _text(body, "challenge"),
+            _text(body, "app"),
+            _text(body, "bundle"),
+            _text(body, "tier"),
+            device_key,
+            device_jwk,
+            jose.encode_base64url(hashlib.sha256(canonical.encode()).digest()),
+            _evidence(body["attestation"]),
+            _purchase(body["purchase"]),
+        )
+
+
+@dataclass(frozen=True)
+class RenewRequest:
+    """`POST /v1/licenses/{license_id}/renew`."""
+
+    challenge: str
+    evidence: Evidence = field(repr=False)
+
+    @classmethod
+    def from_json(cls, data: bytes | Mapping[str, object]) -> Self:
+        """Read the body. Raises RequestError."""
+        body = _body(data, _RENEW_MEMBERS)
+        return cls(_text(body, "challenge"), _evidence(body["attestation"]))
+
+
+@dataclass(frozen=True)
+class Challenge:
+    """A nonce for one request, valid until `expires_at` (Unix seconds); `sealed` as `device_key.seal` made it."""
+
+    challenge: str
+    expires_at: int
+    sealed: str | None = field(default=None, repr=False)
+
+    def to_json(self) -> dict[str, object]:
+        """The body of the answer."""
+        body: dict[str, object] = {"challenge": self.challenge, "expires_at": self.expires_at}
+        return body if self.sealed is None else body | {"sealed": self.sealed}
+
+
+@dataclass(frozen=True)
+class Issued:
+    """A license (compact JWS) and what a device needs to know beside it; times in Unix seconds, None for perpetual."""
+
+    license: str = field(repr=False)
+    license_id: str
+    expires_at: int | None
+    renew_at: int | None
+
+    def to_json(self) -> dict[str, object]:
+        """The body of the answer."""
+        return {
+            "license": self.license,
+            "license_id": self.license_id,
+            "expires_at": self.expires_at,
+            "renew_at": self.renew_at,
+        }
+
+
+def _body(
+    data: bytes | Mapping[str, object], members: frozenset[str], optional: frozenset[str] = frozenset()
+) -> Mapping[str, object]:
+    if isinstance(data, bytes):
+        if len(data) > MAX_REQUEST_SIZE:
+            raise RequestError(f"the request has more than {MAX_REQUEST_SIZE} bytes")
+        try:
+            data = strict_json(data)
+        except ValueError:
+            raise RequestError("the request is not a JSON object, or holds a name twice or a fraction") from None
+    if not members - optional <= data.keys() <= members:
+        raise RequestError(f"the request has other members than {', '.join(sorted(members))}")
+    return data
+
+
+def _text(body: Mapping[str, object], name: str) -> str:
+    value = body[name]
+    if not isinstance(value, str) or not 1 <= len(value) <= MAX_TEXT or not value.isprintable():
+        raise RequestError(f"{name} is not a text of 1 to {MAX_TEXT} printable characters")
+    return value
+
+
+def _device_key(value: object) -> ec.EllipticCurvePublicKey:
+    try:
+        return jose.key_of_jwk(value)
+    except jose.PointError:
+        raise DeviceKeyError("device_key is not a point of P-256") from None
+    except ValueError:
+        raise RequestError("device_key is not a public JWK on P-256") from None
+
+
+def _evidence(value: object) -> Evidence:
+    if not isinstance(value, dict):
+        raise RequestError("attestation is not an object")
+    try:
+        return evidence_from_json(value)
+    except EvidenceError as error:
+        raise RequestError(str(error)) from None
+
+
+def _purchase(value: object) -> ShownPurchase:
+    if not isinstance(value, dict):
+        raise RequestError("purchase is not an object")
+    match value:
+        case {"provider": "grant", "token": str(token)} if len(value) == 2:
+            shown = ShownPurchase("grant", token)
+        case {"provider": "app-store", "transaction": str(token)} if len(value) == 2:
+            shown = ShownPurchase("app-store", token)
+        case {
+            "provider": "google-play",
+            "kind": ("product" | "subscription") as kind,
+            "product": str(product),
+            "token": str(token),
+        } if len(value) == 4 and 1 <= len(product) <= MAX_TEXT:
+            shown = ShownPurchase("google-play", token, kind, product)
+        case _:
+            raise RequestError("purchase has an unknown provider, or other members than its provider has")
+    if not 1 <= len(shown.token) <= MAX_PURCHASE or not shown.token.isascii() or not shown.token.isprintable():
+        raise RequestError(f"the purchase is not proven by 1 to {MAX_PURCHASE} printable ASCII characters")
+    return shown

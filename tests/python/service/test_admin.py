@@ -1,0 +1,383 @@
+"""What operators do: set a service up, look, revoke, make room; through the commands, and what stays in the audit log."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+import time
+import uuid
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from corelocker.attestation import Format, evidence_to_json
+from corelocker.attestation.development import DevelopmentKey, DevelopmentRoot
+from corelocker.bundle import jose
+from corelocker.bundle.content_keys import new_content_key, tier_keys
+from corelocker.bundle.keystore import FileKek, Kek, Keystore
+from corelocker.errors import ConfigError, KeystoreEntryError, OutputExistsError
+from corelocker.licensing.canonical import AttestedRequest, renewal_token
+from corelocker.licensing.errors import DeviceInactiveError, LicenseRevokedError
+from corelocker.licensing.license import SoftwareDeviceKey, read_license
+from corelocker.licensing.tokens import TrustedKeys
+from corelocker.service import admin
+from corelocker.service.checks import check_config
+from corelocker.service.config import load_config
+from corelocker.service.core import UnlockService
+from corelocker.service.errors import EntitlementUnknownError, LicenseUnknownError
+from corelocker.service.keys import KeystoreKeys, open_keys
+from corelocker.service.messages import ChallengeRequest, Issued, RenewRequest, UnlockRequest
+from corelocker.service.storage import PurchaseKey, Storage
+from cryptography.hazmat.primitives.asymmetric import ec
+
+APP = "com.example.app"
+TIERS = ("free", "plus", "full")
+
+
+class Place:
+    """A publisher's keystore and a development service that was set up by the command."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.bundle = str(uuid.uuid4())
+        self.publisher = publisher_in(folder)
+        self.content_key = new_content_key()
+        self.publisher.add_content_key(uuid.UUID(self.bundle), "scanner", 1, TIERS, self.content_key)
+        self.made = self.json("service", "init", "unlock", "--app", APP, "--port", "8441")
+        self.files = admin.files_of(folder / "unlock")
+
+    def __call__(self, *arguments: str, code: int = 0) -> str:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("CORELOCKER")}
+        done = subprocess.run(
+            [sys.executable, "-m", "corelocker", *arguments], cwd=self.folder, env=environment,
+            capture_output=True, text=True, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        assert done.returncode == code, (done.stdout, done.stderr)
+        assert "Traceback" not in done.stderr
+        return done.stdout
+
+    def json(self, *arguments: str, code: int = 0) -> Any:
+        return json.loads(self(*arguments, "--json", code=code))
+
+    def on_service(self, *arguments: str, code: int = 0) -> Any:
+        return self.json(*arguments, "--config", "unlock/service.toml", code=code)
+
+    def service(self) -> tuple[UnlockService, Storage]:
+        config = load_config(self.files.config)
+        storage = Storage.open(config.database_url, migrate=True)
+        return UnlockService(config, storage, open_keys(config.keys)), storage
+
+
+class Phone:
+    """A device that speaks to the core."""
+
+    def __init__(self, place: Place, service: UnlockService) -> None:
+        self.place, self.service = place, service
+        self.key = SoftwareDeviceKey(ec.generate_private_key(ec.SECP256R1()))
+        pem = place.files.development_root.read_text()
+        self.attestation: DevelopmentKey = DevelopmentRoot.from_pem(pem, pem).issue("phone", datetime.now(UTC))
+
+    def proof(self, challenge: str, token: str, tier: str) -> dict[str, Any]:
+        request = AttestedRequest(challenge, APP, self.place.bundle, tier, self.key.public_key, token)
+        return evidence_to_json(self.attestation.attest(request.digest(Format.DEVELOPMENT)))
+
+    def unlock(self, grant: str, tier: str = "full") -> Issued:
+        challenge = self.service.challenge(ChallengeRequest()).challenge
+        return self.service.unlock(
+            UnlockRequest.from_json(
+                {
+                    "challenge": challenge,
+                    "app": APP,
+                    "bundle": self.place.bundle,
+                    "tier": tier,
+                    "device_key": jose.public_jwk(self.key.public_key),
+                    "attestation": self.proof(challenge, grant, tier),
+                    "purchase": {"provider": "grant", "token": grant},
+                }
+            )
+        )
+
+    def renew(self, license_id: str) -> Issued:
+        challenge = self.service.challenge(ChallengeRequest()).challenge
+        proof = self.proof(challenge, renewal_token(license_id), "full")
+        return self.service.renew(license_id, RenewRequest.from_json({"challenge": challenge, "attestation": proof}))
+
+
+def publisher_in(folder: Path) -> Keystore:
+    FileKek.generate(folder / "kek")
+    return Keystore.create(folder / "keys.json", Kek("file", str(folder / "kek")))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    return Place(tmp_path_factory.mktemp("place"))
+
+
+# --- setting up ------------------------------------------------------------------------------------
+
+
+def test_a_development_service_is_ready(place: Place) -> None:
+    config = load_config(place.files.config)
+    assert check_config(config) == []
+    assert place.on_service("service", "check-config") == {
+        "config": "unlock/service.toml", "ok": True, "findings": [],
+    }  # fmt: skip
+    assert (config.environment, config.issuer, config.http.port) == ("development", "http://127.0.0.1:8441", 8441)
+    assert {(entry.product, entry.unlock.tier) for entry in config.products} == {("plus", "plus"), ("full", "full")}
+    assert place.made["url"] == config.issuer
+    for name in ("config", "keys", "kek", "development_root", "grant_key"):
+        assert stat.S_IMODE(Path(place.folder, place.made[name]).stat().st_mode) == 0o600, name
+
+
+def test_the_service_signs_with_a_key_of_its_own(place: Place) -> None:
+    store = Keystore.open(place.files.keys)
+    assert store.publisher != place.publisher.publisher
+    assert place.made["service_thumbprint"] == store.publisher
+    assert place.files.service_key.read_text() == admin.public_pem(store.signing_key.public_key())
+    assert store.content_key(uuid.UUID(place.bundle)) == place.content_key
+    # Nothing of the publisher's signing key came along.
+    assert {key.thumbprint for key in store.publisher_keys} == {store.publisher}
+
+
+def test_setting_up_replaces_nothing(place: Place) -> None:
+    before = {path: path.read_bytes() for path in (place.folder / "unlock").iterdir() if path.is_file()}
+    answer = place.json("service", "init", "unlock", "--app", APP, code=1)
+    assert answer["error"]["code"] == "output-exists"
+    with pytest.raises(OutputExistsError):
+        admin.init_development(place.folder / "unlock", place.publisher, APP)
+    assert all(path.read_bytes() == data for path, data in before.items())
+
+
+def test_products_can_be_named(place: Place, tmp_path: Path) -> None:
+    product = f"pro=1={place.bundle}:full"
+    place("service", "init", str(tmp_path / "a"), "--app", APP, "--product", f"pro={place.bundle}:full")
+    config = load_config(tmp_path / "a" / "service.toml")
+    assert [(entry.product, entry.unlock.tier) for entry in config.products] == [("pro", "full")]
+    place("service", "init", str(tmp_path / "b"), "--app", APP, "--product", "pro", code=2)
+    place("service", "init", str(tmp_path / "c"), "--app", APP, "--product", product, code=2)
+
+
+@pytest.mark.parametrize("app", ['a"b', "a\nb", "[x]", "\u00e4\\"])
+def test_names_are_quoted(tmp_path: Path, app: str) -> None:
+    publisher = publisher_in(tmp_path)
+    if not app.isprintable():
+        with pytest.raises(ConfigError):
+            admin.init_development(tmp_path / "s", publisher, app)
+        return
+    admin.init_development(tmp_path / "s", publisher, app)
+    assert list(load_config(tmp_path / "s" / "service.toml").apps) == [app]
+
+
+def test_content_keys_of_new_bundles_are_copied(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    newer, unsold = uuid.uuid4(), uuid.uuid4()
+    for bundle in (newer, unsold):
+        place.publisher.add_content_key(bundle, "scanner", 2, TIERS, new_content_key())
+    assert place.on_service("service", "import-keys", "--bundle", str(newer))["imported"] == [str(newer)]
+    assert place.on_service("service", "import-keys", "--bundle", str(newer))["imported"] == []
+    place("service", "import-keys", "--config", "unlock/service.toml", "--bundle", "x", code=2)
+    assert place.on_service("service", "import-keys", "--bundle", str(uuid.uuid4()), code=1)["error"]["code"]
+    keys = open_keys(load_config(place.files.config).keys)
+    assert set(keys.bundles) == {place.bundle, str(newer)}
+    expected = tier_keys(place.publisher.content_key(newer), newer, 3)
+    assert [keys.content_key(str(newer), tier) for tier in TIERS] == list(expected)
+    with pytest.raises(KeystoreEntryError):
+        keys.content_key(str(newer), "ultra")
+    # The same bundle with another key is a mistake that must not pass.
+    stranger = tmp_path / "stranger"
+    stranger.mkdir()
+    other = publisher_in(stranger)
+    other.add_content_key(newer, "scanner", 2, TIERS, new_content_key())
+    with pytest.raises(KeystoreEntryError):
+        admin.import_content_keys(Keystore.open(place.files.keys), other, None)
+
+
+def test_check_config_finds_and_exits(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    (tmp_path / "unlock" / "service-keys.json").chmod(0o644)
+    answer = place.on_service("service", "check-config", code=1)
+    assert (answer["ok"], [finding["code"] for finding in answer["findings"]]) == (False, ["keystore-permission"])
+    assert "keystore-permission" in place("service", "check-config", "--config", "unlock/service.toml", code=1)
+    assert place.json("service", "check-config", "--config", "none.toml", code=2)["error"]["code"] == "config"
+
+
+def test_a_database_is_made(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    assert place.on_service("license", "list", code=1)["error"]["code"] == "storage-unavailable"
+    assert place.on_service("service", "migrate") == {"version": "0001"}
+    assert place.on_service("license", "list") == {"licenses": []}
+
+
+# --- rotation --------------------------------------------------------------------------------------
+
+
+def test_the_signing_key_is_rotated_without_a_gap(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    old = Keystore.open(place.files.keys).publisher
+    place("keystore", "rotate", "unlock/service-keys.json", "--signing-key", "--keep-private")
+    new = Keystore.open(place.files.keys).publisher
+    assert new != old
+    text = place.files.config.read_text()
+    place.files.config.write_text(text.replace("[keys]", f'[keys]\nsigning_key = "{old}"'))
+    shown = place.on_service("service", "keys", "--out", "pins")
+    assert (shown["signing"], {key["thumbprint"] for key in shown["keys"]}) == (old, {old, new})
+    assert {path.name for path in (tmp_path / "pins").iterdir()} == {f"{old}.pem", f"{new}.pem"}
+    pinned = TrustedKeys.of_jwks([key["jwk"] for key in shown["keys"]])
+    service, storage = place.service()
+    phone = Phone(place, service)
+    grant = issue(place)
+    assert jose.thumbprint(service._keys.signer.public_key) == old
+    first = phone.unlock(grant)
+    storage.close()
+    place.files.config.write_text(text)
+    phone.service, storage = place.service()
+    assert jose.thumbprint(phone.service._keys.signer.public_key) == new
+    second = phone.renew(first.license_id)
+    for issued in (first, second):
+        assert read_license(issued.license, pinned).open(phone.key) == place.content_key
+    storage.close()
+    with pytest.raises(KeystoreEntryError):
+        KeystoreKeys(Keystore.open(place.files.keys), "x" * 43)
+
+
+# --- grants ----------------------------------------------------------------------------------------
+
+
+def issue(place: Place, *arguments: str) -> str:
+    answer = place.on_service("grant", "issue", "--product", "full", *arguments)
+    return str(answer["grant"])
+
+
+def test_grants_are_issued(place: Place) -> None:
+    service, storage = place.service()
+    phone = Phone(place, service)
+    until = int(time.time()) + 1000
+    issued = phone.unlock(issue(place, "--purchase", "order-until", "--until", str(until)))
+    assert issued.expires_at == until
+    assert storage.entitlement(PurchaseKey("grant", APP, "sub:order-until")) is not None
+    storage.close()
+
+
+def test_a_grant_key(place: Place, tmp_path: Path) -> None:
+    made = place.json("grant", "keygen", str(tmp_path / "key.pem"))
+    assert stat.S_IMODE((tmp_path / "key.pem").stat().st_mode) == 0o600
+    public = admin.public_pem(admin.load_signing_key(tmp_path / "key.pem").public_key())
+    assert Path(made["public"]).read_text() == public
+    assert "PRIVATE" not in public
+    assert place.json("grant", "keygen", str(tmp_path / "key.pem"), code=1)["error"]["code"] == "output-exists"
+    with pytest.raises(ConfigError):
+        admin.load_signing_key(Path(made["public"]))
+    assert place.on_service("grant", "issue", "--product", "x", "--app", "else", code=2)["error"]["code"] == "config"
+
+
+# --- looking and revoking --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sold(place: Place) -> Any:
+    """Two phones on one purchase, and the service."""
+    service, storage = place.service()
+    grant = issue(place, "--purchase", "order-1")
+    phones = [Phone(place, service) for _ in range(2)]
+    yield place, storage, phones, [phone.unlock(grant) for phone in phones], grant
+    storage.close()
+
+
+def test_licenses_are_listed_and_shown(sold: Any) -> None:
+    place, _, phones, licenses, grant = sold
+    listed = place.on_service("license", "list", "--device", phones[0].key.thumbprint)["licenses"]
+    assert [entry["jti"] for entry in listed] == [licenses[0].license_id]
+    ids = {entry["jti"] for entry in place.on_service("license", "list", "--app", APP)["licenses"]}
+    assert {one.license_id for one in licenses} <= ids
+    assert place.on_service("license", "list", "--bundle", str(uuid.uuid4())) == {"licenses": []}
+    shown = place.on_service("license", "show", licenses[0].license_id)
+    assert (shown["tier"], shown["expires_at"], shown["revoked_at"]) == ("full", licenses[0].expires_at, None)
+    text = place("license", "show", licenses[0].license_id, "--config", "unlock/service.toml")
+    text += place("license", "list", "--config", "unlock/service.toml") + json.dumps(shown)
+    text += json.dumps(place.on_service("entitlement", "show", "--license", licenses[0].license_id))
+    for secret in (licenses[0].license, grant, "order-1", "sub:"):
+        assert secret not in text
+    answer = place.on_service("license", "show", str(uuid.uuid4()), code=1)
+    assert answer["error"]["code"] == "license-unknown"
+
+
+def test_an_entitlement_is_shown(sold: Any) -> None:
+    place, _, phones, licenses, _ = sold
+    by_license = place.on_service("entitlement", "show", "--license", licenses[0].license_id)
+    by_name = place.on_service("entitlement", "show", "--purchase", f"grant:{APP}:sub:order-1")
+    assert by_license == by_name
+    assert {entry["device"] for entry in by_name["places"]} == {phone.key.thumbprint for phone in phones}
+    assert by_name["purchases"][0]["product"] == "full"
+    place("entitlement", "show", "--license", licenses[0].license_id, "--config", "unlock/service.toml")
+    place("entitlement", "show", "--config", "unlock/service.toml", code=2)
+    place("entitlement", "show", "--config", "unlock/service.toml", "--purchase", "grant:x", code=2)
+    assert place.on_service("entitlement", "show", "--purchase", f"grant:{APP}:none", code=1)["error"]["code"] == (
+        "entitlement-unknown"
+    )
+
+
+def test_a_license_is_revoked(sold: Any) -> None:
+    place, storage, phones, licenses, grant = sold
+    answer = place.on_service("license", "revoke", licenses[0].license_id, "--reason", "lost phone")
+    assert answer["revoked"] == 1
+    with pytest.raises(LicenseRevokedError):
+        phones[0].renew(licenses[0].license_id)
+    with pytest.raises(LicenseRevokedError):
+        phones[0].unlock(grant)
+    phones[1].renew(licenses[1].license_id)
+    row = storage.audit_rows(event="revoke-license")[0]
+    assert (row.detail, row.license_id, row.device) == ("lost phone", licenses[0].license_id, phones[0].key.thumbprint)
+    place.on_service("entitlement", "allow-device", phones[0].key.thumbprint, "--license", licenses[0].license_id)
+    phones[0].unlock(grant)
+    assert storage.audit_rows(event="allow-device")
+
+
+def test_the_audit_log_is_shown(sold: Any) -> None:
+    place, _, phones, licenses, grant = sold
+    rows = place.on_service("service", "audit", "--event", "unlock")["rows"]
+    assert licenses[1].license_id in {row["license_id"] for row in rows}
+    assert {row["event"] for row in rows} == {"unlock"}
+    assert len(place.on_service("service", "audit", "--limit", "1")["rows"]) == 1
+    text = place("service", "audit", "--config", "unlock/service.toml")
+    assert phones[0].key.thumbprint in text
+    assert grant not in text
+
+
+def test_a_device_is_released(sold: Any) -> None:
+    place, storage, phones, licenses, _ = sold
+    name = phones[1].key.thumbprint
+    answer = place.on_service("entitlement", "release-device", name, "--license", licenses[1].license_id, "--at-once")
+    assert answer["places"] == 1
+    with pytest.raises(DeviceInactiveError):
+        phones[1].renew(licenses[1].license_id)
+    again = place.on_service("entitlement", "release-device", name, "--license", licenses[1].license_id, code=1)
+    assert again["error"]["code"] == "device-inactive"
+    assert storage.audit_rows(event="release-device")[0].device == name
+
+
+@pytest.mark.parametrize("command", ["release-device", "allow-device"])
+def test_a_thumbprint_may_begin_with_a_hyphen(place: Place, command: str) -> None:
+    place.service()[1].close()
+    for name in ("-e-Fw98iS", "--json-Fw98iS"):
+        answer = place.on_service("entitlement", command, name, "--purchase", f"grant:{APP}:never", code=1)
+        assert answer["error"]["code"] == "entitlement-unknown"
+
+
+def test_what_is_not_there(place: Place) -> None:
+    _, storage = place.service()
+    with pytest.raises(LicenseUnknownError):
+        admin.revoke_license(storage, str(uuid.uuid4()))
+    key = PurchaseKey("grant", APP, "never")
+    with pytest.raises(EntitlementUnknownError):
+        admin.release_device(storage, key, "x")
+    with pytest.raises(EntitlementUnknownError):
+        admin.allow_device(storage, key, "x")
+    # Asking changes nothing.
+    assert storage.entitlement(key) is None
+    with pytest.raises(ConfigError):
+        admin.purchase_key(load_config(place.files.config), "grant", "else", "x")
+    storage.close()

@@ -1,0 +1,165 @@
+"""The vectors of a device's talk with the service, which Kotlin and Swift run too."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import uuid
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from corelocker.attestation import DevelopmentEvidence, DeviceKeyEvidence, evidence_from_json
+from corelocker.attestation.development import signed_bytes
+from corelocker.bundle import jose
+from corelocker.bundle.clkey import KeyBundle
+from corelocker.device.software import Patience, SoftwareDevice
+from corelocker.licensing.errors import LicensingError
+from corelocker.licensing.license import Reading, SoftwareDeviceKey
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from support.unlock_world import World
+
+ROOT = Path(__file__).parents[3]
+VECTORS = json.loads((ROOT / "tests/vectors/flow.json").read_text("utf-8"))
+
+
+class Script:
+    """Answers the requests of a vector in their order, and keeps what the device sent."""
+
+    def __init__(self) -> None:
+        self.steps: list[dict[str, Any]] = []
+        self.sent: list[tuple[str, dict[str, Any]]] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                place = len(outer.sent)
+                outer.sent.append((self.path, body))
+                answer = outer.steps[place]["answer"] if place < len(outer.steps) else None
+                if answer is None:
+                    self.close_connection = True
+                    return
+                data = answer["body"].encode()
+                self.send_response(answer["status"])
+                for name, value in (answer["headers"] | {"Content-Length": str(len(data))}).items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        class Http(ThreadingHTTPServer):
+            def handle_error(self, *_: Any) -> None:
+                """The device hangs up on what is too long."""
+
+        self.http = Http(("127.0.0.1", 0), Handler)
+        self.port = self.http.server_address[1]
+        threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
+
+
+@pytest.fixture(scope="module")
+def script() -> Iterator[Script]:
+    script = Script()
+    yield script
+    script.http.shutdown()
+    script.http.server_close()
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    bundle = VECTORS["bundle"]
+    folder = tmp_path_factory.mktemp("flow")
+    made = World(
+        folder, "sqlite:///x.sqlite", bundle=uuid.UUID(bundle["id"]), model_version=bundle["model_version"]
+    )  # fmt: skip
+    with made.bundle() as opened:
+        assert list(opened.tiers) == bundle["tiers"]
+    return made
+
+
+def device_of(world: World, script: Script, vector: dict[str, Any], waits: list[float]) -> SoftwareDevice:
+    """The device of the vectors, holding what the vector says."""
+    private = int.from_bytes(jose.decode_base64url(VECTORS["device_key"]["d"]), "big")
+    key = ec.derive_private_key(private, ec.SECP256R1())
+    config = VECTORS["config"]
+    device = world.device(
+        vector["name"], port=script.port, issuer=config["issuer"], app=config["app"],
+        service_keys=tuple(config["service_keys"]),
+    )  # fmt: skip
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (device.folder / "device-key.pem").write_bytes(pem)
+    if vector["held"] is not None:
+        path = device.folder / "licenses" / f"{VECTORS['bundle']['id']}.jws"
+        path.write_text(vector["held"])
+        path.chmod(0o600)
+    return SoftwareDevice.open(
+        device.folder,
+        read_clocks=lambda: Reading(VECTORS["now"], 1000, "boot"),
+        patience=Patience(attempts=4, sleep=waits.append),
+    )
+
+
+def run(device: SoftwareDevice, bundle: KeyBundle, vector: dict[str, Any]) -> None:
+    match vector["operation"]:
+        case "unlock":
+            device.unlock(bundle, vector["tier"], vector["purchase"])
+        case "renew":
+            device.renew(bundle)
+        case "renew-by-device-key":
+            device.renew(bundle, by_device_key=True)
+        case other:
+            pytest.fail(f"unknown operation {other}")
+
+
+def check_attestation(world: World, step: dict[str, Any], attestation: dict[str, Any]) -> None:
+    evidence = evidence_from_json(attestation)
+    if "proof" in step:
+        assert isinstance(evidence, DeviceKeyEvidence)
+        assert jose.encode_base64url(evidence.proof) == step["proof"]
+        return
+    assert isinstance(evidence, DevelopmentEvidence)
+    data = signed_bytes(bytes.fromhex(step["digest"]))
+    world.attestation_key.key.public_key().verify(evidence.signature, data, ec.ECDSA(SHA256()))
+
+
+@pytest.mark.parametrize("vector", VECTORS["vectors"], ids=lambda vector: vector["name"])
+def test_flow(world: World, script: Script, vector: dict[str, Any]) -> None:
+    waits: list[float] = []
+    script.steps, script.sent = vector["steps"], []
+    device = device_of(world, script, vector, waits)
+    with world.bundle() as bundle:
+        outcome, retry_at = "ok", None
+        try:
+            run(device, bundle, vector)
+        except LicensingError as error:
+            outcome, retry_at = error.code, getattr(error, "retry_at", None)
+        assert (outcome, retry_at) == (vector["expect"], vector.get("retry_at"))
+    assert [path for path, _ in script.sent] == [step["path"] for step in vector["steps"]]
+    for step, (_, body) in zip(vector["steps"], script.sent, strict=True):
+        if "digest" in step:
+            check_attestation(world, step, body.pop("attestation"))
+        assert body == step["body"]
+    assert len(waits) == len(vector["waits"])
+    assert all(low <= wait <= high for wait, (low, high) in zip(waits, vector["waits"], strict=True)), waits
+    held = device.licenses()
+    assert [entry.license_id for entry in held] == ([] if vector["holds"] is None else [vector["holds"]])
+    if outcome == "ok":
+        private = int.from_bytes(jose.decode_base64url(VECTORS["device_key"]["d"]), "big")
+        key = SoftwareDeviceKey(ec.derive_private_key(private, ec.SECP256R1()))
+        assert held[0].open(key).hex() == VECTORS["content_key"]
+
+
+def test_vectors_are_what_their_script_makes(tmp_path: Path) -> None:
+    script = ROOT / "tools/vectors/make_flow_vectors.py"
+    subprocess.run([sys.executable, script, "--out", tmp_path], check=True)
+    assert (tmp_path / "flow.json").read_bytes() == (ROOT / "tests/vectors/flow.json").read_bytes()

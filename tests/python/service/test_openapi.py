@@ -1,0 +1,78 @@
+"""The OpenAPI document against the service, with schemathesis: all its checks and phases.
+
+The test is short. `CORELOCKER_SCHEMATHESIS_SECONDS=600` makes it a long run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from corelocker.service import openapi
+from corelocker.service.problems import PROBLEMS
+from support.http_server import Server, serving
+from support.unlock_world import World
+
+EXAMPLES = 25
+SECONDS = os.environ.get("CORELOCKER_SCHEMATHESIS_SECONDS", "")
+OPERATIONS = [(path, method) for path, item in openapi.document(1)["paths"].items() for method in item]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, World]]:
+    folder = tmp_path_factory.mktemp("openapi")
+    world = World(folder, f"sqlite:///{folder / 'unlock.sqlite'}")
+    with serving(world) as server:
+        yield server, world
+
+
+def test_the_document_is_served(served: tuple[Server, World]) -> None:
+    server, _ = served
+    answer = server.request("GET", "/openapi.json")
+    assert answer.status_code == 200
+    assert answer.json() == openapi.document(64 << 10)
+
+
+def test_every_route_is_in_the_document(served: tuple[Server, World]) -> None:
+    server, _ = served
+    for path, method in OPERATIONS:
+        filled = path.replace("{jti}", "x").replace("{app}", "x")
+        assert server.request(method.upper(), filled).status_code != 405
+        assert server.request("DELETE", filled).status_code == 405
+    codes = {
+        url.removeprefix("urn:corelocker:problem:")
+        for item in openapi.document(1)["paths"].values()
+        for operation in item.values()
+        for response in operation["responses"].values()
+        for media in response.get("content", {}).values()
+        for part in media["schema"].get("allOf", [])
+        for url in part.get("properties", {}).get("type", {}).get("enum", [])
+    }
+    # Of the head of a request and of unknown addresses no operation can speak.
+    assert PROBLEMS.keys() - codes <= {"method-not-allowed", "headers-too-large"}
+
+
+def test_schemathesis_finds_nothing(served: tuple[Server, World], tmp_path: Path) -> None:
+    server, _ = served
+    command = [
+        sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json", "--checks", "all", "--mode", "all",
+        "--phases", "examples,coverage,fuzzing,stateful", "--max-examples", str(EXAMPLES), "--continue-on-failure",
+        "--no-color", "--generation-database", "none",
+    ]  # fmt: skip
+    if SECONDS:
+        command += ["--max-time", SECONDS]
+    # Generated bodies can be larger than the service takes, and 413 is a rejection too.
+    statuses = [400, 401, 403, 404, 405, 406, 409, 413, 415, 422, 428, 429, "5xx"]
+    settings = f"[checks]\nnegative_data_rejection.expected-statuses = {json.dumps(statuses)}\n"
+    (tmp_path / "schemathesis.toml").write_text(settings)
+    environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=3600)
+    assert done.returncode == 0, "\n".join(line[:300] for line in done.stdout.splitlines()[-80:])
+    seen = {line["status"] for line in server.lines() if line["event"] == "request"}
+    assert {200, 201, 400, 403, 404, 405, 415} <= seen
+    assert 500 not in seen

@@ -1,0 +1,226 @@
+"""Two and more service processes on one database behave as one; what is killed does not take the others along."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from corelocker.licensing.license import read_license
+from corelocker.licensing.tokens import TrustedKeys
+from support.postgres import PostgresServer
+from support.unlock_world import PARALLEL, Phone, ServiceProcess, World, free_port, post
+
+Answer = tuple[int, dict[str, Any]]
+
+
+@pytest.fixture
+def pair(tmp_path: Path, postgres: PostgresServer) -> Iterator[tuple[World, list[ServiceProcess]]]:
+    """Two processes, started separately, on one PostgreSQL database."""
+    world = World(tmp_path, postgres.new_database())
+    ports = [free_port(), free_port()]
+    configs = [world.configure(port=port) for port in ports]
+    world.migrate()
+    services = [world.start(config, port) for config, port in zip(configs, ports, strict=True)]
+    yield world, services
+    for service in services:
+        service.stop()
+
+
+def at_once(actions: Sequence[Callable[[], Answer]]) -> list[Answer]:
+    gate = threading.Barrier(len(actions))
+
+    def run(action: Callable[[], Answer]) -> Answer:
+        gate.wait()
+        return action()
+
+    with ThreadPoolExecutor(len(actions)) as pool:
+        return list(pool.map(run, actions))
+
+
+def codes(answers: Sequence[Answer]) -> Counter[str]:
+    return Counter(
+        "license" if status == 201 else str(body.get("type")).removeprefix("urn:corelocker:problem:")
+        for status, body in answers
+    )
+
+
+def challenge(service: ServiceProcess) -> str:
+    status, body = post(f"{service.url}/v1/challenges", {})
+    assert status == 201, body
+    return str(body["challenge"])
+
+
+def unlock(service: ServiceProcess, phone: Phone, grant: str) -> Answer:
+    return post(f"{service.url}/v1/licenses", phone.unlock_body(challenge(service), grant))
+
+
+def test_identical_requests(pair: tuple[World, list[ServiceProcess]]) -> None:
+    """50 times the same request, half of them to each process: one license."""
+    world, services = pair
+    phone, grant = Phone(world), world.grant("p")
+    body = phone.unlock_body(challenge(services[0]), grant)
+    answers = at_once([
+        lambda service=services[number % 2]: post(f"{service.url}/v1/licenses", body)  # type: ignore[misc]
+        for number in range(PARALLEL)
+    ])  # fmt: skip
+    assert codes(answers) == {"license": 1, "challenge-used": PARALLEL - 1}
+    licenses, entitlement = world.stored("p")
+    assert len(licenses) == len(entitlement.places) == 1
+
+
+def test_many_devices(pair: tuple[World, list[ServiceProcess]]) -> None:
+    """50 devices at two processes, 3 places: exactly 3 licenses."""
+    world, services = pair
+    grant = world.grant("p")
+    phones = [Phone(world) for _ in range(PARALLEL)]
+    bodies = [phone.unlock_body(challenge(services[0]), grant) for phone in phones]
+    answers = at_once([
+        lambda body=body, service=services[number % 2]: post(f"{service.url}/v1/licenses", body)  # type: ignore[misc]
+        for number, body in enumerate(bodies)
+    ])  # fmt: skip
+    assert codes(answers) == {"license": 3, "device-limit": PARALLEL - 3}
+    licenses, entitlement = world.stored("p")
+    assert len(licenses) == len(entitlement.places) == 3
+
+
+def test_each_takes_what_the_other_gave(pair: tuple[World, list[ServiceProcess]]) -> None:
+    """A challenge of one counts at the other, once; a license of one is renewed, and revoked, at the other."""
+    world, (one, two) = pair
+    phone, grant = Phone(world), world.grant("p")
+    body = phone.unlock_body(challenge(one), grant)
+    status, issued = post(f"{two.url}/v1/licenses", body)
+    assert status == 201, issued
+    assert codes([post(f"{one.url}/v1/licenses", body)]) == {"challenge-used": 1}
+    renewal = phone.renew_body(challenge(two), issued["license_id"])
+    status, renewed = post(f"{one.url}/v1/licenses/{issued['license_id']}/renew", renewal)
+    assert status == 201, renewed
+    world.revoke(renewed["license_id"])
+    for service in (one, two):
+        body = phone.renew_body(challenge(service), renewed["license_id"])
+        status, refused = post(f"{service.url}/v1/licenses/{renewed['license_id']}/renew", body)
+        assert status == 403, refused
+        assert refused["type"] == "urn:corelocker:problem:license-revoked"
+
+
+def test_one_is_killed_under_load(pair: tuple[World, list[ServiceProcess]]) -> None:
+    """The other goes on, and devices that turn to it get their places; the dead one comes back and fits in."""
+    world, services = pair
+    grants = [world.grant(f"p{number}") for number in range(8)]
+    phones = [[Phone(world) for _ in range(5)] for _ in grants]
+    keys = TrustedKeys([world.keystore.signing_key.public_key()])
+    given: list[set[str]] = [set() for _ in grants]
+    half = threading.Barrier(9)
+
+    def customer(number: int) -> None:
+        """Five devices of one purchase with three places, over and over, at whichever process answers."""
+        with requests.Session() as session:
+            for turn in range(8):
+                if turn == 2:
+                    half.wait()
+                for phone in phones[number]:
+                    for service in (services[turn % 2], services[1]):
+                        try:
+                            _, got = post(f"{service.url}/v1/challenges", {}, session)
+                            body = phone.unlock_body(got["challenge"], grants[number])
+                            status, answer = post(f"{service.url}/v1/licenses", body, session)
+                        except requests.ConnectionError:
+                            continue
+                        if status == 201:
+                            assert read_license(answer["license"], keys).device == phone.thumbprint
+                            given[number].add(phone.thumbprint)
+                        else:
+                            assert answer["type"] == "urn:corelocker:problem:device-limit", answer
+                        break
+
+    with ThreadPoolExecutor(8) as pool:
+        customers = [pool.submit(customer, number) for number in range(8)]
+        half.wait()
+        services[0].kill()
+        for done in customers:
+            done.result()
+    for number in range(8):
+        licenses, entitlement = world.stored(f"p{number}")
+        assert given[number] == {place.device for place in entitlement.places}
+        assert len(given[number]) == 3
+        assert {entry.device for entry in licenses} == given[number]
+    services[0] = world.start(world.folder / f"service-{services[0].port}.toml", services[0].port)
+    for number in range(8):
+        for phone in phones[number]:
+            status, _ = unlock(services[0], phone, grants[number])
+            assert status == (201 if phone.thumbprint in given[number] else 409)
+
+
+def test_workers_of_one_service(sqlite_world: World) -> None:
+    """Two workers on one socket, and SQLite below them."""
+    world = sqlite_world
+    world.configure(workers=2)
+    with world.start() as service:
+        phone, grant = Phone(world), world.grant("p")
+        body = phone.unlock_body(challenge(service), grant)
+        answers = at_once([lambda: post(f"{service.url}/v1/licenses", body)] * PARALLEL)
+        assert codes(answers) == {"license": 1, "challenge-used": PARALLEL - 1}
+        bodies = [Phone(world).unlock_body(challenge(service), world.grant("q")) for _ in range(PARALLEL)]
+        answers = at_once([lambda body=body: post(f"{service.url}/v1/licenses", body) for body in bodies])  # type: ignore[misc]
+        assert codes(answers) == {"license": 3, "device-limit": PARALLEL - 3}
+        assert service.stop() == 0
+
+
+def test_it_is_stopped_gently(sqlite_world: World) -> None:
+    """SIGTERM under load: every answer is whole, and what was answered is in the database."""
+    world = sqlite_world
+    answers: list[Answer] = []
+    with world.start() as service:
+        started = threading.Event()
+
+        def customer(number: int) -> None:
+            while True:
+                phone = Phone(world)
+                try:
+                    answers.append(unlock(service, phone, world.grant(f"p{number}-{phone.thumbprint}")))
+                except (requests.ConnectionError, AssertionError):
+                    return
+                started.set()
+
+        with ThreadPoolExecutor(8) as pool:
+            customers = [pool.submit(customer, number) for number in range(8)]
+            assert started.wait(30)
+            assert service.stop() == 0
+            for done in customers:
+                done.result()
+    assert answers
+    with world.storage() as storage:
+        for status, body in answers:
+            assert status in (201, 503), body
+            assert status == 503 or storage.license(body["license_id"]) is not None
+
+
+def test_the_parent_is_killed(sqlite_world: World) -> None:
+    """What an out-of-memory killer may pick: no worker stays behind, and the service can be started again at once."""
+    world = sqlite_world
+    world.configure(workers=2)
+    phone, grant = Phone(world), world.grant("p")
+    service = world.start()
+    try:
+        assert unlock(service, phone, grant)[0] == 201
+        service.process.kill()
+        service.process.wait(30)
+        for _ in range(100):
+            try:
+                os.killpg(service.process.pid, 0)
+            except ProcessLookupError:
+                break
+            time.sleep(0.1)
+        else:
+            pytest.fail("workers outlive their parent")
+    finally:
+        service.kill()
+    with world.start() as service:
+        assert unlock(service, phone, grant)[0] == 201

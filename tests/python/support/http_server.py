@@ -1,0 +1,129 @@
+"""The HTTP layer around a real service in this process, on a real socket: for tests of what HTTP adds."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import requests
+from corelocker.service.config import load_config
+from corelocker.service.core import UnlockService
+from corelocker.service.http import create_app
+from corelocker.service.openapi import ROUTES
+from corelocker.service.problems import PROBLEMS
+from corelocker.service.run import listen, make_server
+from corelocker.service.telemetry import Log, Metrics
+
+from support.unlock_world import Phone, World
+
+
+class Around:
+    """A service with some of its methods replaced; `real` is what they stand before."""
+
+    def __init__(self, real: UnlockService, **methods: Callable[..., Any]) -> None:
+        self.real = real
+        self.__dict__ |= methods
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+
+@dataclass
+class Server:
+    """A running server.
+
+    Attributes:
+        port: of loopback.
+        service: what stands behind it.
+        log_text: everything that was logged.
+        metrics: what was counted.
+    """
+
+    port: int
+    service: Any
+    log_text: io.StringIO
+    metrics: Metrics
+    session: requests.Session = field(default_factory=requests.Session)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def request(self, method: str, path: str, **options: Any) -> requests.Response:
+        self.session.trust_env = False
+        return self.session.request(method, self.url + path, timeout=30, **options)
+
+    def post(self, path: str, body: Any, **options: Any) -> requests.Response:
+        return self.request("POST", path, json=body, **options)
+
+    def challenge(self) -> str:
+        answer = self.post("/v1/challenges", {})
+        assert answer.status_code == 201
+        return str(answer.json()["challenge"])
+
+    def unlock(self, phone: Phone, grant: str, tier: str = "full") -> requests.Response:
+        return self.post("/v1/licenses", phone.unlock_body(self.challenge(), grant, tier))
+
+    def lines(self) -> list[dict[str, Any]]:
+        """The log, once all answers that were read are in it."""
+        eventually(lambda: self.metrics.in_progress == 0)
+        return [json.loads(line) for line in self.log_text.getvalue().splitlines()]
+
+    def raw(self, data: bytes, *, close_after: float = 10.0) -> bytes:
+        """What comes back for these bytes until the server closes the connection."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=close_after) as connection:
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                connection.sendall(data)
+            return read_all(connection)
+
+
+def read_all(connection: socket.socket) -> bytes:
+    """Everything until the other side closes, or nothing comes for the socket's time-out."""
+    received = b""
+    with contextlib.suppress(TimeoutError, ConnectionResetError):
+        while part := connection.recv(65536):
+            received += part
+    return received
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 20) -> bool:
+    """Wait until something holds, at most so long; whether it does."""
+    until = time.monotonic() + seconds
+    while not (met := condition()) and time.monotonic() < until:
+        time.sleep(0.01)
+    return met
+
+
+@contextmanager
+def serving(world: World, wrap: Callable[[UnlockService], Any] = lambda real: real, **http: Any) -> Iterator[Server]:
+    """A server for the world's configuration with other settings of `[http]`."""
+    config = load_config(world.config_path)
+    config = replace(config, http=replace(config.http, **{"port": 0, "shutdown_grace": 5, **http}))
+    log_text = io.StringIO()
+    metrics = Metrics(ROUTES, PROBLEMS)
+    with world.service() as real:
+        service = wrap(real)
+        app = create_app(service, config, log=Log(log_text), metrics=metrics)
+        server = make_server(app, config.http)
+        listener = listen(config.http)
+        port = listener.getsockname()[1]
+        thread = threading.Thread(target=lambda: asyncio.run(server._serve([listener])), daemon=True)
+        thread.start()
+        running = Server(port, service, log_text, metrics)
+        try:
+            eventually(lambda: server.started)
+            yield running
+        finally:
+            running.session.close()
+            server.should_exit = True
+            thread.join(20)
+            assert not thread.is_alive()
