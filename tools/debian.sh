@@ -9,4 +9,4 @@ done
 sudo=()
 [ "$(id -u)" -eq 0 ] || sudo=(sudo -n)
 "${sudo[@]}" apt-get update -q && "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive \
-  apt-get install -q -y --no-install-recommends "${missing[@]}"
+  apt-get -o DPkg::Lock::Timeout=900 install -q -y --no-install-recommends "${missing[@]}"
