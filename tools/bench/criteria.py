@@ -24,10 +24,11 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "sdk" / "python")]
 
-from corelocker.audit.models import lock_model, open_state, plain_state  # noqa: E402
-from corelocker.audit.synthetic import InputStats, synthesize  # noqa: E402
+from corelocker.artifacts.torch_module import open_state, plain_state  # noqa: E402
+from corelocker.audit.models import lock_model  # noqa: E402
 from corelocker.errors import LockingError  # noqa: E402
-from corelocker.locking.criteria.sensitivity import Ranking, rank  # noqa: E402
+from corelocker.locking.criteria.ranking import Ranking, rank  # noqa: E402
+from corelocker.locking.criteria.synthetic import InputStats, synthesize  # noqa: E402
 
 from demo.model.fashion_mobilenet import trained  # noqa: E402
 from tools.research.resnet_cifar import load, normalize  # noqa: E402

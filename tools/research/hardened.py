@@ -33,13 +33,15 @@ from torch import nn
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "sdk" / "python")]
 
+from corelocker.artifacts.torch_module import ModuleGraph, open_state, plain_state  # noqa: E402
 from corelocker.audit.attacks import FULL, Bench, Knowledge, Reach, Target, fine_tune  # noqa: E402
 from corelocker.audit.data import DataSet  # noqa: E402
-from corelocker.audit.models import Graph, LockedModel, lock_model, open_state, plain_state, trace_graph  # noqa: E402
-from corelocker.audit.synthetic import synthesize  # noqa: E402
+from corelocker.audit.models import LockedModel, lock_model, trace_graph  # noqa: E402
 from corelocker.audit.training import Recipe  # noqa: E402
 from corelocker.locking.criteria import score  # noqa: E402
-from corelocker.locking.criteria.sensitivity import SensitivityScorer, rank  # noqa: E402
+from corelocker.locking.criteria.ranking import rank  # noqa: E402
+from corelocker.locking.criteria.sensitivity import SensitivityScorer  # noqa: E402
+from corelocker.locking.criteria.synthetic import synthesize  # noqa: E402
 from corelocker.locking.hardened import hardened  # noqa: E402
 from corelocker.locking.plan import make_plan  # noqa: E402
 from corelocker.locking.presets import PresetName, preset  # noqa: E402
@@ -56,7 +58,7 @@ VARIANTS: tuple[tuple[Knowledge, Reach], ...] = (
 
 
 def tiers_of(
-    rule: str, state: dict[str, torch.Tensor], graph: Graph | None = None
+    rule: str, state: dict[str, torch.Tensor], graph: ModuleGraph | None = None
 ) -> dict[str, np.ndarray[Any, np.dtype[np.uint8]]]:
     """The plan of a rule: layer -> uint8 (channels,). The preset's rule follows the graph if there is one."""
     if rule.startswith("hardened@"):

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from corelocker.artifacts.torch_module import plain_state
 from corelocker.audit import attacks
 from corelocker.audit.attacks import FULL, Bench, Budget, Target, run_attacks, suited
 from corelocker.audit.data import DataSet, Measured, load_metric
 from corelocker.audit.imputation import METHODS
-from corelocker.audit.models import Mask, lock_model, plain_state
+from corelocker.audit.models import Mask, lock_model
 from corelocker.audit.results import AttackResult
 from corelocker.audit.training import Recipe, recalibrate, seeded, train, untrained
 from corelocker.errors import ConfigError

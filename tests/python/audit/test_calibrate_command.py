@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from corelocker.audit.models import open_state, plain_state
+from corelocker.artifacts.torch_module import open_state, plain_state
 from corelocker.cli.app import run
 from support.attack_subjects import task, trained
 

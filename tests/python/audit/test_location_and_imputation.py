@@ -8,6 +8,7 @@ from copy import deepcopy
 import numpy as np
 import pytest
 import torch
+from corelocker.artifacts.torch_module import plain_state
 from corelocker.audit import location
 from corelocker.audit.imputation import METHODS, from_base, impute
 from corelocker.audit.location import (
@@ -21,7 +22,7 @@ from corelocker.audit.location import (
     weight_detectors,
     with_readers,
 )
-from corelocker.audit.models import lock_model, plain_state, trace_graph
+from corelocker.audit.models import lock_model, trace_graph
 from support.attack_subjects import task, trained
 
 

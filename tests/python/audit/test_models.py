@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 from corelocker.artifacts.safetensors import open_safetensors
-from corelocker.audit.models import LockedModel, lock_model, plain_state, trace_graph
+from corelocker.artifacts.torch_module import plain_state
+from corelocker.audit.models import LockedModel, lock_model, trace_graph
 from corelocker.errors import CoreLockerError, LockingError, TierError
 from corelocker.locking.lock import lock_artifacts
 from safetensors.torch import save_file

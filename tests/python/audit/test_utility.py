@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 from corelocker.artifacts.detect import open_artifact
+from corelocker.artifacts.torch_module import open_state, plain_state
 from corelocker.audit.data import DataSet, load_data, load_metric, wilson
-from corelocker.audit.models import open_state, plain_state
 from corelocker.audit.utility import (
     Evaluator,
     State,

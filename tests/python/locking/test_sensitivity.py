@@ -11,11 +11,15 @@ import numpy as np
 import pytest
 import torch
 from corelocker.artifacts import Artifact, open_artifact
-from corelocker.audit.models import lock_model, open_state, plain_state
-from corelocker.audit.synthetic import InputStats, flat_output, synthesize
+from corelocker.artifacts.torch_module import open_state, plain_state
+from corelocker.audit.models import lock_model
 from corelocker.errors import ConfigError, CriterionError
 from corelocker.locking.criteria import random_scores
-from corelocker.locking.criteria.sensitivity import Collapse, SensitivityScorer, _fold, _output, fillings, rank
+from corelocker.locking.criteria.ranking import rank
+from corelocker.locking.criteria.sensitivity import SensitivityScorer
+from corelocker.locking.criteria.signal import Collapse
+from corelocker.locking.criteria.simulation import fillings, fold_batch_norms, replaced_state
+from corelocker.locking.criteria.synthetic import InputStats, flat_output, synthesize
 from corelocker.locking.plan import make_plan
 from corelocker.locking.tiers import parse_tiers
 from support.attack_subjects import task, trained
@@ -121,10 +125,9 @@ def test_the_simulation_is_the_lock(tmp_path: Path, inputs: tuple[torch.Tensor],
     )
     other = deepcopy(module)
     other.load_state_dict(locked.shipped.state)
-    starts = np.cumsum([0, *(layer.channels for layer in layers)])
-    picked = np.concatenate([halves[layer.name] for layer in layers])
-    found = _output(torch, module, layers, inputs, picked, starts, 0)
+    state = replaced_state(module, layers, [halves[layer.name] for layer in layers], 0)
     with torch.no_grad():
+        found = flat_output(torch.func.functional_call(module, state, inputs))
         assert torch.allclose(found, other(inputs[0]), atol=1e-4)
 
 
@@ -185,7 +188,7 @@ def test_layers_are_recognized_through_the_fold(tmp_path: Path, inputs: tuple[to
     assert scorer.ranking is not None
     assert 0 < scorer.fraction_to_collapse() <= scorer.fraction_to_collapse(3.0) < 1
     folded = deepcopy(module)
-    _fold(folded, inputs)
+    fold_batch_norms(folded, inputs)
     with torch.no_grad():
         assert torch.allclose(folded(inputs[0]), module(inputs[0]), atol=1e-4)
     state = {f"layer_{9 - i}.{n}": v for i, (n, v) in enumerate(sorted(plain_state(folded).items())) if v.dim() != 2}

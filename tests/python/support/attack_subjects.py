@@ -5,9 +5,10 @@ from __future__ import annotations
 from functools import cache
 
 import torch
+from corelocker.artifacts.torch_module import plain_state
 from corelocker.audit.attacks import Budget, Target
 from corelocker.audit.data import DataSet
-from corelocker.audit.models import LockedModel, Mask, plain_state
+from corelocker.audit.models import LockedModel, Mask
 from corelocker.audit.training import Recipe, seeded, train
 from torch import nn
 

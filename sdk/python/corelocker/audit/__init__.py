@@ -7,18 +7,11 @@ nothing uses it but the command line. Everything is deterministic for a seed. to
 
 from __future__ import annotations
 
-import importlib
 from types import ModuleType
 
-from corelocker.errors import MissingExtraError
+from corelocker import extras
 
 
 def need(module: str) -> ModuleType:
     """Import an optional dependency. Raises MissingExtraError when it is not installed."""
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        package = module.partition(".")[0]
-        raise MissingExtraError(
-            f"the audit needs {package}, which is not installed", hint="pip install 'corelocker[audit]'"
-        ) from None
+    return extras.need(module, "the audit", "audit")

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import inspect
 import math
-import sys
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import redirect_stdout
 from dataclasses import dataclass, field
-from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +16,7 @@ import numpy.typing as npt
 
 from corelocker.audit import need
 from corelocker.errors import ConfigError, FileAccessError
+from corelocker.factories import call, call_factory, find_function
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -117,36 +114,6 @@ def load_data(spec: str, example: Tensor | None = None) -> DataSet:
     shape = None if example is None else tuple(example.shape)
     x = _images(arrays["x"], arrays.get("mean"), arrays.get("std"), shape, path)
     return _checked(path.name, _tensor(spec, x), _tensor(spec, arrays["y"]), example)
-
-
-def call_factory(spec: str) -> Any:
-    """Call `package.module:function` without arguments; the working directory is importable. Raises ConfigError."""
-    return _safely(spec, find_function(spec))
-
-
-def find_function(spec: str) -> Callable[..., Any]:
-    """The function `package.module:function`; the working directory is importable. Raises ConfigError."""
-    module_name, colon, name = spec.partition(":")
-    if not colon or not module_name or not name:
-        raise ConfigError(f"{spec!r} is not package.module:function")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        function = attrgetter(name)(importlib.import_module(module_name))
-    except (Exception, SystemExit) as error:
-        raise ConfigError(f"{spec}: cannot be imported: {type(error).__name__}: {error}") from error
-    if not callable(function):
-        raise ConfigError(f"{spec}: is a {type(function).__name__}, not a function")
-    return function  # type: ignore[no-any-return]
-
-
-def _safely(spec: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    try:
-        with redirect_stdout(sys.stderr):  # what it prints must not stand in the JSON on standard output
-            return function(*arguments)
-    except (Exception, SystemExit) as error:
-        raise ConfigError(f"{spec}: failed: {type(error).__name__}: {error}") from error
 
 
 def _tensor(spec: str, value: Any) -> Tensor:
@@ -377,7 +344,7 @@ def _perplexity(whole: Measured) -> float:
 
 
 def _custom(spec: str, function: Callable[..., Any], whole: Measured) -> float:
-    found = _safely(spec, function, whole.outputs, whole.labels)
+    found = call(spec, function, whole.outputs, whole.labels)
     try:
         value = float(np.asarray(found, np.float64).mean())
     except (TypeError, ValueError, RuntimeError):

@@ -18,9 +18,10 @@ import numpy.typing as npt
 
 from corelocker.artifacts import WeightTensor
 from corelocker.artifacts.safetensors import read_header
+from corelocker.artifacts.torch_module import open_state
 from corelocker.audit import need
 from corelocker.audit.data import DataSet
-from corelocker.audit.models import Mask, open_state
+from corelocker.audit.models import Mask
 from corelocker.audit.training import cross_entropy
 from corelocker.audit.utility import first_tensor
 

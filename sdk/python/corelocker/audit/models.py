@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from corelocker.artifacts import Artifact, Edge, WeightTensor
-from corelocker.artifacts.safetensors import open_safetensors, read_header
+from corelocker.artifacts.safetensors import read_header
+from corelocker.artifacts.torch_module import ModuleGraph, open_state, plain_state
 from corelocker.audit import need
 from corelocker.audit.utility import Coverage, TierBytes, layer_maps, states_of_plan
 from corelocker.errors import CriterionError, LockingError
@@ -29,14 +30,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Mask = npt.NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class Graph:
-    """Which layer reads whose channels, by the names of the state dict; see `trace_graph`."""
-
-    edges: dict[str, tuple[Edge, ...]]
-    untraced: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -114,7 +107,7 @@ def lock_model(
     fill: Fill = "decoy",
     seed: bytes | str = b"audit",
     consumers: bool = False,
-    graph: Graph | None = None,
+    graph: ModuleGraph | None = None,
     include_io: bool = False,
     scores: Mapping[str, Scores] | None = None,
     layers: Sequence[str] | None = None,
@@ -205,25 +198,7 @@ def tier_states(artifact: Artifact, tiers: Sequence[TierBytes], coverage: Covera
     return found
 
 
-def plain_state(model: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A copy of a state dict on the CPU, every tensor with memory of its own."""
-    torch = need("torch")
-    state = model.state_dict() if isinstance(model, torch.nn.Module) else model
-    return {name: value.detach().cpu().contiguous().clone() for name, value in state.items() if torch.is_tensor(value)}
-
-
-def open_state(state: Mapping[str, Tensor], path: Path, graph: Graph | None = None) -> Artifact:
-    """Write a state dict to `path` as safetensors and open it as the product does, with a graph if there is one."""
-    need("safetensors.torch").save_file(dict(state), path)
-    artifact = open_safetensors(path)
-    if graph is None:
-        return artifact
-    names = {t.name for t in artifact.tensors}
-    untraced = {name: graph.untraced.get(name, "not found in the graph") for name in names - set(graph.edges)}
-    return replace(artifact, edges={n: e for n, e in graph.edges.items() if n in names}, untraced=untraced)
-
-
-def trace_graph(model: nn.Module, inputs: tuple[Any, ...]) -> Graph:
+def trace_graph(model: nn.Module, inputs: tuple[Any, ...]) -> ModuleGraph:
     """Follow the module's layers to their readers, as `corelocker lock --consumers` does in an exported program.
 
     The module is lowered to ExecuTorch's portable operators and the adapter for `.pte` follows it; its layers are recognized by
@@ -259,7 +234,7 @@ def trace_graph(model: nn.Module, inputs: tuple[Any, ...]) -> Graph:
                 edges[own_name] = tuple(readers)
             elif own_name not in edges:
                 untraced[own_name] = exported.untraced.get(name, "its readers hold no weights of their own")
-        return Graph(edges, untraced)
+        return ModuleGraph(edges, untraced)
 
 
 def _ranked_plan(

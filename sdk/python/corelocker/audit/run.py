@@ -17,9 +17,10 @@ import numpy as np
 from corelocker import __version__
 from corelocker.artifacts import Artifact, WeightTensor
 from corelocker.artifacts.detect import open_artifact
+from corelocker.artifacts.torch_module import open_state, plain_state
 from corelocker.audit import need
 from corelocker.audit.data import DataSet, Metric, load_data, load_metric
-from corelocker.audit.models import lock_model, open_state, plain_state, tier_states, trace_graph
+from corelocker.audit.models import lock_model, tier_states, trace_graph
 from corelocker.audit.report import FORMAT, VERSION, plain, verdict
 from corelocker.audit.results import AttackResult
 from corelocker.audit.utility import (
@@ -275,7 +276,7 @@ def _open(options: AuditOptions, sealed: Sealed | None, folder: Path, progress: 
 
 def _module(spec: str) -> tuple[nn.Module, Tensor]:
     """The module and its (first) example input from a factory such as `corelocker export` takes."""
-    from corelocker.audit.data import call_factory
+    from corelocker.factories import call_factory
 
     torch = need("torch")
     with torch.random.fork_rng(devices=[]):
@@ -339,8 +340,8 @@ def _lock(options: AuditOptions, artifact: Artifact, progress: Progress) -> _Loc
 def _scorer(options: AuditOptions, artifact: Artifact, fill: Fill, progress: Progress) -> Scorer:
     """What ranks the artifact's channels, for its lock and for the curve."""
     if options.criterion == "sensitivity":
-        from corelocker.audit.synthetic import InputStats
         from corelocker.locking.criteria.sensitivity import SensitivityScorer
+        from corelocker.locking.criteria.synthetic import InputStats
 
         spec = options.module or options.model
         if ":" not in spec:

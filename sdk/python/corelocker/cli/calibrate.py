@@ -88,9 +88,9 @@ def calibrate(
         scorer = None
         module, example = None, None
         if model_factory is not None:
-            from corelocker.audit.data import call_factory
-            from corelocker.audit.synthetic import InputStats
+            from corelocker.factories import call_factory
             from corelocker.locking.criteria.sensitivity import SensitivityScorer
+            from corelocker.locking.criteria.synthetic import InputStats
 
             if criterion == "sensitivity":
                 stats = None if input_stats is None else InputStats.parse(input_stats)

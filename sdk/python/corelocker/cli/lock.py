@@ -323,8 +323,8 @@ def _sensitivity(
         raise ConfigError(
             "sensitivity runs the model", hint="Name its trained torch module with --model package.module:factory"
         )
-    from corelocker.audit.synthetic import InputStats
     from corelocker.locking.criteria.sensitivity import SensitivityScorer
+    from corelocker.locking.criteria.synthetic import InputStats
 
     stats = None if options.input_stats is None else InputStats.parse(options.input_stats)
     return SensitivityScorer.from_factory(options.model, fill=fill, stats=stats, progress=show)

@@ -11,13 +11,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from corelocker.audit import need
+from corelocker import extras
 from corelocker.errors import ConfigError, CriterionError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+need = partial(extras.need, purpose="the criterion sensitivity", extra="export")
 
 SMALL = 3 * 64 * 64  # elements of an input up to which COUNT inputs are made, and moved STEPS times
 COUNT = 64
