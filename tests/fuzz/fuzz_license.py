@@ -20,6 +20,7 @@ import atheris
 with atheris.instrument_imports(include=["corelocker", "appstoreserverlibrary", "joserfc", "rfc8785"]):
     from corelocker.bundle import jose
     from corelocker.errors import CoreLockerError
+    from corelocker.licensing.http_client import Answer
     from corelocker.licensing.license import (
         LICENSE_TYPE,
         DeviceClock,
@@ -33,11 +34,11 @@ with atheris.instrument_imports(include=["corelocker", "appstoreserverlibrary", 
         verify_license,
     )
     from corelocker.licensing.tokens import SoftwareSigner, TrustedKeys, strict_json
-    from corelocker.purchases import google_play
-    from corelocker.purchases._http import Answer
     from corelocker.purchases.app_store import AppStore, AppStoreConfig
-    from corelocker.purchases.google_play import GooglePlay, GooglePlayConfig, PlayNotices
+    from corelocker.purchases.google_api import GoogleApi
+    from corelocker.purchases.google_play import GooglePlay, GooglePlayConfig
     from corelocker.purchases.grant import GRANT_TYPE, GrantConfig, verify_grant
+    from corelocker.purchases.play_notices import PlayNotices
 
 import google.oauth2.credentials
 from appstoreserverlibrary.models.Environment import Environment as Store
@@ -160,10 +161,7 @@ def apple_models(data: bytes) -> None:
 
 
 def play_answer(data: bytes) -> None:
-    def fetch(*_: Any, **__: Any) -> Answer:
-        return Answer(200, {}, data)
-
-    google_play.fetch = fetch
+    GoogleApi.ask = lambda *_: Answer(200, {}, data)  # type: ignore[method-assign]
     for kind in ("product", "subscription"):
         try:
             PLAY.verify(kind, "pro", "purchase-token", now_ms=NOW * 1000)  # type: ignore[arg-type]

@@ -24,7 +24,7 @@ with atheris.instrument_imports(include=["corelocker"]):
     from corelocker.bundle.keystore import FileKek, Kek, Keystore
     from corelocker.errors import CoreLockerError
     from corelocker.service import admin
-    from corelocker.service.config import load_config
+    from corelocker.service.config_file import load_config
     from corelocker.service.core import UnlockService
     from corelocker.service.keys import open_keys
     from corelocker.service.messages import ChallengeRequest, RenewRequest, UnlockRequest

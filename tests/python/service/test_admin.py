@@ -26,7 +26,7 @@ from corelocker.licensing.license import SoftwareDeviceKey, read_license
 from corelocker.licensing.tokens import TrustedKeys
 from corelocker.service import admin
 from corelocker.service.checks import check_config
-from corelocker.service.config import load_config
+from corelocker.service.config_file import load_config
 from corelocker.service.core import UnlockService
 from corelocker.service.errors import EntitlementUnknownError, LicenseUnknownError
 from corelocker.service.keys import KeystoreKeys, open_keys

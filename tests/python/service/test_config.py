@@ -17,10 +17,11 @@ from corelocker.attestation.anchors import GOOGLE_ROOTS
 from corelocker.bundle import jose
 from corelocker.bundle.content_keys import new_content_key
 from corelocker.bundle.keystore import FileKek, Kek, Keystore
-from corelocker.errors import ConfigError
+from corelocker.errors import ConfigError, FileAccessError
 from corelocker.purchases.app_store import APPLE_ROOT_CA_G3
 from corelocker.service.checks import NETWORK_FILE_SYSTEMS, check_config, network_file_system
-from corelocker.service.config import PlayIntegritySettings, ServiceConfig, load_config
+from corelocker.service.config import PlayIntegritySettings, ServiceConfig
+from corelocker.service.config_file import load_config
 from corelocker.service.errors import ServiceRefusesToStartError
 from corelocker.service.verifiers import build_verifiers
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -449,7 +450,7 @@ def test_a_file_that_is_no_toml(tmp_path: Path, data: bytes) -> None:
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="No such file"):
+    with pytest.raises(FileAccessError, match="No such file"):
         load_config(tmp_path / "x.toml")
 
 

@@ -393,7 +393,7 @@ bundle = "{world.bundle}"
 tier = "full"
 """
     )
-    from corelocker.service.config import load_config
+    from corelocker.service.config_file import load_config
     from corelocker.service.storage import Storage
 
     config = load_config(tmp_path / "service.toml")

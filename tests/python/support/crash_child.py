@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from corelocker.licensing.tokens import Signer
-from corelocker.service.config import load_config
+from corelocker.service.config_file import load_config
 from corelocker.service.core import UnlockService
 from corelocker.service.keys import KeyProvider, open_keys
 from corelocker.service.messages import RenewRequest, UnlockRequest

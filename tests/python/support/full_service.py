@@ -23,7 +23,7 @@ from corelocker.licensing.canonical import AttestedRequest, renewal_token
 from corelocker.licensing.license import License, SoftwareDeviceKey, read_license
 from corelocker.licensing.tokens import SoftwareSigner, TrustedKeys
 from corelocker.purchases.grant import issue_grant
-from corelocker.service.config import load_config
+from corelocker.service.config_file import load_config
 from corelocker.service.core import UnlockService
 from corelocker.service.keys import KeystoreKeys
 from corelocker.service.messages import ChallengeRequest, Issued, RenewRequest, UnlockRequest

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import requests
-from corelocker.service.config import load_config
+from corelocker.service.config_file import load_config
 from corelocker.service.core import UnlockService
 from corelocker.service.http import create_app
 from corelocker.service.openapi import ROUTES

@@ -41,7 +41,7 @@ from corelocker.purchases.entitlements import Entitlement
 from corelocker.purchases.grant import issue_grant
 from corelocker.runs import single
 from corelocker.service import admin
-from corelocker.service.config import load_config
+from corelocker.service.config_file import load_config
 from corelocker.service.core import UnlockService
 from corelocker.service.keys import KeystoreKeys
 from corelocker.service.messages import ChallengeRequest, Issued, RenewRequest, UnlockRequest

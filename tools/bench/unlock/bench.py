@@ -66,7 +66,7 @@ from corelocker.bundle import jose
 from corelocker.licensing.canonical import AttestedRequest, renewal_token
 from corelocker.licensing.license import issue_license, seal
 from corelocker.purchases.grant import issue_grant, verify_grant
-from corelocker.service.config import load_config
+from corelocker.service.config_file import load_config
 from corelocker.service.storage import Storage
 from corelocker.service.verifiers import build_verifiers
 from cryptography.hazmat.primitives.asymmetric import ec

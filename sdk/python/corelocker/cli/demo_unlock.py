@@ -56,7 +56,7 @@ def unlocking(
         accuracy: of a `.pte` in memory, in percent; `expected_accuracy` is that of the original.
     """
     from corelocker.service import admin
-    from corelocker.service.config import load_config
+    from corelocker.service.config_file import load_config
     from corelocker.service.storage import Storage
 
     with socket.socket() as probe:

@@ -450,7 +450,7 @@ def _require_extra() -> None:
 
 
 def _config(path: Path) -> ServiceConfig:
-    from corelocker.service.config import load_config
+    from corelocker.service.config_file import load_config
 
     return load_config(path)
 

@@ -18,7 +18,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-import requests
 from appstoreserverlibrary.api_client import AppStoreServerAPIClient
 from appstoreserverlibrary.models.Environment import Environment as Store
 from appstoreserverlibrary.models.NotificationTypeV2 import NotificationTypeV2
@@ -40,8 +39,9 @@ from corelocker.licensing.errors import (
     PurchaseStaleError,
     PurchaseUpstreamError,
 )
-from corelocker.purchases._http import Answer, fetch, refuse_failure
+from corelocker.licensing.http_client import Answer, new_session
 from corelocker.purchases.entitlements import Purchase, Status
+from corelocker.purchases.upstream import ask, json_of, refuse_failure
 
 _T = TypeVar("_T")
 
@@ -312,9 +312,9 @@ class _Client(AppStoreServerAPIClient):
         json: dict[str, Any] | None,
         data: bytes | None,
     ) -> Answer:
-        with requests.Session() as session:
-            answer = fetch(session, method, url, timeout=self._timeout, headers=headers, params=params)
+        with new_session() as session:
+            answer = ask(session, method, url, timeout=self._timeout, headers=headers, params=params)
         refuse_failure(answer)
-        if not isinstance(answer.json(), dict):
+        if not isinstance(json_of(answer), dict):
             raise PurchaseUpstreamError("the App Store's answer has another shape than it documents")
         return answer

@@ -28,7 +28,8 @@ from corelocker.bundle.keystore import FileKek, Kek, Keystore
 from corelocker.errors import ConfigError, FileAccessError, KeystoreEntryError, OutputExistsError
 from corelocker.files import write_atomically
 from corelocker.purchases.entitlements import Entitlement, Provider, release
-from corelocker.service.config import ServiceConfig, load_config
+from corelocker.service.config import ServiceConfig
+from corelocker.service.config_file import load_config
 from corelocker.service.errors import EntitlementUnknownError, LicenseUnknownError
 from corelocker.service.storage import (
     AuditRow,

@@ -16,7 +16,7 @@ from corelocker.attestation import Evidence, EvidenceError, evidence_from_json
 from corelocker.bundle import jose
 from corelocker.licensing.tokens import strict_json
 from corelocker.purchases.entitlements import Provider
-from corelocker.purchases.google_play import Kind
+from corelocker.purchases.google_play_answers import Kind
 from corelocker.service.errors import DeviceKeyError, RequestError
 
 MAX_REQUEST_SIZE = 512 << 10

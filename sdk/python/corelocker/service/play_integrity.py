@@ -15,8 +15,8 @@ from corelocker.attestation.play_integrity import (
     verify_play_integrity,
 )
 from corelocker.licensing.errors import PurchaseUpstreamDeniedError, PurchaseUpstreamError
-from corelocker.purchases._http import refuse_failure
-from corelocker.purchases.google_play import GoogleApi
+from corelocker.purchases.google_api import GoogleApi
+from corelocker.purchases.upstream import json_of, refuse_failure
 
 SCOPE = "https://www.googleapis.com/auth/playintegrity"
 API_URL = "https://playintegrity.googleapis.com"
@@ -55,7 +55,7 @@ class PlayIntegrity:
         if answer.status_code in (404, 410):
             raise PurchaseUpstreamDeniedError(f"there is no app {self._policy.package}")
         refuse_failure(answer)
-        decoded = answer.json()
+        decoded = json_of(answer)
         if not isinstance(decoded, dict):
             raise PurchaseUpstreamError("the answer has another shape than it documents")
         return decoded

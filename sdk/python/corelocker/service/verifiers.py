@@ -10,7 +10,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
-import requests
 from appstoreserverlibrary.models.Environment import Environment as Store
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_public_key
@@ -25,25 +24,19 @@ from corelocker.attestation.play_integrity import PlayIntegrityPolicy
 from corelocker.attestation.revocation import RevocationList
 from corelocker.bundle import jose
 from corelocker.errors import ConfigError, CoreLockerError
+from corelocker.licensing.http_client import new_session
 from corelocker.licensing.tokens import TrustedKeys
-from corelocker.purchases._http import fetch, refuse_failure
 from corelocker.purchases.app_store import (
     AppStore,
     AppStoreApi,
     AppStoreApiConfig,
     AppStoreConfig,
 )
-from corelocker.purchases.google_play import (
-    API_URL,
-    CERTIFICATES_URL,
-    GoogleApi,
-    GoogleKeys,
-    GooglePlay,
-    GooglePlayConfig,
-    PlayNotices,
-    credentials_of,
-)
+from corelocker.purchases.google_api import GoogleApi, credentials_of
+from corelocker.purchases.google_play import API_URL, SCOPE, GooglePlay, GooglePlayConfig
 from corelocker.purchases.grant import GrantConfig
+from corelocker.purchases.play_notices import CERTIFICATES_URL, GoogleKeys, PlayNotices
+from corelocker.purchases.upstream import ask, refuse_failure
 from corelocker.service import play_integrity
 from corelocker.service.config import AndroidConfig, AppConfig, AttestationConfig, ServiceConfig
 from corelocker.service.play_integrity import PlayIntegrity
@@ -224,7 +217,7 @@ def _google_play(config: ServiceConfig, app: AppConfig) -> GooglePlay | None:
     if config.environment == "production" and settings.base_url not in (None, API_URL):
         raise ConfigError("google_play.base_url: in production Google Play is asked at Google's address")
     made = GooglePlayConfig(config.environment, settings.package, settings.base_url or API_URL)
-    return GooglePlay(made, credentials_of(_service_account("google_play", settings.service_account_file)))
+    return GooglePlay(made, credentials_of(_service_account("google_play", settings.service_account_file), SCOPE))
 
 
 def _service_account(table: str, file: Path) -> dict[str, str]:
@@ -359,8 +352,8 @@ class RevocationSource:
     def _fetch(self, now: float) -> None:
         self._tried_at = now
         try:
-            with requests.Session() as session:
-                answer = fetch(session, "GET", self._url or "", timeout=self._timeout)
+            with new_session() as session:
+                answer = ask(session, "GET", self._url or "", timeout=self._timeout)
             refuse_failure(answer)
             self._list = RevocationList.parse(answer.body, datetime.fromtimestamp(now, UTC))
         except CoreLockerError:
