@@ -18,7 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "sdk" / "python"))
 
 with atheris.instrument_imports(include=["corelocker"]):
     from corelocker.artifacts.coreml.mil_text import read_mil
-    from corelocker.artifacts.coreml.package import ProgramWeights, read_program
+    from corelocker.artifacts.coreml.package import read_program
+    from corelocker.artifacts.coreml.weight_reader import ProgramWeights
     from corelocker.errors import ArtifactError
     from corelocker.files import MappedFile
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from corelocker.artifacts import open_artifact
-from corelocker.artifacts.safetensors import read_header
+from corelocker.artifacts.safetensors_header import read_header
 from corelocker.errors import (
     CoreLockerError,
     FileAccessError,

@@ -6,16 +6,7 @@ Nothing in this package imports torch, executorch or coremltools.
 """
 
 from corelocker.artifacts.detect import open_artifact
-from corelocker.artifacts.weights import (
-    Artifact,
-    Edge,
-    Identity,
-    Part,
-    Quantization,
-    Skipped,
-    SparsePart,
-    WeightTensor,
-)
+from corelocker.artifacts.weights import Artifact, Edge, Identity, Part, Quantization, Skipped, SparsePart, WeightTensor
 
 __all__ = [
     "Artifact",

@@ -41,21 +41,21 @@ def open_artifact(path: Path, data: Sequence[Path] = ()) -> Artifact:
         raise FileAccessError(f"{path}: no such file or folder")
     # Adapters are imported late: a `.safetensors` lock must not pay for the schema of `.pte`.
     if path.is_dir():
-        from corelocker.artifacts.coreml import package as coreml
+        from corelocker.artifacts.coreml.package import open_compiled, open_package
 
         if path.suffix == ".mlpackage" or (path / "Manifest.json").exists():
-            return coreml.open_package(path)
+            return open_package(path)
         if path.suffix == ".mlmodelc" or (path / "model.mil").exists():
-            return coreml.open_compiled(path)
+            return open_compiled(path)
         raise UnknownFormatError(f"{path}: the folder is neither an .mlpackage nor an .mlmodelc")
     if path.suffix == ".pte":
-        from corelocker.artifacts.executorch import pte
+        from corelocker.artifacts.executorch.pte import open_pte
 
-        return pte.open_pte(path, data)
+        return open_pte(path, data)
     if path.name.endswith((".safetensors", ".safetensors.index.json")):
-        from corelocker.artifacts import safetensors
+        from corelocker.artifacts.safetensors import open_safetensors
 
-        return safetensors.open_safetensors(path)
+        return open_safetensors(path)
     raise UnknownFormatError(
         f"{path}: not a .pte, .mlpackage, .mlmodelc or .safetensors",
         hint="Export the model first, for example with `corelocker export`",

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from corelocker.artifacts.executorch.flatbuffer import Budget
 from corelocker.artifacts.weights import Edge
+from corelocker.artifacts.work_budget import WorkBudget
 
 MIXED = "its channels are summed or mixed before the next layer"
 RESHAPED = "a reshape between the layers cannot be followed"
@@ -328,7 +328,7 @@ class Tracer:
         outputs: layers whose result reaches an output of the model.
     """
 
-    def __init__(self, budget: Budget) -> None:
+    def __init__(self, budget: WorkBudget) -> None:
         self.edges: dict[str, dict[Edge, None]] = {}
         self.untraced: dict[str, str] = {}
         self.inputs: set[str] = set()

@@ -47,7 +47,7 @@ class Scales:
         zero: zero point of all channels.
     """
 
-    channel: Constant | None = None
+    channel: StoredConstant | None = None
     axis: int = 0
     scale: float = 1.0
     zero: int = 0
@@ -63,7 +63,7 @@ def _strides(shape: Sequence[int], order: Sequence[int]) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
-class Constant:
+class StoredConstant:
     """A constant as an operator sees it: axes with strides over a region.
 
     Attributes:
@@ -84,9 +84,9 @@ class Constant:
     problem: str = ""
 
     @classmethod
-    def stored(
+    def in_region(
         cls, region: Region, element: ElementType | None, shape: Sequence[int], order: Sequence[int] | None = None
-    ) -> Constant:
+    ) -> StoredConstant:
         """A constant that fills `region` in row-major order, or with its axes nested as in `order` (outermost first).
 
         Raises MalformedArtifactError when the region is too small for the shape.
@@ -102,7 +102,7 @@ class Constant:
             )
         return cls(region, element, shape, _strides(shape, order))
 
-    def permute(self, order: Sequence[int]) -> Constant:
+    def permute(self, order: Sequence[int]) -> StoredConstant:
         """Axis i of the result is axis order[i]."""
         if sorted(order) != list(range(len(self.shape))):
             return replace(self, problem="an operator turns its axes in an unknown way")
@@ -112,7 +112,7 @@ class Constant:
         shape, strides = (tuple(of[i] for i in order) for of in (self.shape, self.strides))
         return replace(self, shape=shape, strides=strides, scales=scales)
 
-    def reshape(self, shape: Sequence[int]) -> Constant:
+    def reshape(self, shape: Sequence[int]) -> StoredConstant:
         """Row-major view. Only axes of size 1 may come and go; anything else becomes a `problem`."""
         shape = tuple(shape)
         kept = [(n, s, i) for i, (n, s) in enumerate(zip(self.shape, self.strides, strict=True)) if n != 1]
@@ -129,7 +129,7 @@ class Constant:
             return replace(self, shape=shape, strides=_strides(shape, range(len(shape))))
         return replace(self, shape=shape, strides=(1,) * len(shape), problem=self.problem or "an operator reshapes it")
 
-    def expand(self, shape: Sequence[int]) -> Constant:
+    def expand(self, shape: Sequence[int]) -> StoredConstant:
         """Broadcast to `shape`: axes come in front or grow from 1, and all their places are the same bytes."""
         shape = tuple(shape)
         added = len(shape) - len(self.shape)
@@ -145,7 +145,7 @@ class Constant:
             self, shape=shape, strides=(*(0 if n != 1 else 1 for n in shape[:added]), *strides), scales=scales
         )
 
-    def matrix(self) -> Constant | None:
+    def matrix(self) -> StoredConstant | None:
         """The last two axes, if all places of the others are the same bytes."""
         lead = len(self.shape) - 2
         if lead < 0 or any(n != 1 and s for n, s in zip(self.shape[:lead], self.strides[:lead], strict=True)):
@@ -198,10 +198,10 @@ class Constant:
 
 
 @dataclass
-class _Layer:
+class _CollectedLayer:
     name: str
     role: Role
-    weight: Constant
+    weight: StoredConstant
     parts: list[Part]
     file_shape: tuple[int, ...]
     axes: tuple[int, ...]
@@ -217,17 +217,17 @@ class Collector:
     """Gathers layers in the order of computation."""
 
     def __init__(self) -> None:
-        self._layers: dict[tuple[str, int], _Layer] = {}
-        self._by_name: dict[str, _Layer] = {}
-        self._reasons: dict[tuple[str, int], tuple[Constant, str, str]] = {}
+        self._layers: dict[tuple[str, int], _CollectedLayer] = {}
+        self._by_name: dict[str, _CollectedLayer] = {}
+        self._reasons: dict[tuple[str, int], tuple[StoredConstant, str, str]] = {}
         self._refused: dict[str, Skipped] = {}
 
     def layer(
         self,
         prefix: str,
         role: Role,
-        weight: Constant,
-        extras: Sequence[tuple[Kind, Constant | None]] = (),
+        weight: StoredConstant,
+        extras: Sequence[tuple[Kind, StoredConstant | None]] = (),
         *,
         grouped: bool = False,
     ) -> str:
@@ -257,11 +257,11 @@ class Collector:
             parts = found
         except UnsupportedLayoutError as error:
             self.refuse(name, str(error))
-        layer = _Layer(name, role, weight, _distinct(parts), file_shape, axes, grouped)
+        layer = _CollectedLayer(name, role, weight, _distinct(parts), file_shape, axes, grouped)
         self._layers[key] = self._by_name[name] = layer
         return name
 
-    def shift(self, name: str, bias: Constant) -> bool:
+    def shift(self, name: str, bias: StoredConstant) -> bool:
         """Give the layer a bias that is added behind it; False when it has one already or it does not fit."""
         layer = self._by_name.get(name)
         if layer is None or not layer.lockable or any(part.kind == "bias" for part in layer.parts):
@@ -270,7 +270,7 @@ class Collector:
         layer.parts = _distinct([*layer.parts, *parts])
         return bool(parts)
 
-    def normalize(self, name: str, extras: Sequence[tuple[Kind, Constant | None]]) -> bool:
+    def normalize(self, name: str, extras: Sequence[tuple[Kind, StoredConstant | None]]) -> bool:
         """Give the layer the vectors of the BatchNorm that follows it; False when it has one already or they do not fit."""
         layer = self._by_name.get(name)
         if layer is None or not layer.lockable or layer.normalized:
@@ -286,7 +286,7 @@ class Collector:
         layer.normalized = True
         return True
 
-    def other(self, name: str, constant: Constant, reason: str) -> None:
+    def other(self, name: str, constant: StoredConstant, reason: str) -> None:
         """Note a constant that is read by an operator that is no layer."""
         self._reasons.setdefault((constant.region.file.name, constant.region.offset), (constant, name, reason))
 
@@ -299,7 +299,7 @@ class Collector:
         """Layers and delegates that cannot be locked."""
         return list(self._refused.values())
 
-    def _scale(self, constant: Constant) -> list[Part]:
+    def _scale(self, constant: StoredConstant) -> list[Part]:
         scales = constant.scales
         if scales is None or scales.channel is None:
             return []
@@ -310,7 +310,7 @@ class Collector:
             raise UnsupportedLayoutError(f"its channels do not divide into {groups} groups")
         return [scales.channel.part("scale", 0)[0]]
 
-    def _vector(self, kind: Kind, constant: Constant, channels: int, first: Part | None = None) -> list[Part]:
+    def _vector(self, kind: Kind, constant: StoredConstant, channels: int, first: Part | None = None) -> list[Part]:
         """One element a channel; nothing when the constant is of another shape. `first` are the weight's own scales."""
         if math.prod(constant.shape) != channels or constant.element is None or constant.problem:
             return []
@@ -362,7 +362,7 @@ def _distinct(parts: list[Part]) -> list[Part]:
     return list(seen.values())
 
 
-def _tensor(layer: _Layer, order: int) -> WeightTensor:
+def _tensor(layer: _CollectedLayer, order: int) -> WeightTensor:
     weight = layer.weight
     inputs = None
     if layer.role in ("conv", "linear") and not layer.grouped and len(weight.shape) > 1:
@@ -384,7 +384,7 @@ def _tensor(layer: _Layer, order: int) -> WeightTensor:
     )
 
 
-def _described(weight: Constant) -> str:
+def _described(weight: StoredConstant) -> str:
     assert weight.element is not None  # noqa: S101 - a Part was made of it
     if weight.scales is None:
         return weight.element.name
@@ -396,7 +396,7 @@ def _described(weight: Constant) -> str:
     return f"{code} per channel" if groups == 1 else f"{code} group {math.prod(weight.shape[1:]) // groups}"
 
 
-def _quantization(weight: Constant) -> Quantization | None:
+def _quantization(weight: StoredConstant) -> Quantization | None:
     scales = weight.scales
     if scales is None:
         return None

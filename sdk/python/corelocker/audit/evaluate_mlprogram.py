@@ -28,8 +28,8 @@ from corelocker.artifacts.coreml.mlprogram import (
     BlobReference,
     Block,
     Function,
+    MilProgram,
     Operation,
-    Program,
     TensorType,
     Value,
     read_model,
@@ -72,7 +72,7 @@ class MlProgram:
         other._prepare(self._program, memoryview(weights), self._function.name)
         return other
 
-    def _prepare(self, program: Program, weights: memoryview, function: str) -> None:
+    def _prepare(self, program: MilProgram, weights: memoryview, function: str) -> None:
         self._program = program
         self._weights = weights
         self._function: Function = next(f for f in program.functions if f.name == function)

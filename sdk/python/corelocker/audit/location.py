@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from corelocker.artifacts import WeightTensor
-from corelocker.artifacts.safetensors import read_header
+from corelocker.artifacts.safetensors_header import read_header
 from corelocker.artifacts.torch_module import open_state
 from corelocker.audit import need
 from corelocker.audit.data import DataSet

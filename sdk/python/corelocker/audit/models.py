@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from corelocker.artifacts import Artifact, Edge, WeightTensor
-from corelocker.artifacts.safetensors import read_header
+from corelocker.artifacts.safetensors_header import read_header
 from corelocker.artifacts.torch_module import ModuleGraph, open_state, plain_state
 from corelocker.audit import need
 from corelocker.audit.utility import Coverage, TierBytes, layer_maps, states_of_plan

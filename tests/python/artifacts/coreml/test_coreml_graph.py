@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from corelocker.artifacts import Artifact, Edge
-from corelocker.artifacts.coreml.mil_graph import Channels, _reshaped
+from corelocker.artifacts.coreml.channel_moves import Channels, reshaped
 from corelocker.artifacts.coreml.package import open_package
 from corelocker.audit.evaluate_mlprogram import MlProgram
 from support.models import coreml_models as models
@@ -173,5 +173,5 @@ def test_columns_of_a_silent_channel_have_no_effect(name: str, variant: str) -> 
 def test_reshape(
     old: tuple[int | None, ...], axis: int, new: tuple[int | None, ...], wanted: tuple[int, int] | None
 ) -> None:
-    found = _reshaped(Channels("p", axis, 1, 0), old, new)
+    found = reshaped(Channels("p", axis, 1, 0), old, new)
     assert (found and (found.axis, found.block)) == wanted

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from corelocker.artifacts.coreml.mil_constants import Constants, Memory
-from corelocker.artifacts.coreml.mil_graph import Graph, Layer, follow
+from corelocker.artifacts.coreml.constant_resolver import ConstantResolver
+from corelocker.artifacts.coreml.mil_constants import TableMemory
+from corelocker.artifacts.coreml.mil_graph import ChannelGraph, LayerOperation, follow
 from corelocker.artifacts.coreml.mil_text import read_mil
 from corelocker.artifacts.coreml.mlprogram import read_model
 from corelocker.artifacts.coreml.package import open_compiled, open_package, read_program
@@ -310,9 +311,12 @@ def test_paths_that_branch_without_end_are_given_up() -> None:
     program = read_model(specification(*operations))
     function = program.functions[0]
     conv = function.block.operations[0]
-    graph = Graph()
+    graph = ChannelGraph()
     follow(
-        function, {id(conv): Layer(("w",), (("x", 1),), 1)}, Constants(function.block.operations, None, Memory()), graph
+        function,
+        {id(conv): LayerOperation(("w",), (("x", 1),), 1)},
+        ConstantResolver(function.block.operations, None, TableMemory()),
+        graph,
     )
     assert graph.untraced["w"].startswith("too many layers meet at v1")
 

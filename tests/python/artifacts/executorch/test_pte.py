@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 from corelocker.artifacts import Artifact, Edge, WeightTensor, open_artifact
-from corelocker.artifacts.executorch.flatbuffer import Budget
 from corelocker.artifacts.executorch.pte import open_pte
 from corelocker.artifacts.executorch.walk import Walk
 from corelocker.artifacts.executorch.xnnpack import XnnpackGraph
 from corelocker.artifacts.flow import Tracer
 from corelocker.artifacts.layers import Collector, Region
+from corelocker.artifacts.work_budget import WorkBudget
 from corelocker.errors import (
     FileAccessError,
     MalformedArtifactError,
@@ -615,13 +615,13 @@ def test_constants_inside_the_delegate(transposed: bool, tmp_path: Path) -> None
     path = tmp_path / "blob"
     path.write_bytes(b"before" + blob)
     file = MappedFile(path, "blob")
-    collector, tracer = Collector(), Tracer(Budget())
+    collector, tracer = Collector(), Tracer(WorkBudget())
     walk = Walk("forward", collector, tracer)
 
     def nothing(*_: object) -> Region:
         raise AssertionError("there is no named data")
 
-    graph = XnnpackGraph("test", file.read(6, len(blob)), 6, file, nothing, nothing, Budget())
+    graph = XnnpackGraph("test", file.read(6, len(blob)), 6, file, nothing, nothing, WorkBudget())
     outputs = graph.run(walk, {0: tracer.entry((1, 8))})
     (tensor,), _ = collector.finish()
     np.testing.assert_array_equal(tensor.read(), codes * np.array(scales, np.float32)[:, None])
@@ -639,7 +639,9 @@ def test_a_graph_without_its_constants(tmp_path: Path) -> None:
     path.write_bytes(blob)
     file = MappedFile(path, "blob")
     with pytest.raises(MalformedArtifactError, match="no constant 1"):
-        XnnpackGraph("test", file.read(0, len(blob)), 0, file, lambda *_: Region(file, 0, 0), lambda *_: None, Budget())
+        XnnpackGraph(
+            "test", file.read(0, len(blob)), 0, file, lambda *_: Region(file, 0, 0), lambda *_: None, WorkBudget()
+        )
 
 
 def test_decoys_keep_the_scales_in_step(tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ import math
 import numpy as np
 import numpy.typing as npt
 from corelocker.artifacts import flow as flows
-from corelocker.artifacts.executorch.flatbuffer import Budget
 from corelocker.artifacts.flow import Flow, Tracer
 from corelocker.artifacts.weights import Edge
+from corelocker.artifacts.work_budget import WorkBudget
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,7 +24,7 @@ def divisors(n: int) -> list[int]:
 @st.composite
 def walks(draw: st.DrawFn) -> tuple[Tracer, Flow, Labels]:
     """A layer's output after a few operators, and the same operators on an array of channel numbers."""
-    tracer = Tracer(Budget())
+    tracer = Tracer(WorkBudget())
     rank = draw(st.integers(2, 4))
     shape = tuple(draw(st.sampled_from([1, 2, 3, 4])) for _ in range(rank))
     axis = draw(st.integers(0, rank - 1))
@@ -111,7 +111,7 @@ def test_an_edge_says_where_every_channel_is(walk: tuple[Tracer, Flow, Labels], 
 
 @given(st.permutations(range(4)), st.integers(2, 5), st.integers(1, 3), st.integers(1, 3))
 def test_a_flattened_map(order: list[int], channels: int, height: int, width: int) -> None:
-    tracer = Tracer(Budget())
+    tracer = Tracer(WorkBudget())
     flow = tracer.produce("layer", (1, channels, height, width), 1).permute(order)
     flow = flow.reshape((math.prod(flow.shape),))
     tracer.consume(flow, 0, "reader")
@@ -123,7 +123,7 @@ def test_a_flattened_map(order: list[int], channels: int, height: int, width: in
 
 
 def test_heads_that_come_together_again() -> None:
-    tracer = Tracer(Budget())
+    tracer = Tracer(WorkBudget())
     value = tracer.produce("value", (1, 8, 64), -1)
     query = tracer.produce("query", (1, 8, 64), -1)
     heads = [f.reshape((1, 8, 4, 16)).permute((0, 2, 1, 3)) for f in (query, value)]
@@ -135,7 +135,7 @@ def test_heads_that_come_together_again() -> None:
 
 
 def test_a_mask_is_not_the_data() -> None:
-    tracer = Tracer(Budget())
+    tracer = Tracer(WorkBudget())
     scores = tracer.produce("query", (1, 4, 8, 8), -1)
     masked = flows.combine([scores, tracer.entry((1, 1, 8, 8))], (1, 4, 8, 8))
     tracer.consume(masked, -1, "reader")
@@ -148,7 +148,7 @@ def test_a_mask_is_not_the_data() -> None:
 
 def test_a_mean_over_the_channels_beside_the_channels() -> None:
     """A LayerNorm that is written out: the channels are still where they were."""
-    tracer = Tracer(Budget())
+    tracer = Tracer(WorkBudget())
     flow = tracer.produce("layer", (2, 8), -1)
     centered = flows.combine([flow, flow.reduce([-1], (2, 1))], (2, 8))
     tracer.consume(centered, -1, "reader")

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from corelocker.artifacts.elements import FLOAT32, INT8, UINT4
-from corelocker.artifacts.executorch.flatbuffer import Budget, FlatBuffer
+from corelocker.artifacts.executorch.flatbuffer import FlatBuffer
 from corelocker.artifacts.executorch.pte import open_pte
-from corelocker.artifacts.layers import Collector, Constant, Region, Scales
+from corelocker.artifacts.layers import Collector, Region, Scales, StoredConstant
+from corelocker.artifacts.work_budget import WorkBudget
 from corelocker.errors import (
     ArtifactError,
     CoreLockerError,
@@ -229,7 +230,7 @@ def test_the_budget_is_shared() -> None:
     for i in range(100):
         maker.link(vector + 4 + 4 * i, leaf)
     struct.pack_into("<I", maker.data, 0, root)
-    budget = Budget(150)
+    budget = WorkBudget(150)
     buffer = FlatBuffer("test", memoryview(bytes(maker.data)), 0, budget)
     assert len(list(buffer.root().tables(0))) == 100
     with pytest.raises(MalformedArtifactError, match="more objects"):
@@ -238,7 +239,7 @@ def test_the_budget_is_shared() -> None:
 
 @pytest.mark.parametrize("root", [0xFFFFFFFF, 0x7FFFFFFF, 30])
 def test_a_root_outside_the_buffer(root: int) -> None:
-    buffer = FlatBuffer("test", memoryview(struct.pack("<I", root) + b"TEST" + bytes(20)), 0, Budget())
+    buffer = FlatBuffer("test", memoryview(struct.pack("<I", root) + b"TEST" + bytes(20)), 0, WorkBudget())
     with pytest.raises(MalformedArtifactError):
         buffer.root()
 
@@ -247,7 +248,7 @@ def test_a_vtable_outside_the_buffer() -> None:
     for distance in (100, -100, -(2**31)):
         data = struct.pack("<I4si", 8, b"TEST", distance) + bytes(20)
         with pytest.raises(MalformedArtifactError):
-            FlatBuffer("test", memoryview(data), 0, Budget()).root()
+            FlatBuffer("test", memoryview(data), 0, WorkBudget()).root()
 
 
 def mapped(tmp_path: Path, size: int = 4096) -> MappedFile:
@@ -259,13 +260,13 @@ def mapped(tmp_path: Path, size: int = 4096) -> MappedFile:
 def test_a_constant_larger_than_its_bytes(tmp_path: Path) -> None:
     file = mapped(tmp_path)
     with pytest.raises(MalformedArtifactError, match="does not fit"):
-        Constant.stored(Region(file, 0, 100), FLOAT32, (5, 6))
+        StoredConstant.in_region(Region(file, 0, 100), FLOAT32, (5, 6))
     with pytest.raises(MalformedArtifactError):
-        Constant.stored(Region(file, 0, 100), FLOAT32, (-1, 6))
+        StoredConstant.in_region(Region(file, 0, 100), FLOAT32, (-1, 6))
     with pytest.raises(MalformedArtifactError):
-        Constant.stored(Region(file, 0, 100), FLOAT32, (1,) * 17)
+        StoredConstant.in_region(Region(file, 0, 100), FLOAT32, (1,) * 17)
     with pytest.raises(MalformedArtifactError):
-        Constant.stored(Region(file, 0, 100), FLOAT32, (2, 2), (0, 2))
+        StoredConstant.in_region(Region(file, 0, 100), FLOAT32, (2, 2), (0, 2))
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 2, 3, 1), (3, 0, 1, 2), (1, 0, 2, 3), (2, 3, 0, 1)])
@@ -275,7 +276,7 @@ def test_parts_of_any_axis(order: tuple[int, ...], axis: int, tmp_path: Path) ->
     file, shape = mapped(tmp_path), (3, 4, 2, 5)
     nested = tuple(shape[i] for i in order)
     array = np.frombuffer(file.read(0, 4 * 120), "<i4").reshape(nested).transpose(np.argsort(order))
-    constant = Constant.stored(Region(file, 0, 480), FLOAT32, shape, order)
+    constant = StoredConstant.in_region(Region(file, 0, 480), FLOAT32, shape, order)
     try:
         part, file_shape, axes = constant.part("weight", axis)
     except UnsupportedLayoutError:
@@ -288,18 +289,18 @@ def test_parts_of_any_axis(order: tuple[int, ...], axis: int, tmp_path: Path) ->
 
 def test_half_bytes(tmp_path: Path) -> None:
     file = mapped(tmp_path)
-    even = Constant.stored(Region(file, 0, 64), UINT4, (4, 8))
+    even = StoredConstant.in_region(Region(file, 0, 64), UINT4, (4, 8))
     assert even.part("weight", 0)[0].length == 4
     with pytest.raises(UnsupportedLayoutError, match="inside a byte"):
         even.part("weight", 1)
     with pytest.raises(UnsupportedLayoutError, match="inside a byte"):
-        Constant.stored(Region(file, 0, 64), UINT4, (4, 7)).part("weight", 0)
+        StoredConstant.in_region(Region(file, 0, 64), UINT4, (4, 7)).part("weight", 0)
 
 
 def test_a_layer_that_cannot_be_locked_is_named(tmp_path: Path) -> None:
     file = mapped(tmp_path)
     collector = Collector()
-    weight = Constant.stored(Region(file, 0, 64), UINT4, (4, 7))
+    weight = StoredConstant.in_region(Region(file, 0, 64), UINT4, (4, 7))
     name = collector.layer("forward", "linear", weight)
     tensors, skipped = collector.finish()
     assert not tensors
@@ -308,10 +309,10 @@ def test_a_layer_that_cannot_be_locked_is_named(tmp_path: Path) -> None:
 
 def test_scales_of_input_channels_are_refused(tmp_path: Path) -> None:
     file = mapped(tmp_path)
-    scales = Constant.stored(Region(file, 100, 16), FLOAT32, (4,))
-    weight = Constant.stored(Region(file, 0, 32), INT8, (8, 4))
+    scales = StoredConstant.in_region(Region(file, 100, 16), FLOAT32, (4,))
+    weight = StoredConstant.in_region(Region(file, 0, 32), INT8, (8, 4))
     collector = Collector()
-    weight = Constant(weight.region, INT8, weight.shape, weight.strides, scales=Scales(scales, 1))
+    weight = StoredConstant(weight.region, INT8, weight.shape, weight.strides, scales=Scales(scales, 1))
     collector.layer("forward", "linear", weight)
     assert "output channels" in collector.finish()[1][0].reason
 
@@ -319,9 +320,9 @@ def test_scales_of_input_channels_are_refused(tmp_path: Path) -> None:
 def test_vectors_that_share_their_bytes(tmp_path: Path) -> None:
     """A fresh BatchNorm has equal mean and shift, and equal scale and variance; the weight stays the first part."""
     file = mapped(tmp_path)
-    ones, zeros, start = (Constant.stored(Region(file, at, 16), FLOAT32, (4,)) for at in (100, 200, 0))
+    ones, zeros, start = (StoredConstant.in_region(Region(file, at, 16), FLOAT32, (4,)) for at in (100, 200, 0))
     collector = Collector()
-    weight = Constant.stored(Region(file, 0, 64), FLOAT32, (4, 4))
+    weight = StoredConstant.in_region(Region(file, 0, 64), FLOAT32, (4, 4))
     name = collector.layer("forward", "linear", weight, [("bias", start)])
     collector.normalize(name, [("gamma", ones), ("beta", zeros), ("mean", zeros), ("variance", ones)])
     (tensor,), _ = collector.finish()
@@ -332,7 +333,7 @@ def test_vectors_that_share_their_bytes(tmp_path: Path) -> None:
 def test_one_layer_for_one_place(tmp_path: Path) -> None:
     file = mapped(tmp_path)
     collector = Collector()
-    weight = Constant.stored(Region(file, 0, 64), FLOAT32, (4, 4))
+    weight = StoredConstant.in_region(Region(file, 0, 64), FLOAT32, (4, 4))
     first = collector.layer("forward", "linear", weight)
     assert collector.layer("other", "linear", weight.permute((1, 0)).permute((1, 0))) == first
     assert len(collector.finish()[0]) == 1

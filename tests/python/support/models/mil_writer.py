@@ -12,8 +12,8 @@ from corelocker.artifacts.coreml.mlprogram import (
     Argument,
     BlobReference,
     Block,
+    MilProgram,
     Operation,
-    Program,
     TensorType,
     Value,
     read_model,
@@ -35,7 +35,7 @@ class _Writer:
     def __init__(self, modern: bool) -> None:
         self._modern = modern
 
-    def program(self, program: Program) -> str:
+    def program(self, program: MilProgram) -> str:
         pair = self._type(TensorType("string", ()))
         info = f'[buildInfo = dict<{pair}, {pair}>({{{{"coremlc-version", "3500.32.1"}}, {{"note", "a \\"quoted\\" ]"}}}})]'
         functions = "".join(

@@ -107,7 +107,7 @@ def without_key(model: nn.Module, inputs: nets.Inputs, embedding: nn.Embedding, 
 
 
 @dataclass(frozen=True)
-class Place:
+class WeightPlace:
     """A constant where ExecuTorch finds it: which operand of which operator, its bytes in the file."""
 
     operator: str
@@ -117,7 +117,7 @@ class Place:
     key: str = ""
 
 
-def parsed(path: Path) -> list[Place]:
+def parsed(path: Path) -> list[WeightPlace]:
     """Every constant of a `.pte` that an operator reads, as ExecuTorch's own reader and the wheel's flatc see it."""
     from executorch.exir._serialize._flatbuffer_program import _flatbuffer_to_program
 
@@ -126,7 +126,7 @@ def parsed(path: Path) -> list[Place]:
     program = _flatbuffer_to_program(data[:size])
     segments = [(base + s.offset, s.size) for s in program.segments]
     named = {n.key: segments[n.segment_index] for n in program.named_data or []}
-    places: list[Place] = []
+    places: list[WeightPlace] = []
     for plan in program.execution_plan:
         for chain in plan.chains:
             for instruction in chain.instructions:
@@ -139,7 +139,7 @@ def parsed(path: Path) -> list[Place]:
                     if type(tensor).__name__ == "Tensor" and tensor.data_buffer_idx and tensor.allocation_info is None:
                         start = segments[program.constant_segment.segment_index][0]
                         offset = start + program.constant_segment.offsets[tensor.data_buffer_idx]
-                        places.append(Place(operator, str(position), offset, int(np.prod(tensor.sizes)) * 4))
+                        places.append(WeightPlace(operator, str(position), offset, int(np.prod(tensor.sizes)) * 4))
         for delegate in plan.delegates:
             if delegate.id == "XnnpackBackend":
                 start, length = segments[delegate.processed.index]
@@ -147,16 +147,16 @@ def parsed(path: Path) -> list[Place]:
     return list(dict.fromkeys(places))
 
 
-def _xnnpack_places(blob: bytes, named: dict[str, tuple[int, int]]) -> Iterator[Place]:
+def _xnnpack_places(blob: bytes, named: dict[str, tuple[int, int]]) -> Iterator[WeightPlace]:
     graph = xnnpack_graph(blob)
     values = {}
     for value in graph["xvalues"]:
         union = value["xvalue_union"]
         values[union.get("tensor_value", union)["id_out"]] = union
 
-    def place(index: int, operator: str, operand: str) -> Place:
+    def place(index: int, operator: str, operand: str) -> WeightPlace:
         entry = graph["constant_data"][index]
-        return Place(operator, operand, *named[entry["named_key"]], entry["named_key"])
+        return WeightPlace(operator, operand, *named[entry["named_key"]], entry["named_key"])
 
     for node in graph["xnodes"]:
         for operand, number in node["xnode_union"].items():

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
-from corelocker.artifacts.coreml.mil_constants import Constants
+from corelocker.artifacts.coreml.channel_moves import PLACEWISE, Channels, Reading, moved, operation_name
+from corelocker.artifacts.coreml.constant_resolver import ConstantResolver
 from corelocker.artifacts.coreml.mlprogram import Block, Function, Operation
 from corelocker.artifacts.weights import Edge
 
@@ -15,35 +13,13 @@ MAX_TRAIL = 4096  # layers whose channels one value may carry, about that of a n
 MAX_STEPS = 20_000_000
 
 
-def _names(text: str) -> frozenset[str]:
-    return frozenset(re.findall(r"\w+", text))
-
-
-# Operations whose output has, at each place along the channels, what came in at that place (broadcasting aside). A
-# normalization mixes channels but keeps each at its place, so the next layer's column still belongs to it.
-PLACEWISE = _names(
-    """
-    abs acos add asin atan atanh batch_norm cast ceil clamped_relu clip cos cosh elu equal erf exp exp2 floor
-    floor_div gelu greater greater_equal identity instance_norm inverse l2_norm layer_norm leaky_relu less
-    less_equal linear_activation local_response_norm log logical_and logical_not logical_or logical_xor maximum
-    minimum mod mul not_equal pow prelu real_div relu relu6 round rsqrt scaled_tanh select sigmoid sigmoid_hard sign
-    silu sin sinh softmax softplus softplus_parametric softsign sqrt square sub tan tanh threshold thresholded_relu
-    quantize dequantize coreml_update_state
-    """
-)
-SPATIAL = _names(
-    """
-    avg_pool max_pool l2_pool upsample_bilinear upsample_nearest_neighbor resize resize_bilinear
-    resize_nearest_neighbor crop
-    """
-)
 NO_DATA = frozenset(
     {"const", "shape", "read_state", "make_list", "list_length", "non_zero", "fill", "fill_like", "range_1d"}
 )
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerOperation:
     """How one operation uses weights.
 
     Attributes:
@@ -63,21 +39,12 @@ class Layer:
     norm: bool = False
 
 
-class Channels(NamedTuple):
-    """The channels of `producer` in a value: channel c is the `block` places from `first + c * block` on, along `axis`."""
-
-    producer: str
-    axis: int
-    block: int
-    first: int
-
-
 Trail = frozenset[Channels]
 NOTHING: Trail = frozenset()
 
 
 @dataclass
-class Graph:
+class ChannelGraph:
     """The result, over all functions."""
 
     edges: dict[str, set[Edge]] = field(default_factory=dict)
@@ -86,7 +53,9 @@ class Graph:
     outputs: set[str] = field(default_factory=set)
 
 
-def follow(function: Function, layers: dict[int, Layer], constants: Constants, graph: Graph) -> dict[str, Trail]:
+def follow(
+    function: Function, layers: dict[int, LayerOperation], constants: ConstantResolver, graph: ChannelGraph
+) -> dict[str, Trail]:
     """Add one function's edges to the graph.
 
     Args:
@@ -100,7 +69,9 @@ def follow(function: Function, layers: dict[int, Layer], constants: Constants, g
 
 
 class _Follower:
-    def __init__(self, function: Function, layers: dict[int, Layer], constants: Constants, graph: Graph) -> None:
+    def __init__(
+        self, function: Function, layers: dict[int, LayerOperation], constants: ConstantResolver, graph: ChannelGraph
+    ) -> None:
         self._function = function
         self._layers = layers
         self._constants = constants
@@ -170,7 +141,7 @@ class _Follower:
             if reached and (before or (layer is not None and not layer.norm)):
                 before_layer.update(reads)
 
-    def _through_layer(self, op: Operation, layer: Layer) -> None:
+    def _through_layer(self, op: Operation, layer: LayerOperation) -> None:
         passed: set[Channels] = set()
         read = dict(layer.reads)
         for argument, group in op.arguments.items():
@@ -185,7 +156,7 @@ class _Follower:
                     elif op.type in ("linear", "matmul") and argument in read:
                         passed.add(channels)  # the layer mixes another dimension; the channels stay where they are
                     else:
-                        self._lose(channels, f"{op.type} {_name(op)} reads its channels other than as inputs")
+                        self._lose(channels, f"{op.type} {operation_name(op)} reads its channels other than as inputs")
         first = layer.tensors[0]
         for index, (name, _) in enumerate(op.outputs):
             trail = set(passed)
@@ -202,7 +173,7 @@ class _Follower:
                     self._graph.edges.setdefault(other, set())
                     self._graph.untraced.setdefault(other, layer.why)
 
-    def _read(self, channels: Channels, layer: Layer, argument: str) -> None:
+    def _read(self, channels: Channels, layer: LayerOperation, argument: str) -> None:
         for (name, _), tensor in zip(layer.reads, layer.tensors, strict=False):
             if name != argument:
                 continue
@@ -228,7 +199,7 @@ class _Follower:
                 trail = self._trails.get(value, NOTHING)
                 shape = self._shapes.get(value, ())
                 if op.type == "concat" and argument == "values":
-                    place = self._integer(op, "axis", 0) % max(1, len(shape))
+                    place = self._constants.integer(op.argument("axis"), 0) % max(1, len(shape))
                     shift, offset = offset, self._add(offset, shape, place)
                 else:
                     place, shift = 0, 0
@@ -237,7 +208,7 @@ class _Follower:
                 self._steps += len(trail)
                 if len(trail) > MAX_TRAIL or self._steps > MAX_STEPS:
                     for channels in trail:
-                        self._lose(channels, f"too many layers meet at {_name(op)}")
+                        self._lose(channels, f"too many layers meet at {operation_name(op)}")
                     continue
                 if self._keeps_all(op, shape) and len(op.outputs) == 1:
                     # Most operations keep everything: share the set instead of copying it.
@@ -250,7 +221,7 @@ class _Follower:
                     found = (
                         self._joined(op, channels, place, shift)
                         if joins
-                        else self._moved(op, argument, channels, shape)
+                        else moved(Reading(op, argument, channels, shape, self._constants))
                     )
                     if isinstance(found, str):
                         self._lose(channels, found)
@@ -269,7 +240,7 @@ class _Follower:
                 if op.type == "cond" and index < len(results):
                     results[index].add(channels)
                 elif op.type != "cond":
-                    self._lose(channels, f"its channels pass through {op.type} {_name(op)}")
+                    self._lose(channels, f"its channels pass through {op.type} {operation_name(op)}")
 
     def _keeps_all(self, op: Operation, shape: tuple[int | None, ...]) -> bool:
         if op.type not in PLACEWISE or not op.outputs:
@@ -277,88 +248,11 @@ class _Follower:
         result = op.outputs[0][1]
         return result is not None and (result.shape == shape or op.type == "coreml_update_state")
 
-    def _moved(
-        self, op: Operation, argument: str, at: Channels, shape: tuple[int | None, ...]
-    ) -> Channels | str | None:
-        """The channels in the result; the reason when that is not known; None when no channel is left in it."""
-        lost = f"its channels pass through {op.type} {_name(op)}"
-        kind = op.outputs[0][1] if op.outputs else None
-        result = kind.shape if kind is not None else ()
-        rank = len(shape)
-        axis = at.axis
-        if axis >= rank:
-            return lost
-        if op.type in PLACEWISE:
-            axis += len(result) - rank
-            return at._replace(axis=axis) if 0 <= axis < len(result) and result[axis] == shape[at.axis] else lost
-        if op.type in SPATIAL:
-            return at if axis == 1 and len(result) == rank else lost
-        if op.type.startswith("reduce_") or op.type == "topk":
-            axes = self._integers(op, "axes", "axis")
-            gone = {a % rank for a in axes} if axes is not None else set(range(rank))
-            if axis in gone:
-                return (
-                    None if op.type != "topk" else lost
-                )  # one number stands for all channels; no weight reads a single one
-            keep = op.type == "topk" or len(result) == rank
-            return at if keep else at._replace(axis=axis - sum(a < axis for a in gone))
-        if op.type == "transpose":
-            perm = self._integers(op, "perm")
-            where = [p % rank for p in perm or ()]
-            return at._replace(axis=where.index(axis)) if sorted(where) == list(range(rank)) else lost
-        if op.type in ("reshape", "flatten2d", "expand_dims", "squeeze"):
-            return _reshaped(at, shape, result) or f"{lost}, which splits them or puts other dimensions behind them"
-        if op.type in ("slice_by_index", "slice_by_size"):
-            stride = self._integers(op, "stride")
-            mask = self._integers(op, "squeeze_mask")
-            gone = {d for d, flag in enumerate(mask or ()) if flag}
-            moved = axis - sum(a < axis for a in gone)
-            plain = stride is None or stride[axis : axis + 1] == [1]
-            same = moved < len(result) and result[moved] == shape[axis] is not None
-            return at._replace(axis=moved) if axis not in gone and plain and same else lost
-        if op.type == "split":
-            return at if self._integer(op, "axis", 0) % rank != axis else lost
-        if op.type == "pad":
-            pad = self._integers(op, "pad")
-            if pad is None or len(pad) % 2 or len(pad) > 2 * rank:
-                return lost
-            behind = axis - (rank - len(pad) // 2)
-            before, after = pad[2 * behind : 2 * behind + 2] if behind >= 0 else (0, 0)
-            if (before or after) and self._constants.text(op.argument("mode")) not in (None, "constant"):
-                return lost
-            return at._replace(first=at.first + before) if before >= 0 and after >= 0 else lost
-        if op.type == "stack":
-            return at._replace(axis=axis + (self._integer(op, "axis", 0) % (rank + 1) <= axis))
-        if op.type == "tile":
-            reps = self._integers(op, "reps")
-            return at if reps is not None and len(reps) == rank and reps[axis] == 1 else lost
-        if op.type == "gather" and argument == "x":
-            place = self._integer(op, "axis", 0) % rank
-            if place == axis:
-                return lost
-            return at._replace(axis=axis + (len(result) - rank if place < axis else 0))
-        if op.type == "matmul":
-            flipped = self._integer(op, f"transpose_{argument}", 0)
-            contracted = (
-                (rank - 1 if argument == "x" else rank - 2)
-                if not flipped
-                else (rank - 2 if argument == "x" else rank - 1)
-            )
-            if axis == contracted:
-                return f"its channels meet other activations in matmul {_name(op)}"
-            moved = axis + len(result) - rank
-            if axis >= rank - 2:
-                moved = len(result) - (2 if argument == "x" else 1)
-            return at._replace(axis=moved) if 0 <= moved < len(result) and result[moved] == shape[axis] else lost
-        if op.type in ("write_state", "cond", "while_loop") and not op.outputs:
-            return None
-        return lost
-
     def _joined(self, op: Operation, at: Channels, place: int, shift: int) -> Channels | str:
         if place != at.axis:
             return at
-        if shift < 0 or self._integer(op, "interleave", 0):
-            return f"its channels pass through concat {_name(op)} at a place that is not known"
+        if shift < 0 or self._constants.integer(op.argument("interleave"), 0):
+            return f"its channels pass through concat {operation_name(op)} at a place that is not known"
         return at._replace(first=at.first + shift)
 
     @staticmethod
@@ -366,39 +260,3 @@ class _Follower:
         """Where the next input of a concat begins; negative once it is not known."""
         size = shape[place] if place < len(shape) else None
         return -1 if offset < 0 or size is None else offset + size
-
-    def _integers(self, op: Operation, *names: str) -> list[int] | None:
-        return self._constants.integers(op.argument(*names))
-
-    def _integer(self, op: Operation, name: str, default: int) -> int:
-        return self._constants.integer(op.argument(name), default)
-
-
-def _reshaped(at: Channels, old: Sequence[int | None], new: Sequence[int | None]) -> Channels | None:
-    """Channels after a change of shape, elements in row-major order; None where they are split or come to lie apart."""
-
-    def size(shape: Sequence[int | None]) -> tuple[int, int]:
-        product = 1
-        for n in shape:
-            product *= n if n is not None else 1
-        return product, sum(n is None for n in shape)
-
-    channels = old[at.axis]
-    if channels is None:
-        return None
-    outer, inner = size(old[: at.axis]), size(old[at.axis + 1 :])
-    if 0 in (outer[0], inner[0], channels):
-        return None
-    for axis, n in enumerate(new):
-        if n is None or size(new[:axis]) != outer:
-            continue
-        rest = size(new[axis + 1 :])
-        # n = channels x block, and what stays behind it must make up the old inner part.
-        if n % channels == 0 and (n // channels * rest[0], rest[1]) == inner:
-            block = n // channels
-            return Channels(at.producer, axis, at.block * block, at.first * block)
-    return None
-
-
-def _name(op: Operation) -> str:
-    return op.outputs[0][0] if op.outputs else op.type

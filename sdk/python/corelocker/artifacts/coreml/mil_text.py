@@ -26,8 +26,8 @@ from corelocker.artifacts.coreml.mlprogram import (
     BlobReference,
     Block,
     Function,
+    MilProgram,
     Operation,
-    Program,
     TensorType,
     Value,
 )
@@ -52,16 +52,16 @@ ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|(.))", re.DOTALL)
 ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "0": "\0"}
 
 
-def read_mil(text: str) -> Program:
+def read_mil(text: str) -> MilProgram:
     """The program of a `model.mil`. Raises MalformedArtifactError, naming the line."""
-    reader = _Reader(text)
+    reader = _MilTextReader(text)
     try:
         return reader.program()
     except (ValueError, OverflowError):
         raise reader.error("a number cannot be read") from None
 
 
-class _Reader:
+class _MilTextReader:
     """A recursive descent over tokens; each method takes what its name says and leaves the rest."""
 
     def __init__(self, text: str) -> None:
@@ -118,7 +118,7 @@ class _Reader:
         if self._depth > MAX_DEPTH:
             raise self.error(f"nested deeper than {MAX_DEPTH}")
 
-    def program(self) -> Program:
+    def program(self) -> MilProgram:
         self._expect("program")
         self._skip("(", ")")
         if self._is("["):
@@ -130,7 +130,7 @@ class _Reader:
             functions[function.name] = function
         if self._kind != "end":
             raise self.error("text behind the program")
-        return Program.of(functions)
+        return MilProgram.of(functions)
 
     def _function(self) -> Function:
         self._expect("func")

@@ -147,17 +147,17 @@ class Function:
 
 
 @dataclass(frozen=True)
-class Program:
+class MilProgram:
     """The functions in a stable order: `main` first, then by name (protobuf maps have no order)."""
 
     functions: tuple[Function, ...] = field(default=())
 
     @classmethod
-    def of(cls, functions: dict[str, Function]) -> Program:
+    def of(cls, functions: dict[str, Function]) -> MilProgram:
         return cls(tuple(functions[name] for name in sorted(functions, key=lambda name: (name != "main", name))))
 
 
-def read_model(spec: memoryview | bytes) -> Program:
+def read_model(spec: memoryview | bytes) -> MilProgram:
     """The ML Program of a `model.mlmodel`.
 
     Raises UnknownFormatError for another kind of model, MalformedArtifactError for anything that is no such message.
@@ -171,7 +171,7 @@ class _ModelReader:
     def __init__(self) -> None:
         self._fields_left = MAX_FIELDS
 
-    def model(self, spec: memoryview) -> Program:
+    def model(self, spec: memoryview) -> MilProgram:
         program: memoryview | None = None
         kind = 0
         for number, value in self._fields(spec):
@@ -190,7 +190,7 @@ class _ModelReader:
             if number == 2:
                 name, body = self._entry(value)
                 functions[name] = self._function(name, body)
-        return Program.of(functions)
+        return MilProgram.of(functions)
 
     def _function(self, name: str, view: memoryview) -> Function:
         inputs: list[tuple[str, TensorType | None]] = []

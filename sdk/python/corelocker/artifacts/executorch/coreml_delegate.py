@@ -27,7 +27,7 @@ MAX_DEPTH = 8
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")
 
 
-class Names(Protocol):
+class KeyLocations(Protocol):
     """Where a key of named data stands in the program."""
 
     def places(self, key: str) -> Iterable[int]: ...
@@ -87,7 +87,7 @@ class CoreMLDelegates:
         """All layers, counted from `order` on."""
         return [replace(tensor, order=order + i) for i, tensor in enumerate(self._tensors)]
 
-    def identities(self, named: Names) -> Iterable[Identity]:
+    def identities(self, named: KeyLocations) -> Iterable[Identity]:
         """What the runtime's cache of compiled models knows each package by."""
         for package in self._packages.values():
             if not package.identifier:
@@ -118,7 +118,7 @@ class CoreMLDelegates:
         return package
 
     def _program(self, region: Region, blob: memoryview, files: dict[str, tuple[int, int]], package: _Package) -> None:
-        from corelocker.artifacts.coreml import package as coreml  # late: most programs have no Core ML delegate
+        from corelocker.artifacts.coreml.package import read_program  # late: most programs have no Core ML delegate
 
         specs = [name for name in files if name.endswith(".mlmodel") and "/model.mlpackage/" in f"/{name}"]
         if len(specs) != 1:
@@ -128,9 +128,7 @@ class CoreMLDelegates:
         weights = f"{specs[0].rpartition('/')[0]}/weights/weight.bin"
         base, length = files.get(weights, (0, 0))
         region_of_weights = Region(region.file, region.offset + base, length)
-        found = coreml.read_program(
-            blob[at : at + size], region.file, region_of_weights.offset, f"{package.prefix}.", length
-        )
+        found = read_program(blob[at : at + size], region.file, region_of_weights.offset, f"{package.prefix}.", length)
         if length:
             package.weights.append(region_of_weights)
         self._tensors += found.tensors

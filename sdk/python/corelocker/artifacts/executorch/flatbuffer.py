@@ -1,8 +1,8 @@
 """Reading FlatBuffers from files that nobody vouches for.
 
-Only the few tables that the adapters need are read, by field number, in place: no schema compiler, no copy. Every offset is
-checked against the buffer, and all readers of one artifact share a `Budget`, because offsets may point many times at the same
-bytes and a small file could otherwise stand for a huge tree.
+Only the few tables that the adapters need are read, by field number, in place: no schema compiler, no copy. The reader is our own
+because the `flatbuffers` package has no verifier in Python and follows whatever offset it finds. Here every offset is checked
+against the buffer, and all readers of one artifact share a `WorkBudget`. `tests/fuzz/fuzz_pte.py` fuzzes it.
 
 Format: https://flatbuffers.dev/internals/
 """
@@ -12,10 +12,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
+from corelocker.artifacts.work_budget import WorkBudget
 from corelocker.errors import MalformedArtifactError
-
-# A language model of 80 blocks takes about a fourth of this; using it up takes a few seconds.
-MAX_WORK = 2_000_000
 
 _U8 = struct.Struct("<B")
 _I8 = struct.Struct("<b")
@@ -29,19 +27,6 @@ _F32 = struct.Struct("<f")
 _F64 = struct.Struct("<d")
 
 
-class Budget:
-    """How many steps of work are left for an artifact."""
-
-    def __init__(self, steps: int = MAX_WORK) -> None:
-        self._left = steps
-
-    def spend(self, steps: int = 1) -> None:
-        """Raises MalformedArtifactError when the budget is used up."""
-        self._left -= steps
-        if self._left < 0:
-            raise MalformedArtifactError("the file describes more objects than any model has")
-
-
 class FlatBuffer:
     """A FlatBuffer inside a file.
 
@@ -51,7 +36,7 @@ class FlatBuffer:
         base: where they begin in the file, bytes.
     """
 
-    def __init__(self, name: str, data: memoryview, base: int, budget: Budget) -> None:
+    def __init__(self, name: str, data: memoryview, base: int, budget: WorkBudget) -> None:
         self.name = name
         self.data = data
         self.base = base

@@ -1,117 +1,46 @@
 """The portable kernels of an ExecuTorch method, as far as weights and channels go.
 
 Kernels are called with the arguments of their ATen schema, outputs last; a kernel with one output has it twice, one with
-several has a list of them behind them. A kernel that is not in the tables below loses the trace of its operands, no more.
+several has a list of them behind them. A kernel that is not in the tables of `kernel_names` loses the trace of its operands, no
+more.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from corelocker.artifacts import flow as flows
-from corelocker.artifacts.elements import ElementType
-from corelocker.artifacts.executorch.walk import Value, Walk
+from corelocker.artifacts.executorch.kernel_names import (
+    BATCH_NORMS,
+    COPIES,
+    FRESH,
+    OTHER_NORMS,
+    POINTWISE,
+    REDUCERS,
+    SAMPLERS,
+)
+from corelocker.artifacts.executorch.method_values import IntListValue, MethodValue, Shape, TensorListValue, TensorValue
+from corelocker.artifacts.executorch.walk import Operand, Walk
 from corelocker.artifacts.flow import Flow
-from corelocker.artifacts.layers import Constant, Region, Scales
+from corelocker.artifacts.layers import Scales, StoredConstant
 from corelocker.artifacts.weights import Kind
 from corelocker.errors import MalformedArtifactError
 
-Shape = tuple[int, ...]
 MAX_ZEROS = 1 << 20  # zero points of one constant that are read
-
-# Element by element: the result has the operands' shape, broadcast.
-POINTWISE = {
-    "abs", "acos", "acosh", "asin", "asinh", "atan", "atan2", "atanh", "bitwise_and", "bitwise_not", "bitwise_or",
-    "bitwise_xor", "ceil", "clamp", "cos", "cosh", "div", "elu", "eq", "erf", "exp", "expm1", "floor", "floor_divide", "fmod",
-    "ge", "gelu", "gt", "hardsigmoid", "hardswish", "hardtanh", "isinf", "isnan", "le", "leaky_relu", "log", "log10", "log1p",
-    "log2", "logical_and", "logical_not", "logical_or", "logical_xor", "logit", "lt", "masked_fill", "maximum", "minimum",
-    "mish", "mul", "ne", "neg", "pow", "prelu", "_prelu_kernel", "reciprocal", "relu", "relu6", "remainder", "round", "rsqrt",
-    "rsub", "selu", "sigmoid", "sign", "silu", "sin", "sinh", "softplus", "sqrt", "square", "sub", "tan", "tanh", "threshold",
-    "trunc", "where", "_softmax", "_log_softmax", "softmax", "log_softmax", "safe_softmax", "_safe_softmax", "cumsum",
-    "native_dropout", "dropout", "quantize_per_tensor", "quantize_per_channel", "quantize_per_token", "quantize_affine",
-    "dequantize_per_token", "fake_quantize_per_channel_affine",
-}  # fmt: skip
-COPIES = {
-    "alias_copy", "clone", "_clone_dim_order", "contiguous", "detach_copy", "et_view", "flatten", "lift_fresh_copy", "_to_copy",
-    "_to_dim_order_copy", "reshape", "squeeze", "squeeze_copy", "unsqueeze", "unsqueeze_copy", "unsafe_view", "_unsafe_view",
-    "view", "view_copy", "_reshape_alias_copy", "unflatten", "empty_permuted",
-}  # fmt: skip
-SAMPLERS = {
-    "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "_adaptive_avg_pool2d",
-    "_adaptive_avg_pool3d", "max_pool1d", "max_pool2d", "max_pool2d_with_indices", "max_pool3d", "max_pool3d_with_indices",
-    "adaptive_max_pool2d", "reflection_pad1d", "reflection_pad2d", "reflection_pad3d", "replication_pad1d",
-    "replication_pad2d", "replication_pad3d", "upsample_bilinear2d", "upsample_nearest2d", "upsample_bicubic2d",
-    "upsample_linear1d", "upsample_nearest1d", "grid_sampler_2d",
-}  # fmt: skip
-REDUCERS = {
-    "all", "amax", "amin", "any", "argmax", "argmin", "max", "mean", "median", "min", "prod", "std", "sum", "var", "var_mean",
-}  # fmt: skip
-FRESH = {
-    "arange",
-    "empty",
-    "empty_like",
-    "full",
-    "full_like",
-    "ones",
-    "ones_like",
-    "rand",
-    "randn",
-    "scalar_tensor",
-    "zeros",
-    "zeros_like",
-}
-BATCH_NORMS = {"_native_batch_norm_legit_no_training", "_native_batch_norm_legit", "native_batch_norm", "batch_norm"}
-OTHER_NORMS = {"native_layer_norm": 2, "native_group_norm": 1, "layer_norm": 2, "group_norm": 2, "rms_norm": 2}
-
-
-@dataclass(frozen=True)
-class TensorValue:
-    """A tensor among a method's values.
-
-    Attributes:
-        shape: its largest shape.
-        order: its axes, outermost first, or None for row-major.
-        element: type, None where no adapter knows it.
-        region: where a constant's bytes are; None for an activation.
-        place: (memory, offset) that the memory plan gives it; views have no kernel and share it with what they view.
-    """
-
-    shape: Shape
-    order: Shape | None
-    element: ElementType | None
-    region: Region | None
-    place: tuple[int, int, int] | None
-
-
-@dataclass(frozen=True)
-class IntListValue:
-    """A list of integers, as numbers of the values that hold them."""
-
-    items: Shape
-
-
-@dataclass(frozen=True)
-class TensorListValue:
-    """A list of tensors, as numbers of the values that they are."""
-
-    items: Shape
-
-
-Stored = TensorValue | IntListValue | TensorListValue | int | float | None
 
 
 class PortableMethod:
     """The values of one method while it is walked."""
 
-    def __init__(self, name: str, stored: Sequence[Stored], walk: Walk) -> None:
+    def __init__(self, name: str, stored: Sequence[MethodValue], walk: Walk) -> None:
         self._name = name
         self._stored = stored
         self._walk = walk
-        self._known: dict[int, Value] = {}
+        self._known: dict[int, Operand] = {}
         self._written: dict[tuple[int, int, int], int] = {}
 
     # --- values ----------------------------------------------------------------------------------
@@ -123,7 +52,7 @@ class PortableMethod:
         value = self._stored[index]
         return value if isinstance(value, TensorValue) else None
 
-    def value(self, index: int) -> Value:
+    def value(self, index: int) -> Operand:
         """What is known of a tensor when a kernel reads it."""
         tensor = self.tensor(index)
         if tensor is None:
@@ -137,9 +66,9 @@ class PortableMethod:
         tensor = self.tensor(index)
         return tensor is not None and (index in self._known or tensor.region is not None)
 
-    def _first(self, tensor: TensorValue) -> Value:
+    def _first(self, tensor: TensorValue) -> Operand:
         if tensor.region is not None:
-            return Constant.stored(tensor.region, tensor.element, tensor.shape, tensor.order)
+            return StoredConstant.in_region(tensor.region, tensor.element, tensor.shape, tensor.order)
         # The memory plan lets a view share its bytes with what it views, without a kernel call.
         viewed = self._written.get(tensor.place) if tensor.place is not None else None
         if viewed is not None:
@@ -152,7 +81,7 @@ class PortableMethod:
                 )
         return Flow(tensor.shape)
 
-    def define(self, index: int, value: Value) -> None:
+    def define(self, index: int, value: Operand) -> None:
         """A kernel or delegate has written a tensor."""
         tensor = self.tensor(index)
         if tensor is None:
@@ -167,12 +96,12 @@ class PortableMethod:
         """An activation, or a constant that is no layer's."""
         return self._walk.activation(self.value(index), use)
 
-    def _optional(self, index: int) -> Value | None:
+    def _optional(self, index: int) -> Operand | None:
         return self.value(index) if self.tensor(index) is not None else None
 
-    def _constant(self, index: int) -> Constant | None:
+    def _constant(self, index: int) -> StoredConstant | None:
         value = self._optional(index)
-        return value if isinstance(value, Constant) else None
+        return value if isinstance(value, StoredConstant) else None
 
     def _integer(self, index: int, default: int = 0) -> int:
         value = self._stored[index] if 0 <= index < len(self._stored) else None
@@ -238,7 +167,7 @@ class PortableMethod:
             for out in outs:
                 self.define(out, mixed.shaped(self.shape(out)))
 
-    def _first_out(self, result: Value, outs: Sequence[int]) -> None:
+    def _first_out(self, result: Operand, outs: Sequence[int]) -> None:
         """The result, and statistics or indices beside it."""
         self.define(outs[0], result)
         for out in outs[1:]:
@@ -270,7 +199,9 @@ class PortableMethod:
 
     def _expand(self, inputs: Sequence[int], outs: Sequence[int]) -> None:
         source, shape = self.value(inputs[0]), self.shape(outs[0])
-        self.define(outs[0], source.expand(shape) if isinstance(source, Constant) else flows.combine([source], shape))
+        self.define(
+            outs[0], source.expand(shape) if isinstance(source, StoredConstant) else flows.combine([source], shape)
+        )
 
     def _slice(self, inputs: Sequence[int], outs: Sequence[int]) -> None:
         source, shape = self.operand(inputs[0], "an operand of slice"), self.shape(outs[0])
@@ -322,7 +253,7 @@ class PortableMethod:
         self._no_layer(self._constant(i) for i in inputs[1:])
         self._first_out(self.operand(inputs[0], "an operand of a normalization").same(self.shape(outs[0])), outs)
 
-    def _no_layer(self, constants: Iterable[Constant | None]) -> None:
+    def _no_layer(self, constants: Iterable[StoredConstant | None]) -> None:
         for constant in constants:
             if constant is not None:
                 self._walk.collector.other(
@@ -331,7 +262,7 @@ class PortableMethod:
 
     def _convolution(self, inputs: Sequence[int], outs: Sequence[int]) -> None:
         weight, groups = self._optional(inputs[1]), self._integer(inputs[8], 1)
-        if isinstance(weight, Constant) and self._integer(inputs[6]) and len(weight.shape) > 1:
+        if isinstance(weight, StoredConstant) and self._integer(inputs[6]) and len(weight.shape) > 1:
             weight = _out_first(weight, max(1, groups))
         data, shape = self.operand(inputs[0], "an operand of a convolution"), self.shape(outs[0])
         axis = len(shape) - len(weight.shape) + 1 if weight is not None else 1
@@ -345,7 +276,7 @@ class PortableMethod:
     def _addmm(self, inputs: Sequence[int], outs: Sequence[int]) -> None:
         bias, matrix, shape = self._optional(inputs[0]), self._optional(inputs[2]), self.shape(outs[0])
         data = self.operand(inputs[1], "an operand of a linear layer")
-        if isinstance(matrix, Constant) and len(matrix.shape) == 2 and isinstance(bias, Constant | None):
+        if isinstance(matrix, StoredConstant) and len(matrix.shape) == 2 and isinstance(bias, StoredConstant | None):
             self.define(outs[0], self._walk.linear(data, matrix.permute((1, 0)), bias, shape))
         else:
             added = self.operand(inputs[0], "an operand of a matrix product")
@@ -360,7 +291,7 @@ class PortableMethod:
 
     def _embedding_byte(self, inputs: Sequence[int], outs: Sequence[int]) -> None:
         table = self.value(inputs[0])
-        if isinstance(table, Constant):
+        if isinstance(table, StoredConstant):
             scales = self._constant(inputs[1])
             groups = (scales.shape[0], math.prod(scales.shape[1:])) if scales is not None and scales.shape else ()
             table = self._with_scales(table, scales, self._constant(inputs[2]), 0, groups)
@@ -368,7 +299,7 @@ class PortableMethod:
 
     def _embedding_packed(self, inputs: Sequence[int], outs: Sequence[int]) -> None:
         table = self.value(inputs[0])
-        if isinstance(table, Constant):
+        if isinstance(table, StoredConstant):
             table = replace(table, problem="a table of packed codes")
         self.define(outs[0], self._walk.embedding(table, self.value(inputs[5]), self.shape(outs[0])))
 
@@ -376,24 +307,24 @@ class PortableMethod:
 
     def _dequantize_per_tensor(self, inputs: Sequence[int], outs: Sequence[int]) -> None:
         source = self.value(inputs[0])
-        if isinstance(source, Constant):
+        if isinstance(source, StoredConstant):
             scale, zero = (self._stored[i] if 0 <= i < len(self._stored) else None for i in inputs[1:3])
             if isinstance(scale, int | float) and isinstance(zero, int):
                 source = replace(source, scales=Scales(scale=float(scale), zero=zero))
             else:
                 source = replace(source, problem="its scale is computed at run time")
-        self.define(outs[0], source if isinstance(source, Constant) else source.same(self.shape(outs[0])))
+        self.define(outs[0], source if isinstance(source, StoredConstant) else source.same(self.shape(outs[0])))
 
     def _dequantize_per_channel(self, inputs: Sequence[int], outs: Sequence[int]) -> None:
         source = self.value(inputs[0])
-        if isinstance(source, Constant):
+        if isinstance(source, StoredConstant):
             axis = self._integer(inputs[3]) % max(1, len(source.shape))
             source = self._with_scales(source, self._constant(inputs[1]), self._constant(inputs[2]), axis, ())
-        self.define(outs[0], source if isinstance(source, Constant) else source.same(self.shape(outs[0])))
+        self.define(outs[0], source if isinstance(source, StoredConstant) else source.same(self.shape(outs[0])))
 
     def _dequantize_affine(self, inputs: Sequence[int], outs: Sequence[int]) -> None:
         source = self.value(inputs[0])
-        if isinstance(source, Constant):
+        if isinstance(source, StoredConstant):
             blocks = self._integers(inputs[1])
             groups = [n // max(1, b) for n, b in zip(source.shape, blocks, strict=False)]
             if len(groups) == len(source.shape) and groups and math.prod(groups) in (groups[0], math.prod(groups[:2])):
@@ -402,11 +333,16 @@ class PortableMethod:
                 source = self._with_scales(source, scale, self._constant(inputs[3]), 0, shape)
             else:
                 source = replace(source, problem="its scales are laid out in an unknown way")
-        self.define(outs[0], source if isinstance(source, Constant) else source.same(self.shape(outs[0])))
+        self.define(outs[0], source if isinstance(source, StoredConstant) else source.same(self.shape(outs[0])))
 
     def _with_scales(
-        self, codes: Constant, scales: Constant | None, zeros: Constant | None, axis: int, shape: Shape
-    ) -> Constant:
+        self,
+        codes: StoredConstant,
+        scales: StoredConstant | None,
+        zeros: StoredConstant | None,
+        axis: int,
+        shape: Shape,
+    ) -> StoredConstant:
         """Codes with a scale for each channel; their zero points must be one and the same number."""
         if scales is None:
             return replace(codes, problem="its scales are computed at run time")
@@ -420,7 +356,7 @@ class PortableMethod:
         return replace(codes, scales=Scales(scales.reshape(shape or scales.shape), axis, zero=zero))
 
 
-def _out_first(weight: Constant, groups: int) -> Constant:
+def _out_first(weight: StoredConstant, groups: int) -> StoredConstant:
     """The weight of a transposed convolution, (in, out / groups, *kernel) in the file, as (out, in / groups, *kernel)."""
     inputs, outputs, kernel = weight.shape[0], weight.shape[1], tuple(range(2, len(weight.shape)))
     if groups == 1:
@@ -433,7 +369,7 @@ def _out_first(weight: Constant, groups: int) -> Constant:
     return replace(weight.permute((1, 0, *kernel)), problem="a transposed convolution in groups")
 
 
-def _common(zeros: Constant) -> int | None:
+def _common(zeros: StoredConstant) -> int | None:
     """The number that all zero points are, or None."""
     element = zeros.element
     count = math.prod(zeros.shape)
@@ -446,7 +382,6 @@ def _common(zeros: Constant) -> int | None:
 
 Kernel = Callable[[PortableMethod, Sequence[int], Sequence[int]], None]
 _M = PortableMethod
-
 # Kernel -> (arguments that it needs, what it does).
 SPECIAL: dict[str, tuple[int, Kernel]] = {
     "add": (2, _M._add),

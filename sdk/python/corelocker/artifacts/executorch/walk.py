@@ -12,11 +12,11 @@ from dataclasses import replace
 
 from corelocker.artifacts import flow as flows
 from corelocker.artifacts.flow import Flow, Tracer
-from corelocker.artifacts.layers import MAX_RANK, Collector, Constant
+from corelocker.artifacts.layers import MAX_RANK, Collector, StoredConstant
 from corelocker.artifacts.weights import Role
 from corelocker.errors import MalformedArtifactError
 
-Value = Constant | Flow
+Operand = StoredConstant | Flow
 
 
 class Walk:
@@ -31,7 +31,7 @@ class Walk:
         self.collector = collector
         self.tracer = tracer
 
-    def activation(self, value: Value, use: str) -> Flow:
+    def activation(self, value: Operand, use: str) -> Flow:
         """The value as an operand. A constant has no traces; it is listed as left alone unless a layer owns it."""
         if isinstance(value, Flow):
             return self.spend(value)
@@ -43,7 +43,7 @@ class Walk:
         return self.tracer.spend(flow)
 
     def convolution(
-        self, data: Flow, axis: int, weight: Value | None, bias: Value | None, groups: int, shape: Sequence[int]
+        self, data: Flow, axis: int, weight: Operand | None, bias: Operand | None, groups: int, shape: Sequence[int]
     ) -> Flow:
         """A convolution of any rank, transposed or not.
 
@@ -52,12 +52,12 @@ class Walk:
             weight: (out, in / groups, *kernel).
             shape: the result's.
         """
-        if not isinstance(weight, Constant):
+        if not isinstance(weight, StoredConstant):
             return self._moving([data, *([weight] if weight else [])], shape)
         kernel, groups = weight.shape[2:], max(1, groups)
         depthwise = groups > 1 and len(weight.shape) > 1 and weight.shape[1] == 1
         multiplier = max(1, weight.shape[0] // groups) if depthwise else 1
-        bias_constant = bias if isinstance(bias, Constant) else None
+        bias_constant = bias if isinstance(bias, StoredConstant) else None
         if depthwise and multiplier == 1 and math.prod(kernel) == 1:
             # Exporters write a BatchNorm that follows no convolution in this way.
             for constant in (weight, bias_constant):
@@ -67,10 +67,10 @@ class Walk:
         role: Role = "depthwise" if depthwise else "conv"
         return self._layer(role, data, axis, weight, bias_constant, shape, multiplier, grouped=groups > 1)
 
-    def linear(self, data: Flow, weight: Value | None, bias: Value | None, shape: Sequence[int]) -> Flow:
+    def linear(self, data: Flow, weight: Operand | None, bias: Operand | None, shape: Sequence[int]) -> Flow:
         """A product of the last axis of `data` with `weight` (out, in); `shape` is the result's."""
-        bias_constant = bias if isinstance(bias, Constant) else None
-        if not isinstance(weight, Constant):
+        bias_constant = bias if isinstance(bias, StoredConstant) else None
+        if not isinstance(weight, StoredConstant):
             return (
                 flows.multiply(data, weight.permute((1, 0)), shape)
                 if weight and len(weight.shape) == 2
@@ -78,9 +78,9 @@ class Walk:
             )
         return self._layer("linear", data, -1, weight, bias_constant, shape)
 
-    def product(self, a: Value | None, b: Value | None, shape: Sequence[int]) -> Flow:
+    def product(self, a: Operand | None, b: Operand | None, shape: Sequence[int]) -> Flow:
         """A matrix product (..., m, k) x (..., k, n); a constant on the right is a linear layer."""
-        matrix = b.matrix() if isinstance(b, Constant) else None
+        matrix = b.matrix() if isinstance(b, StoredConstant) else None
         if isinstance(a, Flow) and matrix is not None:
             return self._layer("linear", a, -1, matrix.permute((1, 0)), None, shape)
         if a is None or b is None:
@@ -88,12 +88,12 @@ class Walk:
         use = "an operand of a matrix product"
         return self.spend(flows.multiply(self.activation(a, use), self.activation(b, use), shape))
 
-    def add(self, a: Value, b: Value, shape: Sequence[int]) -> Flow:
+    def add(self, a: Operand, b: Operand, shape: Sequence[int]) -> Flow:
         """A sum; a vector added to what comes out of a layer is its bias."""
         for data, bias in ((a, b), (b, a)):
             if (
                 isinstance(data, Flow)
-                and isinstance(bias, Constant)
+                and isinstance(bias, StoredConstant)
                 and data.untouched is not None
                 and data.shape == tuple(shape)
             ):
@@ -102,9 +102,9 @@ class Walk:
                     self.collector.shift(data.untouched, bias)
         return self.spend(flows.combine([self.activation(v, "an operand of an addition") for v in (a, b)], shape))
 
-    def embedding(self, table: Value, index: Value, shape: Sequence[int]) -> Flow:
+    def embedding(self, table: Operand, index: Operand, shape: Sequence[int]) -> Flow:
         """Rows of `table` (entries, width) picked by `index`."""
-        if not isinstance(table, Constant) or len(table.shape) != 2:
+        if not isinstance(table, StoredConstant) or len(table.shape) != 2:
             return self._moving([table], shape)
         name = self.collector.layer(self.method, "embedding", table)
         if isinstance(index, Flow) and any(trace.source is None for trace in index.traces):
@@ -116,8 +116,8 @@ class Walk:
         role: Role,
         data: Flow,
         axis: int,
-        weight: Constant,
-        bias: Constant | None,
+        weight: StoredConstant,
+        bias: StoredConstant | None,
         shape: Sequence[int],
         multiplier: int = 1,
         *,
@@ -132,7 +132,7 @@ class Walk:
         self.tracer.consume(data, axis, name, multiplier)
         return self.tracer.produce(name, shape, axis)
 
-    def _moving(self, operands: Sequence[Value], shape: Sequence[int]) -> Flow:
+    def _moving(self, operands: Sequence[Operand], shape: Sequence[int]) -> Flow:
         """A layer whose weights are computed while the model runs."""
         flow = flows.combine(
             [

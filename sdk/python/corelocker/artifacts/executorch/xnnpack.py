@@ -12,20 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from corelocker.artifacts import flow as flows
-from corelocker.artifacts.elements import (
-    BFLOAT16,
-    FLOAT16,
-    FLOAT32,
-    INT8,
-    INT32,
-    UINT4,
-    UINT8,
-    ElementType,
-)
-from corelocker.artifacts.executorch.flatbuffer import Budget, FlatBuffer, Table
-from corelocker.artifacts.executorch.walk import Value, Walk, checked_shape
+from corelocker.artifacts.elements import BFLOAT16, FLOAT16, FLOAT32, INT8, INT32, UINT4, UINT8, ElementType
+from corelocker.artifacts.executorch.flatbuffer import FlatBuffer, Table
+from corelocker.artifacts.executorch.walk import Operand, Walk, checked_shape
 from corelocker.artifacts.flow import Flow
-from corelocker.artifacts.layers import Constant, Region, Scales
+from corelocker.artifacts.layers import Region, Scales, StoredConstant
+from corelocker.artifacts.work_budget import WorkBudget
 from corelocker.errors import MalformedArtifactError
 from corelocker.files import MappedFile
 
@@ -80,9 +72,36 @@ class _Tensor:
     """A value of the graph: its shape, and the constant it holds or the argument of the delegate it stands for."""
 
     shape: tuple[int, ...]
-    constant: Constant | None
+    constant: StoredConstant | None
     external: int
     flags: int
+
+
+@dataclass(frozen=True)
+class _Operands:
+    """The values of a graph while it is followed, by their identifiers."""
+
+    name: str
+    tensors: dict[int, _Tensor]
+    walk: Walk
+    values: dict[int, Operand]
+
+    def value(self, number: int) -> Operand | None:
+        """What an identifier stands for; None for the identifier of no value."""
+        if number == NOTHING:
+            return None
+        return self.values[number] if number in self.values else Flow(self.shape(number))
+
+    def activation(self, number: int) -> Flow:
+        """The same as an operand that is no weight."""
+        return self.walk.activation(self.value(number) or Flow(()), "an operand in an XNNPACK graph")
+
+    def shape(self, number: int) -> tuple[int, ...]:
+        """The shape that the graph states. Raises MalformedArtifactError when it has no such value."""
+        tensor = self.tensors.get(number)
+        if tensor is None:
+            raise MalformedArtifactError(f"{self.name}: there is no value {number}")
+        return tensor.shape
 
 
 class XnnpackGraph:
@@ -92,7 +111,7 @@ class XnnpackGraph:
         blob: the delegate's bytes.
         base: where they begin in `file`.
         lookup: finds named data, given its key and where (offset, length) the key stands in `file`.
-        cover: is told that content under one key is used together with another region.
+        extend_identity: is told that content under one key is used together with another region.
     """
 
     def __init__(
@@ -102,13 +121,13 @@ class XnnpackGraph:
         base: int,
         file: MappedFile,
         lookup: Lookup,
-        cover: Callable[[str, Region], None],
-        budget: Budget,
+        extend_identity: Callable[[str, Region], None],
+        budget: WorkBudget,
     ) -> None:
         self._name = name
         self._file = file
         self._lookup = lookup
-        self._cover = cover
+        self._extend_identity = extend_identity
         self._keys: dict[Region, str] = {}
         self._constants = (0, 0)
         graph, start = blob, 0
@@ -168,9 +187,11 @@ class XnnpackGraph:
             constant = self._constant(region, tensor.i16(0), shape, quantized)
         self._tensors[tensor.u32(6)] = _Tensor(shape, constant, tensor.u32(4), tensor.u32(5))
 
-    def _constant(self, region: Region, datatype: int, shape: tuple[int, ...], quantized: Table | None) -> Constant:
+    def _constant(
+        self, region: Region, datatype: int, shape: tuple[int, ...], quantized: Table | None
+    ) -> StoredConstant:
         element = ELEMENTS.get(datatype)
-        constant = Constant.stored(region, element, shape)
+        constant = StoredConstant.in_region(region, element, shape)
         if element is None:
             return replace(constant, problem=f"XNNPACK type {datatype} is not known")
         zero = 0
@@ -198,7 +219,7 @@ class XnnpackGraph:
 
     def _scales(
         self, table: Table, index: int, shape: tuple[int, ...], element: ElementType, codes: Region
-    ) -> Constant:
+    ) -> StoredConstant:
         """Scales in the constant whose number is field `index`, or as floats in the table itself."""
         region = self._region(table.u32(index))
         if region is None:
@@ -206,10 +227,10 @@ class XnnpackGraph:
             region, element = Region(self._file, offset, 4 * count), FLOAT32
         # A cache of packed weights knows them by the key of the codes alone, yet they hold the scales too.
         if codes in self._keys:
-            self._cover(self._keys[codes], region)
-        return Constant.stored(region, element, shape)
+            self._extend_identity(self._keys[codes], region)
+        return StoredConstant.in_region(region, element, shape)
 
-    def run(self, walk: Walk, arguments: dict[int, Value]) -> dict[int, Flow]:
+    def run(self, walk: Walk, arguments: dict[int, Operand]) -> dict[int, Flow]:
         """Follow the graph.
 
         Args:
@@ -217,7 +238,7 @@ class XnnpackGraph:
 
         Returns its outputs, by their place among the arguments.
         """
-        values: dict[int, Value] = {}
+        values: dict[int, Operand] = {}
         for number, tensor in self._tensors.items():
             if tensor.constant is not None:
                 values[number] = tensor.constant
@@ -235,101 +256,90 @@ class XnnpackGraph:
             if tensor.flags & EXTERNAL_OUTPUT and number in values
         }
 
-    def _node(self, walk: Walk, values: dict[int, Value], kind: int, table: Table) -> None:
-        def value(number: int) -> Value | None:
-            if number == NOTHING:
-                return None
-            if number in values:
-                return values[number]
-            tensor = self._tensors.get(number)
-            if tensor is None:
-                raise MalformedArtifactError(f"{self._name}: there is no value {number}")
-            return Flow(tensor.shape)
-
-        def activation(number: int) -> Flow:
-            return walk.activation(value(number) or Flow(()), "an operand in an XNNPACK graph")
-
-        def shape(number: int) -> tuple[int, ...]:
-            tensor = self._tensors.get(number)
-            if tensor is None:
-                raise MalformedArtifactError(f"{self._name}: there is no value {number}")
-            return tensor.shape
-
+    def _node(self, walk: Walk, values: dict[int, Operand], kind: int, table: Table) -> None:
+        operands = _Operands(self._name, self._tensors, walk, values)
         if kind in (CONV, DEPTHWISE, CONV_TRANSPOSE):
-            out = table.u32(18)
-            weight = value(table.u32(16))
-            order = (3, 0, 1, 2) if kind == DEPTHWISE else (0, 3, 1, 2)
-            values[out] = walk.convolution(
-                activation(table.u32(15)),
-                -1,
-                weight.permute(order) if weight is not None and len(weight.shape) == 4 else weight,
-                value(table.u32(17)),
-                table.u32(12),
-                shape(out),
-            )
+            self._convolution(operands, kind, table)
         elif kind == FULLY_CONNECTED:
-            out = table.u32(3)
-            weight = value(table.u32(1))
-            if weight is not None and table.u32(4) & TRANSPOSED and len(weight.shape) == 2:
-                weight = weight.permute((1, 0))
-            values[out] = walk.linear(activation(table.u32(0)), weight, value(table.u32(2)), shape(out))
+            self._fully_connected(operands, table)
         elif kind == MATMUL:
             out = table.u32(2)
-            values[out] = walk.product(value(table.u32(0)), value(table.u32(1)), shape(out))
+            values[out] = walk.product(operands.value(table.u32(0)), operands.value(table.u32(1)), operands.shape(out))
         elif kind == ADD:
             out = table.u32(2)
-            operands = [value(table.u32(field)) or Flow(()) for field in (0, 1)]
-            values[out] = walk.add(operands[0], operands[1], shape(out))
+            summands = [operands.value(table.u32(field)) or Flow(()) for field in (0, 1)]
+            values[out] = walk.add(summands[0], summands[1], operands.shape(out))
         elif kind in BINARY:
             out = table.u32(2)
-            values[out] = walk.spend(flows.combine([activation(table.u32(0)), activation(table.u32(1))], shape(out)))
+            pair = [operands.activation(table.u32(field)) for field in (0, 1)]
+            values[out] = walk.spend(flows.combine(pair, operands.shape(out)))
         elif kind in CONCATENATE:
-            out = table.u32(5)
-            fields = (1, 2, 3, 4, 7)[: {32: 2, 33: 3, 34: 4, 38: 5}[kind]]
-            parts = [activation(table.u32(field)) for field in fields]
-            axis = table.u32(0)
-            if axis >= len(shape(out)):
-                raise MalformedArtifactError(f"{self._name}: a concatenation along axis {axis} of {shape(out)}")
-            values[out] = walk.spend(flows.concatenate(parts, axis, shape(out)))
+            self._concatenation(operands, kind, table)
         elif kind == ATTENTION:
-            out = table.u32(5)
-            query, key, scale, mask = (activation(table.u32(field)) for field in (0, 1, 3, 4))
-            weights = flows.combine(
-                [query.lost(flows.MIXED), key.lost(flows.MIXED), scale, mask], (*query.shape[:-1], 1)
-            )
-            values[out] = walk.spend(flows.multiply(weights.lost(flows.MIXED), activation(table.u32(2)), shape(out)))
+            self._attention(operands, table)
         elif kind == ARG_MAX:
-            source = activation(table.u32(6))
-            values[table.u32(7)] = source.resized(shape(table.u32(7)))
-            values[table.u32(8)] = source.lost(flows.SIDE).shaped(shape(table.u32(8)))
+            source = operands.activation(table.u32(6))
+            values[table.u32(7)] = source.resized(operands.shape(table.u32(7)))
+            values[table.u32(8)] = source.lost(flows.SIDE).shaped(operands.shape(table.u32(8)))
         else:
-            self._simple(walk, values, kind, table, value, shape)
+            self._simple(operands, kind, table)
 
-    def _simple(
-        self,
-        walk: Walk,
-        values: dict[int, Value],
-        kind: int,
-        table: Table,
-        value: Callable[[int], Value | None],
-        shape: Callable[[int], tuple[int, ...]],
-    ) -> None:
+    @staticmethod
+    def _convolution(operands: _Operands, kind: int, table: Table) -> None:
+        out = table.u32(18)
+        weight = operands.value(table.u32(16))
+        order = (3, 0, 1, 2) if kind == DEPTHWISE else (0, 3, 1, 2)
+        operands.values[out] = operands.walk.convolution(
+            operands.activation(table.u32(15)),
+            -1,
+            weight.permute(order) if weight is not None and len(weight.shape) == 4 else weight,
+            operands.value(table.u32(17)),
+            table.u32(12),
+            operands.shape(out),
+        )
+
+    @staticmethod
+    def _fully_connected(operands: _Operands, table: Table) -> None:
+        out = table.u32(3)
+        weight = operands.value(table.u32(1))
+        if weight is not None and table.u32(4) & TRANSPOSED and len(weight.shape) == 2:
+            weight = weight.permute((1, 0))
+        data, bias = operands.activation(table.u32(0)), operands.value(table.u32(2))
+        operands.values[out] = operands.walk.linear(data, weight, bias, operands.shape(out))
+
+    def _concatenation(self, operands: _Operands, kind: int, table: Table) -> None:
+        out = table.u32(5)
+        fields = (1, 2, 3, 4, 7)[: {32: 2, 33: 3, 34: 4, 38: 5}[kind]]
+        parts = [operands.activation(table.u32(field)) for field in fields]
+        axis, shape = table.u32(0), operands.shape(out)
+        if axis >= len(shape):
+            raise MalformedArtifactError(f"{self._name}: a concatenation along axis {axis} of {shape}")
+        operands.values[out] = operands.walk.spend(flows.concatenate(parts, axis, shape))
+
+    @staticmethod
+    def _attention(operands: _Operands, table: Table) -> None:
+        out = table.u32(5)
+        query, key, scale, mask = (operands.activation(table.u32(field)) for field in (0, 1, 3, 4))
+        weights = flows.combine([query.lost(flows.MIXED), key.lost(flows.MIXED), scale, mask], (*query.shape[:-1], 1))
+        data = operands.activation(table.u32(2))
+        operands.values[out] = operands.walk.spend(flows.multiply(weights.lost(flows.MIXED), data, operands.shape(out)))
+
+    def _simple(self, operands: _Operands, kind: int, table: Table) -> None:
         """Nodes with one input and one output."""
         fields = IO.get(kind, (0, 1))
-        source, out = value(table.u32(fields[0])), table.u32(fields[1])
+        source, out = operands.value(table.u32(fields[0])), table.u32(fields[1])
         if source is None:
             raise MalformedArtifactError(f"{self._name}: a node of kind {kind} has no input")
         if kind == TRANSPOSE:
-            values[out] = source.permute(table.u32s(1))
+            result: Operand = source.permute(table.u32s(1))
         elif kind == RESHAPE:
-            values[out] = source.reshape(shape(out))
+            result = source.reshape(operands.shape(out))
         else:
-            values[out] = self._followed(
-                walk.activation(source, "an operand in an XNNPACK graph"), kind, table, shape(out)
-            )
-        result = values[out]
+            data = operands.walk.activation(source, "an operand in an XNNPACK graph")
+            result = self._followed(data, kind, table, operands.shape(out))
+        operands.values[out] = result
         if isinstance(result, Flow):
-            walk.spend(result)
+            operands.walk.spend(result)
 
     @staticmethod
     def _followed(source: Flow, kind: int, table: Table, shape: tuple[int, ...]) -> Flow:
