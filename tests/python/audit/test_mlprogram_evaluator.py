@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 from corelocker.artifacts.coreml.mlprogram import Operation, TensorType
-from corelocker.audit.evaluate_mlprogram import OPERATIONS, Arguments, MlProgram, unpacked
+from corelocker.audit.mlprogram import MlProgramEvaluator
+from corelocker.audit.mlprogram.arguments import OPERATIONS, Arguments
+from corelocker.audit.mlprogram.packing import unpacked
 from support.models import coreml_models as models
 from torch.nn import functional
 
@@ -26,7 +28,7 @@ WEIGHT_FILE = Path("Data/com.apple.CoreML/weights/weight.bin")
     ],
 )
 def test_matches_torch(name: str, variant: str, route: str, tolerance: float) -> None:
-    program = MlProgram(models.package(name, variant, route))
+    program = MlProgramEvaluator(models.package(name, variant, route))
     x = models.inputs(name, 5)
     with torch.no_grad():
         wanted = models.net(name)(x)
@@ -41,12 +43,12 @@ def test_matches_torch(name: str, variant: str, route: str, tolerance: float) ->
 
 def test_other_weights_take_the_place_of_the_files() -> None:
     path = models.package("cnn", "fp32")
-    program, x = MlProgram(path), models.inputs("cnn", 2)
+    program, x = MlProgramEvaluator(path), models.inputs("cnn", 2)
     data = bytearray((path / WEIGHT_FILE).read_bytes())
     (before,) = program.batch({"x": x}).values()
     data[4096:8192] = bytes(4096)
     (after,) = program.with_weights(bytes(data)).batch({"x": x}).values()
-    (again,) = MlProgram(path, bytes(data)).batch({"x": x}).values()
+    (again,) = MlProgramEvaluator(path, bytes(data)).batch({"x": x}).values()
     (still,) = program.batch({"x": x}).values()
     assert (before - after).abs().max() > 1e-3
     assert torch.equal(after, again)
@@ -54,7 +56,7 @@ def test_other_weights_take_the_place_of_the_files() -> None:
 
 
 def test_branches() -> None:
-    program = MlProgram(models.built("graph"))
+    program = MlProgramEvaluator(models.built("graph"))
     x = torch.randn(1, 4, 8, 8)
     names = list(program.inputs)
     yes, no = (
@@ -64,11 +66,11 @@ def test_branches() -> None:
 
 
 def test_what_it_does_not_know_is_said() -> None:
-    program = MlProgram(models.package("cnn", "fp32"))
+    program = MlProgramEvaluator(models.package("cnn", "fp32"))
     with pytest.raises(ValueError, match="inputs that were not given: x"):
         program.run({})
     with pytest.raises(ValueError, match="no blob at 64"):
-        MlProgram(models.package("cnn", "fp32"), bytes(1 << 20))
+        MlProgramEvaluator(models.package("cnn", "fp32"), bytes(1 << 20))
     spared = OPERATIONS.pop("gelu")
     try:
         with pytest.raises(NotImplementedError, match="operation gelu"):

@@ -386,11 +386,11 @@ def dequantized(weights: dict[str, Any], precision: str, quantize: str | None) -
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("fp16", 1e-2)])
 def test_package_computes_what_the_module_computes(tmp_path: Path, precision: Any, tolerance: float) -> None:
-    from corelocker.audit.evaluate_mlprogram import MlProgram
+    from corelocker.audit.mlprogram import MlProgramEvaluator
 
     text_source = load_model("test_export:transformer")
     exported = export_coreml(text_source, tmp_path / "m.mlpackage", precision=precision)
-    (found,) = MlProgram(exported.path).run({"tokens": text_source.args[0].int()}).values()
+    (found,) = MlProgramEvaluator(exported.path).run({"tokens": text_source.args[0].int()}).values()
     assert error(found, reference(transformer, text_source.args)) < tolerance
 
 

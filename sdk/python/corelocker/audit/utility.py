@@ -72,7 +72,7 @@ class Evaluator:
     def identity(self) -> str:
         """What runs besides the bytes: the module's layers, or the program around the weights of a package."""
         if self._artifact.format == "coreml":
-            from corelocker.audit.evaluate_mlprogram import MODEL
+            from corelocker.audit.mlprogram import MODEL
 
             return hashlib.sha256((self._artifact.path / MODEL).read_bytes()).hexdigest()
         return repr(self._module)
@@ -191,9 +191,9 @@ def _program_runner(state: State) -> Callable[[Tensor], Tensor]:
 
 
 def _package_runner(package: Path, state: State) -> Callable[[Tensor], Tensor]:
-    from corelocker.audit.evaluate_mlprogram import MlProgram
+    from corelocker.audit.mlprogram import MlProgramEvaluator
 
-    program = MlProgram(package, next(iter(state.values())).data)
+    program = MlProgramEvaluator(package, next(iter(state.values())).data)
     names = list(program.inputs)
     if len(names) != 1:
         raise ConfigError(f"{package.name}: has {len(names)} inputs ({', '.join(names)}); one is needed")

@@ -256,9 +256,9 @@ def _evaluate_package(path: Path, weights: bytes, x: npt.NDArray[np.float32], y:
     """Top-1 in percent by the Linux evaluator of mlprograms (fp32 arithmetic; Core ML itself runs on Apple's systems alone)."""
     import torch
 
-    from corelocker.audit.evaluate_mlprogram import MlProgram
+    from corelocker.audit.mlprogram import MlProgramEvaluator
 
-    program = MlProgram(path, weights)
+    program = MlProgramEvaluator(path, weights)
     (name,) = program.inputs
     (logits,) = program.batch({name: torch.from_numpy(x)}).values()
     right = int((logits.reshape(len(y), -1).argmax(dim=1).numpy() == y).sum())

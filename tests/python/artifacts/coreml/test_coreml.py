@@ -13,7 +13,7 @@ import pytest
 import torch
 from corelocker.artifacts import Artifact, Edge, SparsePart, WeightTensor, open_artifact
 from corelocker.artifacts.coreml.package import open_compiled, open_package, read_program
-from corelocker.audit.evaluate_mlprogram import MlProgram
+from corelocker.audit.mlprogram import MlProgramEvaluator
 from corelocker.errors import NothingToLockError, UnsupportedLayoutError
 from corelocker.files import MappedFile
 from support.models import coreml_models as models
@@ -40,7 +40,7 @@ PACKAGES = packages()
 every_package = pytest.mark.parametrize("make", [m for _, m in PACKAGES], ids=[n for n, _ in PACKAGES])
 
 
-def expanded(program: MlProgram, tensor: WeightTensor) -> np.ndarray:
+def expanded(program: MlProgramEvaluator, tensor: WeightTensor) -> np.ndarray:
     """What the evaluator, which has its own expansion, makes of a tensor, in logical order."""
     return program.constant(tensor.name).permute(TURNED.get(tensor.name, tuple(range(len(tensor.shape))))).numpy()
 
@@ -62,7 +62,7 @@ def flip(raw: bytes) -> bytes:
 
 @every_package
 def test_read_gives_what_the_program_expands_to(make: Callable[[], Path]) -> None:
-    artifact, program = open_package(make()), MlProgram(make())
+    artifact, program = open_package(make()), MlProgramEvaluator(make())
     assert [t.order for t in artifact.tensors] == list(range(len(artifact.tensors)))
     for tensor in artifact.tensors:
         np.testing.assert_allclose(
@@ -87,7 +87,7 @@ def test_read_gives_what_coremltools_decompresses(variant: str) -> None:
 def test_a_channels_runs_are_its_own(make: Callable[[], Path]) -> None:
     """Other bytes in the runs of a channel change that channel of the weights and nothing else in the program."""
     path = make()
-    artifact, program = open_package(path), MlProgram(path)
+    artifact, program = open_package(path), MlProgramEvaluator(path)
     original = (path / WEIGHT_FILE).read_bytes()
     before = {t.name: expanded(program, t) for t in artifact.tensors}
     for tensor in artifact.tensors:
@@ -105,7 +105,7 @@ def test_a_channels_runs_are_its_own(make: Callable[[], Path]) -> None:
 @every_package
 def test_an_input_channels_run_is_a_column(make: Callable[[], Path]) -> None:
     path = make()
-    artifact, program = open_package(path), MlProgram(path)
+    artifact, program = open_package(path), MlProgramEvaluator(path)
     original = (path / WEIGHT_FILE).read_bytes()
     for tensor in artifact.tensors:
         if tensor.inputs is None:
@@ -157,7 +157,7 @@ def test_zeroed_runs_are_a_zeroed_channel_in_torch(variant: str, index: int) -> 
     with torch.no_grad():
         wanted = without_channel(artifact, index, channel, silent)(x)
         original = without_channel(artifact, -1, 0, silent)(x)
-    found = MlProgram(path, bytes(data)).batch({"x": x})
+    found = MlProgramEvaluator(path, bytes(data)).batch({"x": x})
     difference = (next(iter(found.values())) - wanted).abs().max()
     assert difference < (1e-5 if models.VARIANTS[variant][0] == "FLOAT32" else 2e-3)
     assert (original - wanted).abs().max() > 10 * difference
@@ -234,7 +234,7 @@ def test_functions_share_their_tensors() -> None:
     assert artifact.outputs == {"head_weight", "adapted/head_weight"}
     assert artifact.edges["hidden_weight"] == (Edge("head_weight"), Edge("adapted/head_weight"))
     for function, head in (("main", "head_weight"), ("adapted", "adapted/head_weight")):
-        program = MlProgram(models.multifunction(), function=function)
+        program = MlProgramEvaluator(models.multifunction(), function=function)
         tensor = next(t for t in artifact.tensors if t.name == head)
         np.testing.assert_array_equal(tensor.read(), program.constant("head_weight").numpy())
 

@@ -10,7 +10,7 @@ import torch
 from corelocker.artifacts import Artifact, Edge
 from corelocker.artifacts.coreml.channel_moves import Channels, reshaped
 from corelocker.artifacts.coreml.package import open_package
-from corelocker.audit.evaluate_mlprogram import MlProgram
+from corelocker.audit.mlprogram import MlProgramEvaluator
 from support.models import coreml_models as models
 
 WEIGHT_FILE = Path("Data/com.apple.CoreML/weights/weight.bin")
@@ -118,7 +118,7 @@ def test_recurrent_layers_say_why_they_are_not_followed() -> None:
 def test_columns_of_a_silent_channel_have_no_effect(name: str, variant: str) -> None:
     """The columns that the edges name, and no others, can be anything once the producer's channel is silent."""
     path = models.package(name, variant) if variant else models.built(name)
-    artifact, program = open_package(path), MlProgram(path)
+    artifact, program = open_package(path), MlProgramEvaluator(path)
     tensors = {t.name: t for t in artifact.tensors}
     original = (path / WEIGHT_FILE).read_bytes()
     generator = np.random.default_rng(3)
