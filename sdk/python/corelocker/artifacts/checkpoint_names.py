@@ -54,14 +54,17 @@ def _recurrent(match: re.Match[str]) -> str:
 
 
 def rank_among_siblings(segment: str) -> int:
+    """Where a module of that name stands among its siblings: below 0 early, above 0 late."""
     return next((place for place, words in SIBLING_RANKS if words.match(segment)), 0)
 
 
 def is_batch_norm(entries: dict[str, TensorEntry], module: str) -> bool:
+    """Whether a module holds the vectors of a BatchNorm."""
     return all(f"{module}.{leaf}" in entries for leaf in ("weight", "running_mean", "running_var"))
 
 
 def module_name(name: str) -> str:
+    """The module that a weight belongs to."""
     match = WEIGHT.search(name)
     return name[: match.start()] if match else name
 

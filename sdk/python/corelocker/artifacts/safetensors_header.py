@@ -38,6 +38,8 @@ class TensorEntry:
 
 
 def strict_json(raw: bytes | memoryview, what: str) -> dict[str, Any]:
+    """A JSON object without duplicate keys. Raises MalformedArtifactError."""
+
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len({k for k, _ in pairs}) != len(pairs):
             raise MalformedArtifactError(f"{what}: a key stands twice")
@@ -53,6 +55,7 @@ def strict_json(raw: bytes | memoryview, what: str) -> dict[str, Any]:
 
 
 def open_shards(path: Path) -> tuple[MappedFile, ...]:
+    """The files of a sharded checkpoint. Raises MalformedArtifactError or UnsupportedLayoutError."""
     index = MappedFile(path, path.name)
     if len(index) > MAX_HEADER:
         raise MalformedArtifactError(f"{path}: the index is larger than {MAX_HEADER} bytes")

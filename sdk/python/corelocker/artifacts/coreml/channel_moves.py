@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from corelocker.artifacts.coreml.constant_resolver import ConstantResolver
 from corelocker.artifacts.coreml.mlprogram import Operation
+from corelocker.artifacts.coreml.weight_uses import result_name
 
 Shape = tuple[int | None, ...]
 
@@ -81,7 +82,7 @@ class Reading:
     @property
     def lost(self) -> str:
         """The reason when the channels cannot be followed."""
-        return f"its channels pass through {self.op.type} {operation_name(self.op)}"
+        return f"its channels pass through {self.op.type} {result_name(self.op)}"
 
     def integers(self, *names: str) -> list[int] | None:
         """The numbers of the first argument of one of these names."""
@@ -191,7 +192,7 @@ def _multiplied(reading: Reading) -> Move:
     transposed = bool(reading.integer(f"transpose_{reading.argument}"))
     contracted = rank - 1 if is_left != transposed else rank - 2
     if at.axis == contracted:
-        return f"its channels meet other activations in matmul {operation_name(reading.op)}"
+        return f"its channels meet other activations in matmul {result_name(reading.op)}"
     axis = at.axis + len(reading.result) - rank
     if at.axis >= rank - 2:
         axis = len(reading.result) - (2 if is_left else 1)
@@ -241,7 +242,3 @@ def reshaped(at: Channels, old: Sequence[int | None], new: Sequence[int | None])
             block = n // channels
             return Channels(at.producer, axis, at.block * block, at.first * block)
     return None
-
-
-def operation_name(op: Operation) -> str:
-    return op.outputs[0][0] if op.outputs else op.type

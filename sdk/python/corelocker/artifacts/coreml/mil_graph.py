@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from corelocker.artifacts.coreml.channel_moves import PLACEWISE, Channels, Reading, moved, operation_name
+from corelocker.artifacts.coreml.channel_moves import PLACEWISE, Channels, Reading, moved
 from corelocker.artifacts.coreml.constant_resolver import ConstantResolver
 from corelocker.artifacts.coreml.mlprogram import Block, Function, Operation
+from corelocker.artifacts.coreml.weight_uses import result_name
 from corelocker.artifacts.weights import Edge
 
 MAX_TRAIL = 4096  # layers whose channels one value may carry, about that of a network of 2,000 residual blocks
@@ -156,7 +157,7 @@ class _Follower:
                     elif op.type in ("linear", "matmul") and argument in read:
                         passed.add(channels)  # the layer mixes another dimension; the channels stay where they are
                     else:
-                        self._lose(channels, f"{op.type} {operation_name(op)} reads its channels other than as inputs")
+                        self._lose(channels, f"{op.type} {result_name(op)} reads its channels other than as inputs")
         first = layer.tensors[0]
         for index, (name, _) in enumerate(op.outputs):
             trail = set(passed)
@@ -208,7 +209,7 @@ class _Follower:
                 self._steps += len(trail)
                 if len(trail) > MAX_TRAIL or self._steps > MAX_STEPS:
                     for channels in trail:
-                        self._lose(channels, f"too many layers meet at {operation_name(op)}")
+                        self._lose(channels, f"too many layers meet at {result_name(op)}")
                     continue
                 if self._keeps_all(op, shape) and len(op.outputs) == 1:
                     # Most operations keep everything: share the set instead of copying it.
@@ -240,7 +241,7 @@ class _Follower:
                 if op.type == "cond" and index < len(results):
                     results[index].add(channels)
                 elif op.type != "cond":
-                    self._lose(channels, f"its channels pass through {op.type} {operation_name(op)}")
+                    self._lose(channels, f"its channels pass through {op.type} {result_name(op)}")
 
     def _keeps_all(self, op: Operation, shape: tuple[int | None, ...]) -> bool:
         if op.type not in PLACEWISE or not op.outputs:
@@ -252,7 +253,7 @@ class _Follower:
         if place != at.axis:
             return at
         if shift < 0 or self._constants.integer(op.argument("interleave"), 0):
-            return f"its channels pass through concat {operation_name(op)} at a place that is not known"
+            return f"its channels pass through concat {result_name(op)} at a place that is not known"
         return at._replace(first=at.first + shift)
 
     @staticmethod

@@ -23,6 +23,7 @@ BlobKey = tuple[str, int]
 
 
 def blob_key(blob: Blob) -> BlobKey:
+    """What identifies a blob: its file and the offset of its metadata."""
     return blob.file.name, blob.metadata
 
 
@@ -122,4 +123,5 @@ def all_operations(block: Block) -> Iterator[Operation]:
 
 
 def result_name(op: Operation) -> str:
+    """The name of an operation's first result, or its type where it has none."""
     return op.outputs[0][0] if op.outputs else op.type

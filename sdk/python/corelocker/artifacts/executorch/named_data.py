@@ -117,6 +117,7 @@ def segments_of(root: Table, field_: int, file: MappedFile, base: int, limit: in
 
 
 def add_named_segments(root: Table, field_: int, file: MappedFile, segments: list[Region], named: NamedData) -> None:
+    """Add the data that a program or `.ptd` names. Raises MalformedArtifactError for a segment that is not there."""
     for entry in root.tables(field_):
         index = entry.u32(1)
         if index >= len(segments):
