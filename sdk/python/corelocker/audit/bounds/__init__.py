@@ -11,9 +11,9 @@ Three kinds of numbers that must not be confused:
 Norms are Euclidean over all elements of one sample's activation.
 """
 
-from corelocker.audit.bounds.certificate import Bounds, bounds
-from corelocker.audit.bounds.measured import LayerBound
+from corelocker.audit.bounds.certificate import bounds
 from corelocker.audit.bounds.operator_norms import conv_norm, linear_norm
-from corelocker.audit.bounds.theorems import LayerStatistics, theorems
+from corelocker.audit.bounds.results import Bounds, LayerBound, LayerStatistics
+from corelocker.audit.bounds.theorems import theorems
 
 __all__ = ["Bounds", "LayerBound", "LayerStatistics", "bounds", "conv_norm", "linear_norm", "theorems"]

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from corelocker.audit import need
-from corelocker.audit.bounds.measured import LayerBound, measured_without_graph
+from corelocker.audit.bounds.measured import measured_without_graph
 from corelocker.audit.bounds.operator_norms import INFINITE, linear_norm
 from corelocker.audit.bounds.propagation import (
     ACTIVATIONS,
@@ -24,31 +23,13 @@ from corelocker.audit.bounds.propagation import (
     through_affine,
     times,
 )
-from corelocker.audit.bounds.theorems import LayerStatistics, statistics_of, theorems
+from corelocker.audit.bounds.results import Bounds, LayerBound, LayerStatistics
+from corelocker.audit.bounds.theorems import statistics_of, theorems
 from corelocker.audit.utility import load_state
 from corelocker.errors import LockingError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """Bounds of a lock.
-
-    Attributes:
-        layers: in order; the last entry is the model's output.
-        radius: the largest norm of an input; the certificate holds up to it.
-        inputs: how many inputs were measured.
-        theorems: what the paper's theorems give for each layer, see `theorems`.
-        reason: why the certificate ends before the output, or empty.
-    """
-
-    layers: list[LayerBound]
-    radius: float
-    inputs: int
-    theorems: dict[str, Any] = field(default_factory=dict)
-    reason: str = ""
 
 
 def bounds(

@@ -4,37 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from corelocker.audit import need
 from corelocker.audit.bounds.operator_norms import INFINITE
-from corelocker.audit.bounds.theorems import LayerStatistics, statistics_of
+from corelocker.audit.bounds.results import LayerBound, LayerStatistics
+from corelocker.audit.bounds.theorems import statistics_of
 from corelocker.audit.utility import first_tensor
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-
-@dataclass(frozen=True)
-class LayerBound:
-    """One layer, with its normalization and activation.
-
-    Attributes:
-        name: of its module.
-        upper: certificate of ||y - y*||; infinite where an operation is not known (`Bounds.reason` says which).
-        measured, measured_mean: the largest and the mean disparity over the inputs.
-        norm: mean ||y|| of the original, to compare with.
-        g: the paper's G(m) = ||y(m) - phi(W(m) y*(m-1))||, mean over the inputs.
-    """
-
-    name: str
-    upper: float
-    measured: float
-    measured_mean: float
-    norm: float
-    g: float
 
 
 def measured_without_graph(networks: Sequence[nn.Module], x: Tensor) -> tuple[list[LayerBound], list[LayerStatistics]]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from corelocker.audit.bounds.measured import LayerBound
 from corelocker.audit.bounds.operator_norms import INFINITE
+from corelocker.audit.bounds.results import LayerBound, LayerStatistics
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,20 +24,6 @@ def statistics_of(name: str, weights: Sequence[Tensor], shifts: Sequence[Tensor]
         float(weights[0].abs().max()),
         int((weights[0] != weights[1]).sum()),
     )
-
-
-@dataclass(frozen=True)
-class LayerStatistics:
-    """A layer's weights (its BatchNorm folded in): units, kernel shape (empty for a linear layer), standard deviations of
-    weights and shifts, the largest magnitude C_w, and how many weights the lock changed, D_w."""
-
-    name: str
-    units: int
-    kernel: tuple[int, ...]
-    sigma_w: float
-    sigma_b: float
-    c_w: float
-    d_w: int
 
 
 DEFAULTS = {"L": 1.0, "mu": 1.0, "tau": 2.0, "C_e": 1.0, "C_s": 1.0, "K": 1.0}

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from corelocker.artifacts import Artifact, Part
-from corelocker.artifacts.safetensors import read_header
+from corelocker.artifacts.safetensors_header import read_header
 from corelocker.artifacts.torch_module import open_state, plain_state
 from corelocker.locking.criteria.synthetic import need
 from corelocker.locking.lock import lock_artifacts
