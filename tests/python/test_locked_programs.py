@@ -68,7 +68,7 @@ def test_locked_programs(tmp_path: Path, name: str, variant: str, fill: str) -> 
     for tier in range(3):
         state = {}
         for file in artifact.files:
-            with restore(tmp_path / "out" / file.name, bundle, TOP, tier, key_tier=2, full_check=True) as restored:
+            with restore(tmp_path / "out" / file.name, bundle, TOP, tier, key_tier=2, check="always") as restored:
                 state[file.name] = bytes(restored)
         states.append(state)
     assert states[2] == original
@@ -109,7 +109,7 @@ def test_hardened_with_consumers_takes_more_and_is_restored(tmp_path: Path, name
         artifact, out = open_artifact(path), tmp_path / str(consumers)
         plan = choose([artifact], LockOptions(preset="hardened", consumers=consumers), b"seed", lambda *_: None)
         bundle = published(artifact, plan, out)
-        with restore(out / path.name, bundle, TOP, 1, key_tier=1, full_check=True) as restored:
+        with restore(out / path.name, bundle, TOP, 1, key_tier=1, check="always") as restored:
             assert bytes(restored) == original
         locked = np.frombuffer((out / path.name).read_bytes(), np.uint8)
         keys.append(int((locked != np.frombuffer(original, np.uint8)).sum()))

@@ -88,6 +88,12 @@ class TierError(LockingError):
     code = "locking-tiers"
 
 
+class SampleReuseError(LockingError):
+    """The locked file looks like that of another version of the model, so that neither could be told from the other."""
+
+    code = "locking-sample"
+
+
 class PlanError(LockingError):
     """A saved plan is damaged or was made for another artifact."""
 
@@ -110,9 +116,15 @@ class PatchTruncatedError(PatchError):
 
 
 class PatchMagicError(PatchError):
-    """Does not begin with `CLPATCH1`."""
+    """Does not begin with `CLPATCH`."""
 
     code = "patch-magic"
+
+
+class PatchVersionError(PatchError):
+    """A patch of a version that this release does not read. For version 1 the model has to be locked again."""
+
+    code = "patch-version"
 
 
 class PatchReservedError(PatchError):
@@ -125,6 +137,12 @@ class PatchRunError(PatchError):
     """A run has length 0, count 0, or a stride that its count does not allow."""
 
     code = "patch-run"
+
+
+class PatchKindError(PatchError):
+    """A run's kind, width, constant, reserved byte and length do not go together."""
+
+    code = "patch-kind"
 
 
 class PatchOrderError(PatchError):
@@ -157,6 +175,18 @@ class PatchPayloadError(PatchError):
     code = "patch-payload"
 
 
+class PatchTableError(PatchError):
+    """The table of a permuting run has an entry that is too large, or is not its own inverse."""
+
+    code = "patch-table"
+
+
+class PatchPaddingError(PatchError):
+    """A mask has a bit behind its last element."""
+
+    code = "patch-padding"
+
+
 class PatchTrailingError(PatchError):
     """Bytes follow the payload."""
 
@@ -179,7 +209,7 @@ class BundleTruncatedError(BundleError):
 
 
 class BundleMagicError(BundleError):
-    """Does not begin with `CLKEYB01`."""
+    """Does not begin with `CLKEYB`."""
 
     code = "bundle-magic"
 
@@ -191,7 +221,7 @@ class BundleHeaderError(BundleError):
 
 
 class BundleVersionError(BundleError):
-    """The bundle has a major format version that this release does not know."""
+    """A bundle of a major version that this release does not read. With version 1 the model has to be locked again."""
 
     code = "bundle-version"
 
@@ -242,19 +272,19 @@ class FileSizeError(RestoreError):
 
 
 class AlreadyRestoredError(RestoreError):
-    """The file holds the restored bytes already; a patch is applied once."""
+    """The file is restored already; a patch is applied once."""
 
     code = "restore-already"
 
 
 class ReplacedBytesError(RestoreError):
-    """The bytes that the patch replaces are not those of the locked file that the bundle was made for."""
+    """The file is not the locked file that the bundle was made for."""
 
     code = "restore-replaced"
 
 
 class RestoredBytesError(RestoreError):
-    """The bytes after the patch are not the publisher's."""
+    """The file after the patch is not the publisher's."""
 
     code = "restore-restored"
 

@@ -1,4 +1,4 @@
-"""The vectors that all languages run: patch, key bundle, tier keys, JWK thumbprint."""
+"""The vectors that all languages run: patch, sample, key bundle, tier keys, JWK thumbprint."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
 
+import numpy as np
 import pytest
 from corelocker.bundle import jose
 from corelocker.bundle.clkey import KeyBundle
 from corelocker.bundle.content_keys import tier_keys
 from corelocker.bundle.patch import Patch
+from corelocker.bundle.sample import sample
 from corelocker.errors import BundleError, CoreLockerError, PatchError, RestoreError
-from corelocker.runtime import RestoredFile
+from corelocker.runtime import restore
 
 ROOT = Path(__file__).parents[3]
 VECTORS = ROOT / "tests" / "vectors"
@@ -56,11 +58,20 @@ def test_patch(vector: Vector) -> None:
         return
     assert patch.encode() == data(vector["patch"])
     if target is not None:
-        assert patch.digest(target).hex() == vector["replaces"]
+        assert sample_of(target, patch) == vector["sample"]
         patch.apply(target)
         assert target == data(vector["restored"])
-        assert patch.digest(target).hex() == vector["puts"]
-        assert patch.extract(target) == patch.payload
+        assert sample_of(target, patch) == vector["restored_sample"]
+
+
+def sample_of(file: bytes | bytearray, patch: Patch) -> str:
+    return sample(np.frombuffer(bytes(file), np.uint8), patch.table).hex()
+
+
+@pytest.mark.parametrize("vector", vectors("sample.json"))
+def test_sample(vector: Vector) -> None:
+    file = data(vector["file"])
+    assert sample_of(file, Patch.parse(data(vector["patch"]), len(file))) == vector["sample"]
 
 
 @pytest.mark.parametrize("from_file", [False, True], ids=["bytes", "path"])
@@ -81,7 +92,7 @@ def test_bundle(vector: Vector, from_file: bool, tmp_path: Path) -> None:
         for expected in vector.get("sections", ()):
             check_section(bundle, expected)
         for expected in vector.get("restores", ()):
-            check_restore(bundle, expected, tmp_path / "locked")
+            check_restore(bundle, expected, tmp_path)
 
 
 def check_section(bundle: KeyBundle, expected: Vector) -> None:
@@ -89,18 +100,22 @@ def check_section(bundle: KeyBundle, expected: Vector) -> None:
     code, opened = verdict(lambda: bundle.decrypt(section, bytes.fromhex(expected["content_key"])))
     assert code == expected["expect"]
     if opened is not None:
-        assert (opened.puts.hex(), opened.file_digest.hex()) == (expected["puts"], expected["file"])
+        assert (opened.restored_sample.hex(), opened.file_digest.hex()) == (expected["sample"], expected["file"])
         assert opened.patch == data(expected["patch"])
 
 
-def check_restore(bundle: KeyBundle, expected: Vector, path: Path) -> None:
-    def restored() -> bytes:
-        keys = tier_keys(bytes.fromhex(expected["content_key"]), bundle.id, expected["tier"] + 1)
-        wanted = bundle.sections_of(expected["artifact"], expected["file"], expected["tier"])
-        with RestoredFile.open(path, [bundle.decrypt(section, keys[section.tier]) for section in wanted]) as file:
-            return file[:]
-
+def check_restore(bundle: KeyBundle, expected: Vector, folder: Path) -> None:
+    artifact, tier = bundle.artifacts[expected["artifact"]], expected["tier"]
+    file = artifact.files[expected["file"]]
+    path = folder / artifact.name / ("" if file.path == artifact.name else file.path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data(expected["locked"]))
+
+    def restored() -> bytes:
+        key = bytes.fromhex(expected["content_key"])
+        with restore(path, bundle, key, tier, key_tier=tier, check=expected["check"]) as mapping:
+            return mapping[:]
+
     code, result = verdict(restored)
     assert code == expected["expect"]
     if result is not None:
@@ -136,8 +151,9 @@ def test_every_code_has_a_vector() -> None:
     assert codes_below(RestoreError) - {"restore"} <= reached
 
 
-def test_the_maker_makes_these_vectors() -> None:
+def test_the_maker_makes_these_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "tools" / "vectors")
     documents = runpy.run_path(str(ROOT / "tools" / "vectors" / "make_bundle_vectors.py"))["documents"]()
-    assert len(documents) == 4
+    assert len(documents) == 5
     for name, text in documents.items():
         assert (VECTORS / name).read_text() == text, f"{name} is stale: run tools/vectors/make_bundle_vectors.py"

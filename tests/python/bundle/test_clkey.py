@@ -14,15 +14,9 @@ from uuid import UUID, uuid4
 
 import pytest
 from corelocker.bundle import clkey, jose
-from corelocker.bundle.clkey import (
-    BundleContents,
-    BundledArtifact,
-    BundledFile,
-    KeyBundle,
-    SectionContents,
-    bundle_parts,
-    write_bundle,
-)
+from corelocker.bundle.clkey import KeyBundle
+from corelocker.bundle.clkey_header import BundledArtifact, BundledFile
+from corelocker.bundle.clkey_write import BundleContents, SectionContents, bundle_parts, write_bundle
 from corelocker.bundle.content_keys import new_content_key, tier_keys
 from corelocker.errors import (
     BundleError,
@@ -48,7 +42,7 @@ def digest(text: str) -> bytes:
 
 def contents(**changes: Any) -> BundleContents:
     sections = tuple(
-        SectionContents(artifact, file, tier, bytes(size), digest("r"), digest("p"), digest("f"))
+        SectionContents(artifact, file, tier, bytes(size), digest("l"), digest("r"), digest("f"))
         for artifact, file, tier, size in ((0, 0, 1, 50), (0, 0, 2, 0), (1, 0, 2, 200_000), (1, 1, 1, 65536 - 180))
     )
     fields: dict[str, Any] = {
@@ -86,8 +80,8 @@ def test_round_trip(blob: bytes, tmp_path: Path) -> None:
             for section, put_in in zip(bundle.sections, wanted.sections, strict=True):
                 opened = bundle.decrypt(section, KEYS[section.tier])
                 assert opened.patch == put_in.patch
-                assert (opened.puts, opened.file_digest) == (put_in.puts, put_in.file_digest)
-                assert section.replaces == put_in.replaces
+                assert (opened.restored_sample, opened.file_digest) == (put_in.restored_sample, put_in.file_digest)
+                assert section.locked_sample == put_in.locked_sample
                 assert opened.file_size == wanted.artifacts[section.artifact].files[section.file].size
 
 
@@ -128,10 +122,10 @@ def test_publisher(blob: bytes) -> None:
 def test_nothing_public_depends_on_what_is_put_in() -> None:
     """Two bundles that differ in the restored bytes alone have the same header but for the nonces."""
     headers = []
-    for puts, file, byte in (("p", "f", 0), ("q", "g", 1)):
+    for after, file, byte in (("p", "f", 0), ("q", "g", 1)):
         sections = tuple(
             SectionContents(
-                s.artifact, s.file, s.tier, bytes([byte]) * len(s.patch), s.replaces, digest(puts), digest(file)
+                s.artifact, s.file, s.tier, bytes([byte]) * len(s.patch), s.locked_sample, digest(after), digest(file)
             )
             for s in contents().sections
         )
@@ -139,13 +133,13 @@ def test_nothing_public_depends_on_what_is_put_in() -> None:
         for section in header["sections"]:
             del section["nonce"]
         headers.append(header)
-        assert digest(puts).hex() not in json.dumps(header)
+        assert digest(after).hex() not in json.dumps(header)
         assert digest(file).hex() not in json.dumps(header)
     assert headers[0] == headers[1]
 
 
 def test_no_secret_is_shown() -> None:
-    given = SectionContents(0, 0, 1, b"SECRET" * 10, digest("r"), digest("p"), digest("f"))
+    given = SectionContents(0, 0, 1, b"SECRET" * 10, digest("l"), digest("r"), digest("f"))
     bundle = KeyBundle.open(write_bundle(contents(sections=(given,)), PUBLISHER, KEYS))
     opened = bundle.decrypt(bundle.sections[0], KEYS[1])
     assert opened.patch == b"SECRET" * 10
@@ -156,7 +150,7 @@ def test_no_secret_is_shown() -> None:
 
 
 def test_wipe(blob: bytes) -> None:
-    sections = (SectionContents(0, 0, 1, b"secret" * 10, digest("r"), digest("p"), digest("f")),)
+    sections = (SectionContents(0, 0, 1, b"secret" * 10, digest("l"), digest("r"), digest("f")),)
     bundle = KeyBundle.open(write_bundle(contents(sections=sections), PUBLISHER, KEYS))
     opened = bundle.decrypt(bundle.sections[0], KEYS[1])
     assert opened.patch == b"secret" * 10
@@ -166,7 +160,7 @@ def test_wipe(blob: bytes) -> None:
 
 def test_a_section_that_does_not_open_is_wiped(monkeypatch: pytest.MonkeyPatch) -> None:
     """AES-GCM decrypts before it knows that a byte was changed; what it wrote must not stay."""
-    sections = (SectionContents(0, 0, 1, b"SECRET" * 1000, digest("r"), digest("p"), digest("f")),)
+    sections = (SectionContents(0, 0, 1, b"SECRET" * 1000, digest("l"), digest("r"), digest("f")),)
     blob = bytearray(write_bundle(contents(sections=sections), PUBLISHER, KEYS))
     blob[-1] ^= 1
     buffers: list[bytearray] = []
@@ -205,8 +199,8 @@ def test_keys_open_their_own_tier_only(blob: bytes, tier: int) -> None:
 
 def small() -> bytes:
     sections = (
-        SectionContents(0, 0, 1, b"patch one", digest("r"), digest("p"), digest("f")),
-        SectionContents(0, 0, 2, b"patch two", digest("r"), digest("p"), digest("f")),
+        SectionContents(0, 0, 1, b"patch one", digest("l"), digest("r"), digest("f")),
+        SectionContents(0, 0, 2, b"patch two", digest("l"), digest("r"), digest("f")),
     )
     return write_bundle(contents(sections=sections), PUBLISHER, KEYS)
 
@@ -251,7 +245,7 @@ def test_splices_are_noticed(data: st.DataObject) -> None:
 @given(st.binary(max_size=300))
 @settings(max_examples=500, deadline=None)
 def test_noise(noise: bytes) -> None:
-    for blob in (noise, b"CLKEYB01" + noise, b"CLKEYB01" + struct.pack("<I", len(noise)) + noise + bytes(64)):
+    for blob in (noise, b"CLKEYB02" + noise, b"CLKEYB02" + struct.pack("<I", len(noise)) + noise + bytes(64)):
         with pytest.raises(BundleError):
             KeyBundle.open(blob)
 
@@ -271,7 +265,7 @@ def members(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 def signed(header: bytes) -> bytes:
-    start = struct.pack("<8sI", b"CLKEYB01", len(header)) + header
+    start = struct.pack("<8sI", b"CLKEYB02", len(header)) + header
     return start + jose.sign(PUBLISHER, start)
 
 
@@ -332,7 +326,7 @@ def test_a_file_that_is_cut_while_open(blob: bytes, tmp_path: Path) -> None:
 
 def test_a_failed_open_closes_the_file(tmp_path: Path) -> None:
     path = tmp_path / "m.clkey"
-    path.write_bytes(b"CLKEYB01" + bytes(100))
+    path.write_bytes(b"CLKEYB02" + bytes(100))
     before = len(list(Path("/proc/self/fd").iterdir()))
     with pytest.raises(BundleHeaderError):
         KeyBundle.open(path)

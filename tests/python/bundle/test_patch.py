@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import resource
 import struct
 from collections.abc import Iterator
@@ -10,8 +9,10 @@ from contextlib import nullcontext
 
 import numpy as np
 import pytest
-from corelocker.bundle import patch as module
-from corelocker.bundle.patch import RUN, Patch
+from corelocker.bundle import patch as patch_module
+from corelocker.bundle import patch_overlap
+from corelocker.bundle.patch import Patch
+from corelocker.bundle.patch_runs import replacing
 from corelocker.errors import (
     PatchBoundsError,
     PatchError,
@@ -69,7 +70,7 @@ def apart(draw: st.DrawFn) -> tuple[list[Run], int]:
 @pytest.fixture(params=[1, 16, 1 << 20], ids=lambda chunk: f"chunk {chunk}")
 def _chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small ones make the overlap check cut the file in parts."""
-    monkeypatch.setattr(module, "_CHUNK", request.param)
+    monkeypatch.setattr(patch_overlap, "_CHUNK", request.param)
 
 
 @pytest.mark.usefixtures("_chunk")
@@ -114,8 +115,8 @@ class TestOverlap:
 
 
 def encoded(runs: list[Run], payload: bytes) -> bytes:
-    header = struct.pack("<8sIIQ", b"CLPATCH1", len(runs), 0, len(payload))
-    return header + b"".join(struct.pack("<QIII", *run) for run in runs) + payload
+    header = struct.pack("<8sIIQ", b"CLPATCH2", len(runs), 0, len(payload))
+    return header + b"".join(struct.pack("<QIIIxxxx", *run) for run in runs) + payload
 
 
 @settings(max_examples=400, deadline=None)
@@ -127,11 +128,10 @@ def test_round_trip(layout: tuple[list[Run], int], random: object, shuffle: bool
     if shuffle:
         random.shuffle(given_runs)  # type: ignore[attr-defined]
     patch = Patch.build(given_runs, original)
-    assert patch.runs == tuple(runs)
+    assert [run.place for run in patch.runs] == runs
+    assert not patch.flips
     at = places(runs)
     assert bytes(patch.payload) == original[at].tobytes()
-    assert patch.extract(original) == original[at].tobytes()
-    assert patch.digest(original) == hashlib.sha256(original[at].tobytes()).digest()
 
     again = Patch.parse(patch.encode(), size)
     assert again.runs == patch.runs
@@ -145,7 +145,7 @@ def test_round_trip(layout: tuple[list[Run], int], random: object, shuffle: bool
     # Applying the patch of what was replaced takes it back, and so touched no other byte.
     Patch.build(runs, before).apply(locked)
     assert locked == before
-    assert Patch.gather(np.array(runs, RUN), [original[places([run])] for run in runs], size) == patch.encode()
+    assert Patch.gather(replacing(runs), [original[places([run])] for run in runs], size) == patch.encode()
 
 
 @settings(max_examples=500, deadline=None)
@@ -158,8 +158,9 @@ def test_a_changed_byte_gives_a_patch_or_a_typed_error(layout: tuple[list[Run], 
         changed = Patch.parse(patch, size)
     except PatchError:
         return
-    at = places(list(changed.runs))
-    assert len(set(at)) == len(at) == len(changed.payload)
+    at = places([run.place for run in changed.runs])
+    assert len(set(at)) == len(at)
+    assert sum(run.part_size for run in changed.runs) == len(changed.payload)
     assert all(place < size for place in at)
     changed.apply(bytearray(size))
 
@@ -174,7 +175,7 @@ def test_truncated(layout: tuple[list[Run], int], data: st.DataObject) -> None:
 
 @given(st.binary(max_size=200), st.integers(0, 2**64))
 def test_noise(noise: bytes, size: int) -> None:
-    for data in (noise, b"CLPATCH1" + noise, b"CLPATCH1\1\0\0\0\0\0\0\0" + noise):
+    for data in (noise, b"CLPATCH2" + noise, b"CLPATCH2\1\0\0\0\0\0\0\0" + noise):
         try:
             Patch.parse(data, size)
         except PatchError:
@@ -191,9 +192,8 @@ def test_the_payload_is_not_copied() -> None:
 def test_a_shorter_buffer_is_refused_and_left_alone() -> None:
     patch = Patch.build([single(0, 4), single(10, 4)], bytes(range(14)))
     target = bytearray(b"." * 13)
-    for use in (patch.apply, patch.extract, patch.digest):
-        with pytest.raises(PatchBoundsError):
-            use(target)
+    with pytest.raises(PatchBoundsError):
+        patch.apply(target)
     assert target == b"." * 13
     patch.apply(longer := bytearray(20))
     assert longer[10:14] == bytes(range(10, 14))
@@ -227,20 +227,20 @@ def test_piece_lengths(length: int) -> None:
     expected = np.zeros_like(original)
     expected[at] = original[at]
     assert np.array_equal(target, expected)
-    assert patch.digest(target) == hashlib.sha256(patch.payload).digest()
 
 
 def test_build_normalizes_the_stride_of_a_single_piece() -> None:
-    assert Patch.build([Run(4, 2, 9, 1)], bytes(8)).runs == (single(4, 2),)
+    assert [run.place for run in Patch.build([Run(4, 2, 9, 1)], bytes(8)).runs] == [single(4, 2)]
 
 
 def test_build_splits_what_does_not_fit_32_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_U32_MAX", 10)
+    monkeypatch.setattr(patch_module, "U32_MAX", 10)
     original = bytes(range(60))
     runs = [Run(0, 25, 25, 1), Run(30, 2, 14, 3)]
     patch = Patch.build(runs, original)
-    assert all(max(run.length, run.stride, run.count) <= 10 for run in patch.runs)
-    assert places(list(patch.runs)) == places(runs)
+    made = [run.place for run in patch.runs]
+    assert all(max(run.length, run.stride, run.count) <= 10 for run in made)
+    assert places(made) == places(runs)
     assert bytes(patch.payload) == bytes(original[place] for place in places(runs))
 
 
@@ -253,7 +253,7 @@ def test_build_refuses_malformed_runs(run: Run) -> None:
 @pytest.mark.parametrize("pieces", [[b"abc"], [b"abcd", b"e"], [b"abcde"], []])
 def test_gather_checks_the_payload(pieces: list[bytes]) -> None:
     with pytest.raises(PatchPayloadError):
-        Patch.gather(np.array([single(0, 4)], RUN), pieces, 10)
+        Patch.gather(replacing([single(0, 4)]), pieces, 10)
 
 
 def test_no_key_byte_is_shown() -> None:

@@ -250,7 +250,7 @@ def test_unlock(world: World, server: Server, device: SoftwareDevice, bundle: Ke
     assert jose.thumbprint(key) == device.thumbprint == verified.license.device
     assert accepted(world, body, GRANT["token"], key)
     assert not accepted(world, body, "another.grant", key)
-    with device.restore(world.locked_path, bundle, full_check=True) as restored:
+    with device.restore(world.locked_path, bundle, check="always") as restored:
         assert bytes(restored) == world.original
 
 

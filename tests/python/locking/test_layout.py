@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from corelocker.bundle.patch import Patch
+from corelocker.bundle.sample import sample
 from corelocker.errors import LockingError
 from corelocker.files import MappedFile
 from corelocker.locking import layout, lock
@@ -96,7 +97,7 @@ def test_blocks_join_to_the_whole_state(data: st.DataObject) -> None:
     names = [Name(free, (b"aaaa", b"bbbb", b"bbbb", bytes(original[free : free + 4])))] if free is not None else []
     overlay = Overlay(cells, names)
     block_size = data.draw(st.integers(1, size))
-    before = original
+    before = locked = original
     for state in range(4):
         expected = original.copy()
         for run, tier, fill in chain.from_iterable(cells):
@@ -113,29 +114,31 @@ def test_blocks_join_to_the_whole_state(data: st.DataObject) -> None:
             found.append(block)
         assert np.array_equal(np.concatenate(found), expected)
         if state:
-            before = patched(overlay, state, original, before)
+            before = patched(overlay, state, original, before, locked)
         else:
-            before = expected
+            before = locked = expected
             assert written_as_a_file(original, overlay, block_size) == expected.tobytes()
         assert np.array_equal(before, expected), "each patch leads to the next state"
     assert np.array_equal(expected, original), "the last state is the original"
 
 
-def patched(overlay: Overlay, tier: int, original: np.ndarray, before: np.ndarray) -> np.ndarray:
-    """What a tier's patch makes of the state before it."""
+def patched(overlay: Overlay, tier: int, original: np.ndarray, before: np.ndarray, locked: np.ndarray) -> np.ndarray:
+    """What a tier's patch makes of the state before it; `locked` is the state that ships."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "original")
         path.write_bytes(original.tobytes())
         drawn: Future[list[lock.FileCells]] = Future()
         file = MappedFile(path, "original")
         drawn.set_result([(file, cells) for cells in overlay.cells])
-        made = lock.tier_patch(lock.LockedFile(file, [lock.Filling(file, [], drawn)], overlay.names), tier)
+        filling = lock.Filling(file, [(0, original.size)], drawn)
+        made = lock.tier_patch(lock.LockedFile(file, [filling], overlay.names), tier)
     after = before.copy()
     if made is not None:
         patch = Patch.parse(made.encoded, original.size)
-        assert hashlib.sha256(patch.extract(before)).digest() == made.replaces
+        assert made.payload_size == len(patch.payload)
+        assert made.locked_sample == sample(locked, patch.table)
         patch.apply(after)
-        assert hashlib.sha256(patch.extract(after)).digest() == made.puts
+        assert made.restored_sample == sample(after, patch.table)
     return after
 
 
@@ -167,7 +170,7 @@ def test_changes_are_in_file_order_and_only_of_their_tier() -> None:
     assert places(1) == [[12], [40]]
     assert places(2) == [[8], [12], [16]]
     name = overlay.changes(2)[1]
-    assert name.cells.data.tobytes() == b"two2"
+    assert name.cells.data.tobytes() == b"one1", "what ships"
     assert name.after is not None
     assert name.after.tobytes() == b"orig"
 

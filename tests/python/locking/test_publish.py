@@ -118,7 +118,7 @@ def test_every_tier_restores_exactly(checkpoint: Path, tmp_path: Path) -> None:
     keys = tier_keys(TOP, bundle.id, 3)
     states = []
     for tier in range(3):
-        with restore(locked, bundle, keys[tier], tier, full_check=True) as restored:
+        with restore(locked, bundle, keys[tier], tier, check="always") as restored:
             states.append(bytes(restored))
     assert states[0] == locked.read_bytes() != original
     assert states[2] == original
@@ -221,7 +221,7 @@ def test_consumers_are_locked_and_restored(tmp_path: Path, fill: str) -> None:
     if fill == "zero":
         assert not tensors["b"][:, sorted(rows["dw"])].any()
     with restore(
-        tmp_path / "out" / "m.safetensors", KeyBundle.open(publication.bundle), TOP, full_check=True
+        tmp_path / "out" / "m.safetensors", KeyBundle.open(publication.bundle), TOP, check="always"
     ) as restored:
         assert bytes(restored) == before
 
@@ -241,7 +241,7 @@ def test_shards_and_their_index_are_copied(tmp_path: Path) -> None:
     ]
     bundle = KeyBundle.open(publication.bundle)
     for name in "ab":
-        with restore(tmp_path / "out" / f"{name}.safetensors", bundle, TOP, full_check=True) as restored:
+        with restore(tmp_path / "out" / f"{name}.safetensors", bundle, TOP, check="always") as restored:
             assert bytes(restored) == (tmp_path / f"{name}.safetensors").read_bytes()
 
 

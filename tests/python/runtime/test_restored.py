@@ -16,17 +16,13 @@ from uuid import uuid4
 
 import numpy as np
 import pytest
-from corelocker.bundle.clkey import (
-    BundleContents,
-    BundledArtifact,
-    BundledFile,
-    DecryptedSection,
-    KeyBundle,
-    SectionContents,
-    write_bundle,
-)
+from corelocker.bundle.clkey import DecryptedSection, KeyBundle
+from corelocker.bundle.clkey_header import BundledArtifact, BundledFile
+from corelocker.bundle.clkey_write import BundleContents, SectionContents, write_bundle
 from corelocker.bundle.content_keys import new_content_key, tier_keys
-from corelocker.bundle.patch import RUN, Patch
+from corelocker.bundle.patch import Patch
+from corelocker.bundle.patch_runs import replacing
+from corelocker.bundle.sample import sample
 from corelocker.errors import (
     AlreadyRestoredError,
     BundleMismatchError,
@@ -92,8 +88,8 @@ def bundle_of(files: Sequence[Locked], key: bytes, **wrong: bytes) -> KeyBundle:
             file=0,
             tier=tier,
             patch=wrong.get("patch", patch.encode()),
-            replaces=wrong.get("replaces", patch.digest(file.states[tier - 1])),
-            puts=wrong.get("puts", patch.digest(file.states[tier])),
+            locked_sample=wrong.get("locked_sample", sample(file.states[0], patch.table)),
+            restored_sample=wrong.get("restored_sample", sample(file.states[tier], patch.table)),
             file_digest=wrong.get("file_digest", sha256(file.states[tier])),
         )
         for number, file in enumerate(files)
@@ -144,7 +140,7 @@ def bundle(file: Locked) -> KeyBundle:
 
 def test_every_tier_is_restored(file: Locked, path: Path, bundle: KeyBundle) -> None:
     for tier in range(3):
-        with restore(path, bundle, KEY, tier, key_tier=2, full_check=True) as restored:
+        with restore(path, bundle, KEY, tier, key_tier=2, check="always") as restored:
             assert restored[:] == file.states[tier].tobytes()
     with restore(path, bundle, KEY) as restored:
         assert restored[:] == file.states[2].tobytes()
@@ -259,10 +255,23 @@ def test_a_restored_file_is_refused(file: Locked, path: Path, bundle: KeyBundle)
             restore(path, bundle, KEY, tier, key_tier=2)
 
 
-@pytest.mark.parametrize("place", [100, 164 + 3, 5 * PAGE + 2, 20 * PAGE, 104, 40 * PAGE + 76])
-def test_a_changed_byte_that_would_be_replaced_is_noticed(
-    file: Locked, path: Path, bundle: KeyBundle, place: int
-) -> None:
+# The ends of runs, and windows of the file at its beginning, in its middle and at its end.
+@pytest.mark.parametrize(
+    "place",
+    [
+        100,
+        5 * PAGE + 2,
+        20 * PAGE,
+        22 * PAGE - 1,
+        104,
+        40 * PAGE,
+        40 * PAGE + 76,
+        0,
+        (40 * PAGE + 13) // 63,
+        31 * (40 * PAGE + 13) // 63 + 63,
+    ],
+)
+def test_a_changed_byte_of_the_sample_is_noticed(file: Locked, path: Path, bundle: KeyBundle, place: int) -> None:
     changed = file.states[0].copy()
     changed[place] ^= 1
     path.write_bytes(changed)
@@ -270,6 +279,15 @@ def test_a_changed_byte_that_would_be_replaced_is_noticed(
         restore(path, bundle, KEY)
     assert mappings(path) == []
     assert path.read_bytes() == changed.tobytes()
+
+
+def test_a_changed_byte_that_is_replaced_does_no_harm(file: Locked, path: Path, bundle: KeyBundle) -> None:
+    """No sample covers it, and what is put in its place is authentic."""
+    changed = file.states[0].copy()
+    changed[[164 + 3, 20 * PAGE + 2000]] ^= 1
+    path.write_bytes(changed)
+    with restore(path, bundle, KEY, check="always") as restored:
+        assert restored[:] == file.states[2].tobytes()
 
 
 def test_a_changed_byte_elsewhere_is_noticed_by_the_full_check(file: Locked, path: Path, bundle: KeyBundle) -> None:
@@ -280,9 +298,9 @@ def test_a_changed_byte_elsewhere_is_noticed_by_the_full_check(file: Locked, pat
         with restore(path, bundle, KEY, tier, key_tier=2) as restored, pytest.raises(RestoredBytesError):
             restored.verify()
         with pytest.raises(RestoredBytesError):
-            restore(path, bundle, KEY, tier, key_tier=2, full_check=True)
+            restore(path, bundle, KEY, tier, key_tier=2, check="always")
     with pytest.raises(RestoredBytesError):
-        RestoredFile.open(path, decrypted(bundle, KEY, 2), full_check=True)
+        RestoredFile.open(path, decrypted(bundle, KEY, 2), check="always")
     assert mappings(path) == []
 
 
@@ -332,16 +350,18 @@ def test_above_four_gib(tmp_path: Path) -> None:
     with path.open("wb") as stream:
         stream.truncate(size)
     runs = [single(7, 5), Run((4 << 30) - 2, 1, 3, 2), single(size - 4, 4)]
-    patch_data = Patch.gather(np.array(runs, RUN), [bytes(range(1, run.size + 1)) for run in runs], size)
+    patch_data = Patch.gather(replacing(runs), [bytes(range(1, run.size + 1)) for run in runs], size)
     patch = Patch.parse(patch_data, size)
-    zeros = bytes(len(patch.payload))
+    state = np.memmap(path, np.uint8, mode="c")
+    locked_sample = sample(state, patch.table)
+    patch.apply(state)
     contents = BundleContents(
         uuid4(),
         "m",
         1,
         ("free", "full"),
         (BundledArtifact(path.name, "executorch", (BundledFile(path.name, size, sha256(b"")),)),),
-        (SectionContents(0, 0, 1, patch_data, sha256(zeros), sha256(patch.payload.tobytes()), sha256(b"")),),
+        (SectionContents(0, 0, 1, patch_data, locked_sample, sample(state, patch.table), sha256(b"")),),
     )
     bundle = KeyBundle.open(write_bundle(contents, SIGNING_KEY, tier_keys(KEY, contents.bundle, 2)))
     with restore(path, bundle, KEY) as restored:
@@ -353,8 +373,8 @@ def test_above_four_gib(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "error"),
     [
-        ({"puts": bytes(32)}, RestoredBytesError),
-        ({"replaces": bytes(32)}, ReplacedBytesError),
+        ({"restored_sample": bytes(32)}, RestoredBytesError),
+        ({"locked_sample": bytes(32)}, ReplacedBytesError),
         ({"patch": Patch.build([single(10**6, 1)], bytes(10**6 + 1)).encode()}, PatchBoundsError),
     ],
 )
@@ -367,8 +387,8 @@ def test_what_the_publisher_got_wrong(
 
 
 def test_a_skipped_tier_is_noticed(path: Path, bundle: KeyBundle) -> None:
-    """Tier 2's patch on the locked file: it replaces bytes of tier 1 that are not there."""
-    with pytest.raises(ReplacedBytesError):
+    """Tier 2's patch on the locked file: the bytes of tier 1 that its sample covers are not there."""
+    with pytest.raises(RestoredBytesError):
         RestoredFile.open(path, decrypted(bundle, KEY, 2)[1:])
 
 
@@ -432,7 +452,7 @@ def test_files_of_one_size_are_told_apart(tmp_path: Path) -> None:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(files[number].states[0])
-        with restore(path, bundle, KEY, full_check=True) as restored:
+        with restore(path, bundle, KEY, check="always") as restored:
             assert restored[:] == files[number].states[1].tobytes()
     path.write_bytes(bytes(5000))
     with pytest.raises(ReplacedBytesError):
@@ -447,27 +467,33 @@ def test_files_of_one_size_are_told_apart(tmp_path: Path) -> None:
 
 def test_two_locks_of_one_original_are_told_apart(tmp_path: Path) -> None:
     """The bytes that one of them locks are the original's in the other, but that is not a restored file."""
-    sample = np.random.default_rng(3).integers(0, 256, 500, np.uint8)
-    files = [lock(sample, [[single(at, 50)]], name, name, at) for at, name in ((10, "A.pte"), (100, "B.pte"))]
+    original = np.random.default_rng(3).integers(0, 256, 500, np.uint8)
+    files = [lock(original, [[single(at, 50)]], name, name, at) for at, name in ((10, "A.pte"), (100, "B.pte"))]
     bundle = bundle_of(files, KEY)
     for file in files:
         path = tmp_path / "renamed.pte"
         path.write_bytes(file.states[0])
-        with restore(path, bundle, KEY, full_check=True) as restored:
-            assert restored[:] == sample.tobytes()
-    path.write_bytes(sample)
+        with restore(path, bundle, KEY, check="always") as restored:
+            assert restored[:] == original.tobytes()
+    path.write_bytes(original)
     with pytest.raises(AlreadyRestoredError):
         restore(path, bundle, KEY)
 
 
-def test_an_empty_patch_does_not_say_that_a_file_is_restored(file: Locked, path: Path, bundle: KeyBundle) -> None:
-    """Its digests are those of no bytes, which every file holds; C++ passes over it too."""
-    other = np.frombuffer(bytes(file.states[0].size), np.uint8)
-    path.write_bytes(other.tobytes())
+def test_an_empty_patch_does_not_say_that_a_file_is_restored(tmp_path: Path) -> None:
+    """Its two samples are one, so that a file that has it may be in any state."""
+    file = lock(np.random.default_rng(5).integers(0, 256, 6000, np.uint8), [[single(70, 9)]])  # between two windows
+    bundle = bundle_of([file], KEY)
     sections = decrypted(bundle, KEY, 1)
     empty = Patch.build([], bytes(0)).encode()
-    nothing = replace(sections[0].section, tier=2, replaces=sha256(b""))
-    sections.append(replace(sections[0], section=nothing, patch=memoryview(empty), puts=sha256(b"")))
+    windows = sample(file.states[0], Patch.parse(empty, 6000).table)
+    assert windows == sample(file.states[1], Patch.parse(empty, 6000).table)
+    nothing = replace(sections[0].section, tier=2, locked_sample=windows)
+    sections.append(replace(sections[0], section=nothing, patch=memoryview(empty), restored_sample=windows))
+    path = tmp_path / file.name
+    other = file.states[0].copy()
+    other[70] ^= 1
+    path.write_bytes(other.tobytes())
     with pytest.raises(ReplacedBytesError):
         RestoredFile.open(path, sections)
     path.write_bytes(file.states[0].tobytes())
@@ -476,10 +502,10 @@ def test_an_empty_patch_does_not_say_that_a_file_is_restored(file: Locked, path:
 
 
 def test_a_file_that_no_tier_changes(tmp_path: Path) -> None:
-    sample = np.arange(100, dtype=np.uint8)
+    original = np.arange(100, dtype=np.uint8)
     files = [
-        lock(sample, [[], []], "A.pte", "A.pte"),
-        lock(sample[::-1].copy(), [[single(0, 9)], []], "B.pte", "B.pte"),
+        lock(original, [[], []], "A.pte", "A.pte"),
+        lock(original[::-1].copy(), [[single(0, 9)], []], "B.pte", "B.pte"),
     ]
     bundle = bundle_of(files, KEY)
     assert len(bundle.sections) == 1
@@ -488,7 +514,7 @@ def test_a_file_that_no_tier_changes(tmp_path: Path) -> None:
         path = tmp_path / file.name
         path.write_bytes(file.states[0])
         for tier in range(3):
-            with restore(path, bundle, KEY, tier, key_tier=2, full_check=True) as restored:
+            with restore(path, bundle, KEY, tier, key_tier=2, check="always") as restored:
                 assert restored[:] == file.states[tier].tobytes()
         with pytest.raises(ContentKeyError):
             restore(path, bundle, of_plus, "full", key_tier="plus")
@@ -552,5 +578,5 @@ def test_any_layout(file: Locked, tmp_path_factory: pytest.TempPathFactory) -> N
     path.write_bytes(file.states[0])
     bundle = bundle_of([replace(file, name="any.pte", path="any.pte")], KEY)
     for tier, state in enumerate(file.states):
-        with restore(path, bundle, KEY, tier, key_tier=len(file.states) - 1, full_check=True) as restored:
+        with restore(path, bundle, KEY, tier, key_tier=len(file.states) - 1, check="always") as restored:
             assert restored[:] == state.tobytes()

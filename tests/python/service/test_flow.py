@@ -78,7 +78,7 @@ def test_unlock_restore_renew(world: World, bundle: KeyBundle, name: str) -> Non
     first = device.unlock(bundle, "full", buy(world, name)).license
     assert first.expires_at is not None
     assert 29 * DAY < first.expires_at - time.time() <= 30 * DAY
-    with device.restore(world.locked_path, bundle, full_check=True) as restored:
+    with device.restore(world.locked_path, bundle, check="always") as restored:
         assert bytes(restored) == world.original
     second = device.renew(bundle).license
     third = device.renew(bundle, by_device_key=True).license

@@ -22,17 +22,13 @@ import requests
 from corelocker.attestation import Format, evidence_to_json
 from corelocker.attestation.development import DevelopmentKey, DevelopmentRoot
 from corelocker.bundle import jose
-from corelocker.bundle.clkey import (
-    BundleContents,
-    BundledArtifact,
-    BundledFile,
-    KeyBundle,
-    SectionContents,
-    write_bundle,
-)
+from corelocker.bundle.clkey import KeyBundle
+from corelocker.bundle.clkey_header import BundledArtifact, BundledFile
+from corelocker.bundle.clkey_write import BundleContents, SectionContents, write_bundle
 from corelocker.bundle.content_keys import new_content_key, tier_keys
 from corelocker.bundle.keystore import FileKek, Kek, Keystore
 from corelocker.bundle.patch import Patch
+from corelocker.bundle.sample import sample
 from corelocker.device.software import DeviceConfig, Patience, SoftwareDevice
 from corelocker.licensing.canonical import AttestedRequest
 from corelocker.licensing.license import Reading, system_reading
@@ -168,24 +164,26 @@ class World:
         state = generator.integers(0, 256, 4096, np.uint8)
         self.original = state.tobytes()
         self.bundle_id = str(bundle)
-        sections = []
+        steps = []
         for tier, offset in ((2, 1000), (1, 3000)):
             run = [single(offset, 64)]
             patch = Patch.build(run, state)
             locked = state.copy()
             Patch.build(run, generator.integers(0, 256, 4096, np.uint8)).apply(locked)
-            sections.append(
-                SectionContents(
-                    artifact=0,
-                    file=0,
-                    tier=tier,
-                    patch=patch.encode(),
-                    replaces=patch.digest(locked),
-                    puts=patch.digest(state),
-                    file_digest=hashlib.sha256(state).digest(),
-                )
-            )
+            steps.append((tier, patch, state))
             state = locked
+        sections = [
+            SectionContents(
+                artifact=0,
+                file=0,
+                tier=tier,
+                patch=patch.encode(),
+                locked_sample=sample(state, patch.table),
+                restored_sample=sample(after, patch.table),
+                file_digest=hashlib.sha256(after).digest(),
+            )
+            for tier, patch, after in steps
+        ]
         self.locked_path = self.folder / "scanner.bin"
         self.locked_path.write_bytes(state.tobytes())
         file = BundledFile("scanner.bin", 4096, hashlib.sha256(state).digest())

@@ -88,7 +88,7 @@ def main() -> None:
                 start = time.perf_counter()
                 AESGCM(top).decrypt(bytes(12), sealed, None)
                 decryptions.append(time.perf_counter() - start)
-        with restore(locked, KeyBundle.open(made.bundle, publisher), top, full_check=True) as mapping:
+        with restore(locked, KeyBundle.open(made.bundle, publisher), top, check="always") as mapping:
             exact = bytes(mapping) == original.read_bytes()
     restoring, decrypting = statistics.median(restores), statistics.median(decryptions)
     result = {

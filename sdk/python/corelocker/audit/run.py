@@ -397,7 +397,7 @@ def _restored(path: Path, sealed: Sealed, folder: Path) -> _Locked:
                 mark(tier_at, run, section.section.tier)
         for tier, state in enumerate(states):
             applied = [s for s in opened if s.section.tier <= tier]
-            with RestoredFile.open(place, applied, full_check=bool(applied)) as restored:
+            with RestoredFile.open(place, applied, check="always" if applied else "off") as restored:
                 state[name] = np.frombuffer(bytes(restored), np.uint8)
         for section in opened:
             section.wipe()

@@ -1,31 +1,27 @@
-"""The key bundle: one `.clkey` file with the encrypted patches of all tiers and artifacts (DESIGN.md, "Formats").
+"""Reading a key bundle: one `.clkey` file with the encrypted patches of all tiers and artifacts (docs/formats.md, "Key bundle").
 
-    8    magic "CLKEYB01"
+    8    magic "CLKEYB02"
     4    u32 header length, at most 1 MiB
     ..   header, UTF-8 JSON: what the bundle is for and where its sections are
     64   the publisher's ES256 signature r || s over everything before it
-    ..   sections in header order: AES-256-GCM of {u32 length, JSON with two digests, patch}
+    ..   sections in header order: AES-256-GCM of {u32 length, JSON with sample and digest, patch}
 
 The header carries the publisher's public key, so anyone can check that a bundle is whole; who the publisher is, only a
 thumbprint tells that the reader knows beforehand (`publisher` of `KeyBundle.open`).
 
 A section's associated data is SHA-256(header) || u32 index of the section, so that sections cannot be swapped or moved
-into another bundle. Nothing in the header depends on the bytes that the patches put in.
+into another bundle. Nothing in the header depends on the bytes that the patches restore.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import re
 import struct
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
-from uuid import UUID
 
 import numpy as np
 from cryptography.exceptions import InvalidTag
@@ -33,15 +29,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from corelocker.bundle import jose
-from corelocker.bundle.content_keys import KEY_SIZE, MAX_TIERS
-from corelocker.bundle.strict_json import MAX_INTEGER, Fields
+from corelocker.bundle.clkey_header import MAGIC, MAX_HEADER, TAG_SIZE, Header, Section
+from corelocker.bundle.content_keys import KEY_SIZE
+from corelocker.bundle.strict_json import Fields
 from corelocker.errors import (
     BundleError,
     BundleHeaderError,
     BundleMagicError,
     BundleMismatchError,
-    BundlePublisherError,
-    BundleSignatureError,
     BundleTrailingError,
     BundleTruncatedError,
     BundleVersionError,
@@ -52,112 +47,11 @@ from corelocker.errors import (
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-MAGIC = b"CLKEYB01"
-FORMAT = "corelocker-key-bundle"
-VERSION = "1.0"
-MAX_HEADER = 1 << 20
+START = struct.Struct("<8sI")
 
-_START = struct.Struct("<8sI")
 _U32 = struct.Struct("<I")
-_TAG_SIZE = 16
-_NONCE_SIZE = 12
-_MAX_DIGESTS = 1 << 16
-# What AES-GCM can encrypt under one nonce (NIST SP 800-38D, section 5.2.1.1), and the tag.
-_MAX_SECTION = 2**36 - 32 + _TAG_SIZE
+_MAX_AFTER = 4096  # bytes of the JSON before a patch
 _CHUNK = 1 << 16
-
-
-# --- what is in a bundle -------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class BundledFile:
-    """A file of an artifact.
-
-    Attributes:
-        path: the path inside the artifact, with forward slashes; the file's name when the artifact is one file.
-        size: bytes, the same locked and restored.
-        sha256: SHA-256 of the locked file, 32 bytes.
-    """
-
-    path: str
-    size: int
-    sha256: bytes
-
-
-@dataclass(frozen=True)
-class BundledArtifact:
-    """A finished model: its file or folder name, its format ("executorch", "coreml", ...) and its weight files."""
-
-    name: str
-    format: str
-    files: tuple[BundledFile, ...]
-
-
-@dataclass(frozen=True)
-class Section:
-    """Where the patch is that brings a file from tier `tier - 1` to `tier`.
-
-    Attributes:
-        index: place among the sections of the bundle.
-        artifact, file: indexes into `KeyBundle.artifacts` and its `files`.
-        tier: 1 or more.
-        offset: from the first byte behind the signature.
-        length: bytes, the 16-byte tag included.
-        nonce: 12 bytes.
-        replaces: SHA-256 of the bytes that the patch replaces, 32 bytes.
-    """
-
-    index: int
-    artifact: int
-    file: int
-    tier: int
-    offset: int
-    length: int
-    nonce: bytes
-    replaces: bytes
-
-
-@dataclass(frozen=True)
-class SectionContents:
-    """What goes into a section; all digests are SHA-256, 32 bytes.
-
-    Attributes:
-        artifact, file, tier: as in `Section`.
-        patch: the encoded patch.
-        replaces: of the bytes that the patch replaces.
-        puts: of the bytes that it puts in.
-        file_digest: of the whole file at this tier.
-    """
-
-    artifact: int
-    file: int
-    tier: int
-    patch: Buffer = field(repr=False)
-    replaces: bytes
-    puts: bytes
-    file_digest: bytes
-
-
-@dataclass(frozen=True)
-class BundleContents:
-    """What `write_bundle` writes.
-
-    Attributes:
-        bundle: a fresh id.
-        model: id of the model, the same for all its versions.
-        model_version: grows with every version, 0 to 2^53 - 1.
-        tiers: names, tier 0 (what ships) first, the one that restores everything last; 2 to 64.
-        artifacts: at least one, with unique names.
-        sections: at most one for a file and tier, the tiers of a file ascending.
-    """
-
-    bundle: UUID
-    model: str
-    model_version: int
-    tiers: tuple[str, ...]
-    artifacts: tuple[BundledArtifact, ...]
-    sections: tuple[SectionContents, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,16 +59,16 @@ class DecryptedSection:
     """An opened section.
 
     Attributes:
-        section: where it came from, with the digest of the bytes that the patch replaces.
+        section: where it came from, with the sample of the locked file.
         file_size: bytes of the file that the patch is for.
-        puts: SHA-256 of the bytes that the patch puts in.
-        file_digest: SHA-256 of the whole file at this tier.
+        restored_sample: sample of the file after the patch, with the patch's runs, 32 bytes.
+        file_digest: SHA-256 of the whole file after it, 32 bytes.
         patch: the encoded patch, for `Patch.parse`; authentic, but not checked yet.
     """
 
     section: Section
     file_size: int
-    puts: bytes
+    restored_sample: bytes
     file_digest: bytes
     patch: memoryview = field(repr=False)
     _plaintext: bytearray = field(repr=False)
@@ -184,106 +78,9 @@ class DecryptedSection:
         np.frombuffer(self._plaintext, np.uint8).fill(0)
 
 
-# --- writing -------------------------------------------------------------------------------------
-
-
-def write_bundle(
-    contents: BundleContents, signing_key: ec.EllipticCurvePrivateKey, content_keys: Sequence[bytes]
-) -> bytes:
-    """The `.clkey` file for `contents`.
-
-    Args:
-        contents: what to pack.
-        signing_key: the publisher's P-256 key.
-        content_keys: 32 bytes for each tier, as `tier_keys` gives them.
-
-    Raises BundleHeaderError when a reader would refuse the header, BundleMismatchError for another number of keys.
-    """
-    return b"".join(bundle_parts(contents, signing_key, content_keys))
-
-
-def bundle_parts(
-    contents: BundleContents, signing_key: ec.EllipticCurvePrivateKey, content_keys: Sequence[bytes]
-) -> Iterator[bytes]:
-    """`write_bundle` in small parts, so that no large patch is in memory twice."""
-    if [len(key) for key in content_keys] != [KEY_SIZE] * len(contents.tiers):
-        raise BundleMismatchError(f"{len(contents.tiers)} tiers need as many content keys of {KEY_SIZE} bytes")
-    opened = [_section_start(section) for section in contents.sections]
-    sections: list[Section] = []
-    for index, (section, start) in enumerate(zip(contents.sections, opened, strict=True)):
-        sections.append(
-            Section(
-                index=index,
-                artifact=section.artifact,
-                file=section.file,
-                tier=section.tier,
-                offset=sections[-1].offset + sections[-1].length if sections else 0,
-                length=len(start) + memoryview(section.patch).nbytes + _TAG_SIZE,
-                nonce=os.urandom(_NONCE_SIZE),
-                replaces=section.replaces,
-            )
-        )
-    header = _encode_header(contents, sections, signing_key.public_key())
-    _Header.read(header, lambda _: True)
-    signed = _START.pack(MAGIC, len(header)) + header
-    yield signed + jose.sign(signing_key, signed)
-    for place, section, start in zip(sections, contents.sections, opened, strict=True):
-        encryptor = Cipher(algorithms.AES(content_keys[place.tier]), modes.GCM(place.nonce)).encryptor()
-        encryptor.authenticate_additional_data(_associated_data(header, place.index))
-        yield encryptor.update(start)
-        patch = memoryview(section.patch).cast("B")
-        for position in range(0, len(patch), _CHUNK):
-            yield encryptor.update(patch[position : position + _CHUNK])
-        yield encryptor.finalize() + encryptor.tag
-
-
-def _encode_header(contents: BundleContents, sections: list[Section], publisher: ec.EllipticCurvePublicKey) -> bytes:
-    fields = {
-        "format": FORMAT,
-        "version": VERSION,
-        "bundle": str(contents.bundle),
-        "model": contents.model,
-        "model_version": contents.model_version,
-        "publisher": jose.thumbprint(publisher),
-        "publisher_key": jose.public_jwk(publisher),
-        "tiers": list(contents.tiers),
-        "artifacts": [
-            {
-                "name": artifact.name,
-                "format": artifact.format,
-                "files": [{"path": f.path, "size": f.size, "sha256": f.sha256.hex()} for f in artifact.files],
-            }
-            for artifact in contents.artifacts
-        ],
-        "sections": [
-            {
-                "artifact": s.artifact,
-                "file": s.file,
-                "tier": s.tier,
-                "offset": s.offset,
-                "length": s.length,
-                "nonce": jose.encode_base64url(s.nonce),
-                "replaces": s.replaces.hex(),
-            }
-            for s in sections
-        ],
-    }
-    return json.dumps(fields, separators=(",", ":")).encode()
-
-
-def _section_start(section: SectionContents) -> bytes:
-    """The plaintext of a section before its patch."""
-    digests = json.dumps(
-        {"puts": section.puts.hex(), "file": section.file_digest.hex()}, separators=(",", ":")
-    ).encode()
-    return _U32.pack(len(digests)) + digests
-
-
-def _associated_data(header: bytes, index: int) -> bytes:
+def associated_data(header: bytes, index: int) -> bytes:
+    """What a section's encryption is bound to."""
     return hashlib.sha256(header).digest() + _U32.pack(index)
-
-
-# --- reading -------------------------------------------------------------------------------------
 
 
 class KeyBundle:
@@ -300,7 +97,7 @@ class KeyBundle:
         header: the header's bytes, as signed.
     """
 
-    def __init__(self, source: _Source, header_bytes: bytes, header: _Header, sections_start: int) -> None:
+    def __init__(self, source: _Source, header_bytes: bytes, header: Header, sections_start: int) -> None:
         self._source = source
         self._sections_start = sections_start
         self.header = header_bytes
@@ -335,20 +132,19 @@ class KeyBundle:
 
     @classmethod
     def _read(cls, source: _Source, publisher: str | None) -> Self:
-        if source.size < _START.size:
+        if source.size < START.size:
             raise BundleTruncatedError(f"the key bundle has {source.size} bytes, not even a header")
-        magic, length = _START.unpack(source.read(0, _START.size))
-        if magic != MAGIC:
-            raise BundleMagicError("not a key bundle: it does not begin with CLKEYB01")
+        magic, length = START.unpack(source.read(0, START.size))
+        _check_magic(magic)
         if length > MAX_HEADER:
             raise BundleHeaderError(f"the header of the key bundle has {length} bytes, more than {MAX_HEADER}")
-        signed_end = _START.size + length
+        signed_end = START.size + length
         sections_start = signed_end + jose.SIGNATURE_SIZE
         if sections_start > source.size:
             raise BundleTruncatedError("the key bundle ends inside its header")
         signed = bytes(source.read(0, signed_end))
-        header_bytes = signed[_START.size :]
-        header = _Header.read(
+        header_bytes = signed[START.size :]
+        header = Header.parse(
             header_bytes,
             lambda key: jose.verify(key, bytes(source.read(signed_end, jose.SIGNATURE_SIZE)), signed),
             publisher,
@@ -382,9 +178,9 @@ class KeyBundle:
         if len(content_key) != KEY_SIZE:
             raise ContentKeyError(f"a content key has {KEY_SIZE} bytes, not {len(content_key)}")
         start = self._sections_start + section.offset
-        size = section.length - _TAG_SIZE
+        size = section.length - TAG_SIZE
         decryptor = Cipher(algorithms.AES(content_key), modes.GCM(section.nonce)).decryptor()
-        decryptor.authenticate_additional_data(_associated_data(self.header, section.index))
+        decryptor.authenticate_additional_data(associated_data(self.header, section.index))
         try:
             plaintext = bytearray(size)
         except MemoryError:
@@ -394,7 +190,7 @@ class KeyBundle:
             for position in range(0, size, _CHUNK):
                 length = min(_CHUNK, size - position)
                 decryptor.update_into(self._source.read(start + position, length), view[position : position + length])
-            decryptor.finalize_with_tag(bytes(self._source.read(start + size, _TAG_SIZE)))
+            decryptor.finalize_with_tag(bytes(self._source.read(start + size, TAG_SIZE)))
             return self._opened(section, plaintext)
         except BaseException as error:
             np.frombuffer(plaintext, np.uint8).fill(0)
@@ -409,15 +205,15 @@ class KeyBundle:
     def _opened(self, section: Section, plaintext: bytearray) -> DecryptedSection:
         view = memoryview(plaintext)
         where = f"section {section.index}"
-        (length,) = _U32.unpack_from(view) if len(view) >= _U32.size else (_MAX_DIGESTS + 1,)
-        if length > min(_MAX_DIGESTS, len(view) - _U32.size):
-            raise BundleHeaderError(f"{where}: {length} bytes of digests do not fit")
-        digests = Fields.parse(bytes(view[_U32.size : _U32.size + length]), where, BundleHeaderError)
+        (length,) = _U32.unpack_from(view) if len(view) >= _U32.size else (_MAX_AFTER + 1,)
+        if length > min(_MAX_AFTER, len(view) - _U32.size):
+            raise BundleHeaderError(f"{where}: {length} bytes of JSON do not fit")
+        after = Fields.parse(bytes(view[_U32.size : _U32.size + length]), where, BundleHeaderError)
         return DecryptedSection(
             section=section,
             file_size=self.artifacts[section.artifact].files[section.file].size,
-            puts=digests.sha256("puts"),
-            file_digest=digests.sha256("file"),
+            restored_sample=after.sha256("sample"),
+            file_digest=after.sha256("file"),
             patch=view[_U32.size + length :],
             _plaintext=plaintext,
         )
@@ -433,6 +229,17 @@ class KeyBundle:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _check_magic(magic: bytes) -> None:
+    if magic[:6] != MAGIC[:6]:
+        raise BundleMagicError("not a key bundle: it does not begin with CLKEYB")
+    if magic != MAGIC:
+        old = magic[6:] == b"01"
+        raise BundleVersionError(
+            "the key bundle has version 1" if old else "the key bundle has a version that this release does not know",
+            hint="Lock the model again" if old else "Update CoreLocker",
+        )
 
 
 class _Source:
@@ -466,125 +273,3 @@ class _Source:
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
-
-
-# --- the header ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Header:
-    bundle: UUID
-    model: str
-    model_version: int
-    publisher: str
-    publisher_key: ec.EllipticCurvePublicKey
-    tiers: tuple[str, ...]
-    artifacts: tuple[BundledArtifact, ...]
-    sections: tuple[Section, ...]
-
-    @classmethod
-    def read(
-        cls,
-        data: bytes,
-        is_signed_by: Callable[[ec.EllipticCurvePublicKey], bool],
-        pinned: str | None = None,
-    ) -> Self:
-        """Version, publisher and signature come first: what an unknown publisher or version wrote is not looked at."""
-        if len(data) > MAX_HEADER:
-            raise BundleHeaderError(f"the header of the key bundle has {len(data)} bytes, more than {MAX_HEADER}")
-        fields = Fields.parse(data, "header of the key bundle", BundleHeaderError)
-        if fields.values.get("format") != FORMAT:
-            raise fields.refuse(f"format is not {FORMAT!r}")
-        version = fields.text("version", 16)
-        if not re.fullmatch(r"[0-9]{1,6}\.[0-9]{1,6}", version):
-            raise fields.refuse("version is not two numbers with a dot")
-        if version.split(".")[0] != VERSION.split(".")[0]:
-            raise BundleVersionError(
-                f"the key bundle has format version {version}, this release reads {VERSION}", hint="Update CoreLocker"
-            )
-        publisher, publisher_key = _publisher(fields)
-        if not is_signed_by(publisher_key):
-            raise BundleSignatureError("the signature of the key bundle does not fit its header", hint="Fetch it again")
-        if pinned is not None and publisher != pinned:
-            raise BundlePublisherError(f"the key bundle is signed by publisher {publisher}, not by {pinned}")
-        tiers = fields.texts("tiers", 64)
-        if not 2 <= len(tiers) <= MAX_TIERS or len(set(tiers)) != len(tiers):
-            raise fields.refuse(f"tiers are not 2 to {MAX_TIERS} different names")
-        artifacts = tuple(_artifact(entry) for entry in fields.objects("artifacts"))
-        if not artifacts or len({artifact.name for artifact in artifacts}) != len(artifacts):
-            raise fields.refuse("artifacts are missing or two have one name")
-        return cls(
-            bundle=_uuid(fields),
-            model=fields.text("model", 256),
-            model_version=fields.integer("model_version", 0, MAX_INTEGER),
-            publisher=publisher,
-            publisher_key=publisher_key,
-            tiers=tiers,
-            artifacts=artifacts,
-            sections=_sections(fields, artifacts, len(tiers)),
-        )
-
-
-def _publisher(fields: Fields) -> tuple[str, ec.EllipticCurvePublicKey]:
-    publisher = fields.text("publisher", jose.THUMBPRINT_SIZE)
-    try:
-        key = jose.key_of_jwk(fields.values.get("publisher_key"))
-    except ValueError as error:
-        raise fields.refuse(f"publisher_key is {error}") from None
-    if jose.thumbprint(key) != publisher:
-        raise fields.refuse("publisher is not the thumbprint of publisher_key")
-    return publisher, key
-
-
-def _uuid(fields: Fields) -> UUID:
-    text = fields.text("bundle", 36)
-    try:
-        bundle = UUID(text)
-    except ValueError:
-        bundle = None
-    if bundle is None or str(bundle) != text:
-        raise fields.refuse("bundle is not a UUID in lower case")
-    return bundle
-
-
-def _artifact(fields: Fields) -> BundledArtifact:
-    name = fields.text("name", 256)
-    if "/" in name or not _is_inside(name):
-        raise fields.refuse("name is not that of a file or folder")
-    files = tuple(_file(file) for file in fields.objects("files"))
-    if not files or len({file.path for file in files}) != len(files):
-        raise fields.refuse("files are missing or two have one path")
-    return BundledArtifact(name, fields.text("format", 64), files)
-
-
-def _file(fields: Fields) -> BundledFile:
-    path = fields.text("path", 1024)
-    if not _is_inside(path):
-        raise fields.refuse("path is not relative or leaves the artifact")
-    return BundledFile(path, fields.integer("size", 0, MAX_INTEGER), fields.sha256("sha256"))
-
-
-def _is_inside(path: str) -> bool:
-    """Whether a path with forward slashes is relative and stays where it begins."""
-    return "\\" not in path and not {"", ".", ".."} & set(path.split("/"))
-
-
-def _sections(fields: Fields, artifacts: tuple[BundledArtifact, ...], tiers: int) -> tuple[Section, ...]:
-    sections: list[Section] = []
-    highest: dict[tuple[int, int], int] = {}
-    end = 0
-    for index, entry in enumerate(fields.objects("sections")):
-        artifact = entry.integer("artifact", 0, len(artifacts) - 1)
-        file = entry.integer("file", 0, len(artifacts[artifact].files) - 1)
-        tier = entry.integer("tier", 1, tiers - 1)
-        if tier <= highest.get((artifact, file), 0):
-            raise entry.refuse("the tiers of a file do not ascend")
-        highest[artifact, file] = tier
-        offset = entry.integer("offset", 0, MAX_INTEGER)
-        if offset != end:
-            raise entry.refuse(f"begins at {offset}, but the sections before it end at {end}")
-        length = entry.integer("length", _TAG_SIZE, _MAX_SECTION)
-        end += length
-        nonce, replaces = entry.base64url("nonce", _NONCE_SIZE), entry.sha256("replaces")
-        sections.append(Section(index, artifact, file, tier, offset, length, nonce, replaces))
-    return tuple(sections)

@@ -1,19 +1,17 @@
-"""The patch: an access key as runs of bytes for one file (DESIGN.md, "Formats").
+"""The patch: an access key for one file as runs of bytes to put in or of elements to flip (docs/formats.md, "Patch").
 
-    8   magic "CLPATCH1"
+    8   magic "CLPATCH2"
     4   u32 number of runs
     4   u32 reserved, 0
     8   u64 payload bytes
-    20  a run {u64 offset, u32 length, u32 stride, u32 count}, for each run
-    ..  payload: the pieces of the runs, in run order
+    24  a run {u64 offset, u32 length, u32 stride, u32 count, u8 kind, u8 width, u8 constant, u8 0}, for each run
+    ..  payload: for each run its bytes, or its table and mask
 
 All integers are little-endian. Runs ascend by offset and may interleave, but no byte of the file is written twice.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -23,17 +21,16 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import numpy as np
 import numpy.typing as npt
 
+from corelocker.bundle.flips import Flip, check_flips, flip
+from corelocker.bundle.patch_runs import RUN, U32_MAX, Kind, PatchRun, Table, check_runs, rows_of, total_size
 from corelocker.errors import (
     PatchBoundsError,
     PatchMagicError,
-    PatchOrderError,
-    PatchOverflowError,
-    PatchOverlapError,
     PatchPayloadError,
     PatchReservedError,
-    PatchRunError,
     PatchTrailingError,
     PatchTruncatedError,
+    PatchVersionError,
 )
 from corelocker.runs import Run, single
 
@@ -43,22 +40,10 @@ if TYPE_CHECKING:
     # NumPy's arrays are buffers, but its type hints do not say so before Python 3.12.
     Data = Buffer | npt.NDArray[Any]
 
-Table = npt.NDArray[np.void]
-_U64 = npt.NDArray[np.uint64]
-
-MAGIC = b"CLPATCH1"
+MAGIC = b"CLPATCH2"
 _HEADER = struct.Struct("<8sIIQ")
-_ROW = struct.Struct("<QIII")
-RUN = np.dtype([("offset", "<u8"), ("length", "<u4"), ("stride", "<u4"), ("count", "<u4")])
-_FIELDS = ("offset", "length", "stride", "count")
-_ONE = np.uint64(1)
-_U32_MAX = 2**32 - 1
-_U64_MAX = 2**64 - 1
 # Pieces of a strided run that are longer are copied one by one.
 _LONG = 1 << 16
-_BATCH = 1 << 16
-# Pieces that the overlap check holds in memory at once, unless the patch itself is larger than that.
-_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,8 +51,9 @@ class Patch:
     """A checked patch; make one with `build` or `parse`.
 
     Attributes:
-        table: the runs, a structured array (n,) of offset (uint64), length, stride and count (uint32).
-        payload: the bytes that the patch puts in, uint8, in run order.
+        table: the runs, a structured array (n,) of offset (uint64), length, stride and count (uint32), kind, width, constant
+            and reserved (uint8).
+        payload: the parts of the runs, in run order.
         end: offset behind the last byte of the file that the patch writes.
     """
 
@@ -76,30 +62,38 @@ class Patch:
     end: int
 
     @classmethod
-    def build(cls, runs: Iterable[Run], file: Data) -> Self:
-        """The patch that puts the bytes of `file` at `runs` back; the runs may come in any order.
+    def build(cls, runs: Iterable[Run], file: Data, flips: Iterable[Flip] = ()) -> Self:
+        """The patch that puts the bytes of `file` at `runs` back and flips; runs and flips may come in any order.
 
-        A run that is too large for the format's 32-bit fields is split. Raises a Patch*Error like `parse` when runs
-        overlap or leave the file.
+        A run that is too large for the format's 32-bit fields is split; a flip has to fit them. Raises a Patch*Error like
+        `parse` when runs overlap or leave the file, or a flip is malformed.
         """
         source = _bytes_of(file)
-        table = np.array(sorted(_encodable(runs)), RUN)
-        end = _check_runs(table, len(source))
-        payload = b"".join(_slices(_rows_of(table), source))
-        return cls(table, memoryview(payload), end)
+        rows = [(PatchRun(*run, Kind.REPLACE, 0, 0), b"") for run in _encodable(runs)]
+        rows += [(PatchRun(*_normal(f.run), f.kind, f.width, f.constant), f.table + f.mask) for f in flips]
+        rows.sort(key=lambda entry: entry[0].offset)
+        table = np.array([(*row, 0) for row, _ in rows], RUN)
+        end = check_runs(table, len(source))
+        parts = (b"".join(_slices(row, source)) if row.kind == Kind.REPLACE else part for row, part in rows)
+        payload = memoryview(b"".join(parts))
+        if len(payload) != (size := total_size(table)):
+            raise PatchPayloadError(f"the flips bring {len(payload)} bytes with them, the runs take {size}")
+        check_flips(table, payload)
+        return cls(table, payload, end)
 
     @staticmethod
     def gather(table: Table, pieces: Iterable[Data], file_size: int) -> memoryview:
-        """The encoded patch of the runs `table` (n,), ascending by offset; `pieces` are what it puts there, cut anywhere.
+        """The encoded patch of the runs `table` (n,), ascending by offset; `pieces` are its payload, cut anywhere.
 
         Unlike `build` it takes the bytes part by part, so the file never has to be in memory, nor the patch twice. Raises a
         Patch*Error like `parse`.
         """
-        _check_runs(table, file_size)
-        size = _total(table["length"].astype(np.uint64), table["count"].astype(np.uint64))
+        check_runs(table, file_size)
+        size = total_size(table)
         start = _HEADER.size + table.nbytes
         encoded = np.empty(start + size, np.uint8).data
         encoded[:start] = _HEADER.pack(MAGIC, len(table), 0, size) + table.tobytes()
+        payload = encoded[start:]
         for piece in pieces:
             data = _bytes_of(piece)
             if start + len(data) > len(encoded):
@@ -108,6 +102,7 @@ class Patch:
             start += len(data)
         if start < len(encoded):
             raise PatchPayloadError(f"the pieces hold {len(encoded) - start} bytes less than the runs take")
+        check_flips(table, payload)
         return encoded
 
     @classmethod
@@ -121,8 +116,7 @@ class Patch:
         if len(view) < _HEADER.size:
             raise PatchTruncatedError(f"the patch has {len(view)} bytes, but its header alone has {_HEADER.size}")
         magic, count, reserved, payload_size = _HEADER.unpack_from(view)
-        if magic != MAGIC:
-            raise PatchMagicError("not a patch: it does not begin with CLPATCH1")
+        _check_magic(magic)
         if reserved != 0:
             raise PatchReservedError(f"the reserved field of the patch is {reserved}, not 0")
         payload_start = _HEADER.size + count * RUN.itemsize
@@ -134,17 +128,23 @@ class Patch:
         if stated_end < len(view):
             raise PatchTrailingError(f"{len(view) - stated_end} bytes follow the payload of the patch")
         table = np.frombuffer(view, RUN, count, _HEADER.size) if count else np.empty(0, RUN)
-        end = _check_runs(table, file_size, payload_size)
+        end = check_runs(table, file_size, payload_size)
+        check_flips(table, view[payload_start:])
         return cls(table, view[payload_start:], end)
 
     @property
-    def runs(self) -> tuple[Run, ...]:
+    def runs(self) -> tuple[PatchRun, ...]:
         """The runs in file order."""
-        return tuple(Run(*row) for row in self._rows)
+        return tuple(self._rows)
 
     @cached_property
-    def _rows(self) -> list[tuple[int, int, int, int]]:
-        return _rows_of(self.table)
+    def _rows(self) -> list[PatchRun]:
+        return rows_of(self.table)
+
+    @property
+    def flips(self) -> bool:
+        """Whether a run flips. What that restores is only as good as the file, for no byte of it was encrypted."""
+        return bool((self.table["kind"] != Kind.REPLACE).any())
 
     def encode(self) -> bytes:
         """The patch as bytes."""
@@ -152,14 +152,24 @@ class Patch:
         return b"".join((header, self.table.tobytes(), self.payload))
 
     def apply(self, target: Data) -> None:
-        """Write the payload into `target`, a writable buffer of the whole file.
+        """Put the bytes into `target`, a writable buffer of the whole file, and flip its elements.
 
         Raises PatchBoundsError, and changes nothing, when the buffer is shorter than the runs say.
         """
-        view = self._fitting(target)
+        view = _bytes_of(target)
+        if self.end > len(view):
+            raise PatchBoundsError(f"the patch reaches to {self.end}, but the file has {len(view)} bytes")
+        if view.readonly and self.end > 0:
+            raise TypeError("the buffer that the patch is applied to is read-only")
+        file = np.frombuffer(view, np.uint8) if self.end else np.empty(0, np.uint8)
         position = 0
-        for offset, length, stride, count in self._rows:
-            if count == 1:
+        for run in self._rows:
+            offset, length, stride, count, kind, _, _ = run
+            if kind != Kind.REPLACE:
+                size = run.part_size
+                flip(file, run, self.payload[position : position + size])
+                position += size
+            elif count == 1:
                 view[offset : offset + length] = self.payload[position : position + length]
                 position += length
             elif length <= _LONG:
@@ -171,200 +181,44 @@ class Patch:
                     view[start : start + length] = self.payload[position : position + length]
                     position += length
 
-    def extract(self, source: Data) -> bytes:
-        """The bytes of `source` at the runs, in run order: what the patch will replace, or what it has put in.
 
-        Raises PatchBoundsError when `source` is shorter than the runs say.
-        """
-        return b"".join(_slices(self._rows, self._fitting(source)))
-
-    def digest(self, source: Data, descriptor: int | None = None) -> bytes:
-        """SHA-256 of `extract(source)`, 32 bytes, without holding all of it.
-
-        When `source` is a mapping of an open file, its `descriptor` makes this cheaper: short runs are read from the
-        file, which leaves their pages unmapped. Bytes that the file no longer has count as absent.
-        """
-        sha256 = hashlib.sha256()
-        small: list[bytes | memoryview] = []
-        waiting = 0
-        for piece in _slices(self._rows, self._fitting(source), descriptor):
-            # An update costs as much as hashing 500 bytes, so small pieces are joined and only large ones go in alone.
-            if waiting + len(piece) > _BATCH:
-                sha256.update(b"".join(small))
-                small.clear()
-                waiting = 0
-            if len(piece) > _BATCH:
-                sha256.update(piece)
-            else:
-                small.append(piece)
-                waiting += len(piece)
-        sha256.update(b"".join(small))
-        return sha256.digest()
-
-    def _fitting(self, buffer: Data) -> memoryview:
-        view = _bytes_of(buffer)
-        if self.end > len(view):
-            raise PatchBoundsError(f"the patch reaches to {self.end}, but the file has {len(view)} bytes")
-        return view
-
-
-def _rows_of(table: Table) -> list[tuple[int, int, int, int]]:
-    return list(_ROW.iter_unpack(table.data))  # half the time of tolist()
+def _check_magic(magic: bytes) -> None:
+    if magic[:7] != MAGIC[:7]:
+        raise PatchMagicError("not a patch: it does not begin with CLPATCH")
+    if magic != MAGIC:
+        old = magic[7:] == b"1"
+        raise PatchVersionError(
+            "the patch has version 1" if old else "the patch has a version that this release does not know",
+            hint="Lock the model again" if old else "Update CoreLocker",
+        )
 
 
 def _bytes_of(data: Data) -> memoryview:
     return memoryview(cast("Buffer", data)).cast("B")
 
 
-def _slices(
-    rows: list[tuple[int, int, int, int]], source: memoryview, descriptor: int | None = None
-) -> Iterator[bytes | memoryview]:
-    """The bytes of `source` at the runs, in run order."""
-    for offset, length, stride, count in rows:
-        if count == 1:
-            if descriptor is not None and length <= _LONG:
-                yield os.pread(descriptor, length, offset)
-            else:
-                yield source[offset : offset + length]
-        elif length <= _LONG:
-            yield np.ndarray((count,), f"V{length}", source, offset, (stride,)).tobytes()
-        else:
-            for start in range(offset, offset + count * stride, stride):
-                yield source[start : start + length]
+def _slices(run: PatchRun, source: memoryview) -> Iterator[bytes | memoryview]:
+    """The bytes of `source` at a run, in order."""
+    offset, length, stride, count = run[:4]
+    if count > 1 and length <= _LONG:
+        yield np.ndarray((count,), f"V{length}", source, offset, (stride,)).tobytes()
+    else:
+        for start in range(offset, offset + count * stride, stride):
+            yield source[start : start + length]
+
+
+def _normal(run: Run) -> Run:
+    return single(run.offset, run.length) if run.count == 1 else run
 
 
 def _encodable(runs: Iterable[Run]) -> Iterator[Run]:
     """The same bytes in runs whose length, stride and count fit 32 bits."""
     for run in runs:
-        if run.count == 1 and run.length <= _U32_MAX:
+        if run.count == 1 and run.length <= U32_MAX:
             yield single(run.offset, run.length)
-        elif max(run.length, run.stride, run.count) <= _U32_MAX:
+        elif max(run.length, run.stride, run.count) <= U32_MAX:
             yield run
         else:
             for piece in range(run.count):
-                for start in range(0, run.length, _U32_MAX):
-                    yield single(run.offset + piece * run.stride + start, min(run.length - start, _U32_MAX))
-
-
-def _check_runs(table: Table, file_size: int, payload_size: int | None = None) -> int:
-    """Raise the error of the first run that is wrong, then those of all runs together; return where the last ends."""
-    if len(table) == 0:
-        if payload_size:
-            raise PatchPayloadError(f"no run takes the {payload_size} payload bytes of the patch")
-        return 0
-    offset, length, stride, count = (table[name].astype(np.uint64) for name in _FIELDS)
-    # At most (2^32 - 1)^2, so it never wraps; with a count of 0 it does, but such a run is refused first.
-    span = (count - _ONE) * stride + length
-    malformed = (length == 0) | (count == 0) | np.where(count == 1, stride != length, stride < length)
-    unordered = np.zeros(len(table), np.bool_)
-    unordered[1:] = offset[1:] <= offset[:-1]
-    overflowing = span > np.uint64(_U64_MAX) - offset
-    end = offset + span
-    outside = end > np.uint64(min(file_size, _U64_MAX))
-    wrong = malformed | unordered | overflowing | outside
-    if wrong.any():
-        first = int(wrong.argmax())
-        run = Run(*table[first].item())
-        if malformed[first]:
-            raise PatchRunError(f"run {first} has length {run.length}, stride {run.stride}, count {run.count}")
-        if unordered[first]:
-            raise PatchOrderError(f"run {first} at {run.offset} does not come after the run before it")
-        if overflowing[first]:
-            raise PatchOverflowError(f"run {first} at {run.offset} reaches beyond 2^64 - 1")
-        raise PatchBoundsError(f"run {first} ends at {run.end}, but the file has {file_size} bytes")
-    if payload_size is not None and (total := _total(length, count)) != payload_size:
-        raise PatchPayloadError(f"the runs take {total} bytes, but the payload of the patch has {payload_size}")
-    # Mostly each run ends before the next begins, and there is nothing else to find out.
-    if (end[:-1] > offset[1:]).any() and _overlap(np.stack((offset, length, stride, count)), end):
-        raise PatchOverlapError("the runs of the patch write a byte of the file twice")
-    return int(end.max())
-
-
-def _total(length: _U64, count: _U64) -> int:
-    """Sum of length * count; the 64-bit sums of the products' halves cannot wrap, for there are less than 2^32 runs."""
-    size = length * count
-    return (int((size >> np.uint64(32)).sum()) << 32) + int((size & np.uint64(_U32_MAX)).sum())
-
-
-def _overlap(runs: _U64, end: _U64) -> bool:
-    """Whether two pieces share a byte.
-
-    `runs` is (4, n), the rows offset, length, stride, count; well-formed one by one and ascending by offset.
-    """
-    offset = runs[0]
-    reach = np.maximum.accumulate(end)
-    begins = np.ones(offset.size, np.bool_)
-    begins[1:] = offset[1:] >= reach[:-1]
-    alone = begins.copy()
-    alone[:-1] &= begins[1:]
-    if alone.all():
-        return False
-    tangled = runs[:, ~alone]
-    rest = tangled[:, ~_combs(tangled, begins.cumsum()[~alone])]
-    return rest.shape[1] > 0 and _pieces_overlap(rest)
-
-
-def _combs(runs: _U64, cluster: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Per run, whether all runs of its cluster have one stride and lie apart modulo that stride.
-
-    So lie the filters of a depthwise convolution; they cannot overlap. False says nothing. `cluster` is (n,) and
-    ascends; the extents of runs of different clusters do not meet.
-    """
-    offset, length, stride, count = runs
-    starts = np.flatnonzero(np.diff(cluster, prepend=-1))
-    sizes = np.diff(starts, append=cluster.size)
-    # A single piece has no stride of its own and fits any that is not shorter.
-    common = np.repeat(np.maximum.reduceat(np.where(count == 1, np.uint64(0), stride), starts), sizes)
-    fits = (length <= common) & ((count == 1) | (stride == common))
-    tooth = offset % np.maximum(common, _ONE)
-    order = np.lexsort((tooth, cluster))
-    tooth = tooth[order]
-    following = np.roll(tooth, -1)
-    following[starts + sizes - 1] = tooth[starts] + common[starts]
-    apart = tooth + length[order] <= following
-    return np.repeat(np.logical_and.reduceat(fits, starts) & np.logical_and.reduceat(apart, starts), sizes)
-
-
-def _pieces_overlap(runs: _U64) -> bool:
-    """Whether two pieces share a byte, by sorting them; the file is halved until the pieces of a part fit in memory."""
-    limit = max(_CHUNK, 4 * runs.shape[1])
-    parts = [runs]
-    while parts:
-        offset, length, stride, count = part = parts.pop()
-        if part.shape[1] < 2:
-            continue
-        low, high = int(offset.min()), int((offset + (count - _ONE) * stride + length).max())
-        if int(count.sum()) > limit:
-            parts += _halves(part, np.uint64((low + high) // 2))
-            continue
-        times = count.astype(np.int64)
-        number = np.arange(int(times.sum())) - np.repeat(times.cumsum() - times, times)
-        start = np.repeat(offset, times) + number.astype(np.uint64) * np.repeat(stride, times)
-        end = start + np.repeat(length, times)
-        # Pieces are apart exactly when, starts and ends each sorted on their own, every end precedes the next start.
-        start.sort()
-        end.sort()
-        if (end[:-1] > start[1:]).any():
-            return True
-    return False
-
-
-def _halves(runs: _U64, middle: np.uint64) -> tuple[_U64, _U64]:
-    """The pieces before and from `middle`; one that reaches across it is cut in two."""
-    offset, length, stride, count = runs
-    distance = middle - np.minimum(offset, middle)
-    before = np.minimum((distance + stride - _ONE) // stride, count)
-    last = offset + (before - _ONE) * stride
-    cut = (before > 0) & (last + length > middle)
-    whole = before - cut
-    left, over = middle - last[cut], (last + length)[cut] - middle
-    one = np.ones_like(left)
-    return (
-        np.hstack((np.stack((offset, length, stride, whole))[:, whole > 0], np.stack((last[cut], left, left, one)))),
-        np.hstack(
-            (
-                np.stack((offset + before * stride, length, stride, count - before))[:, before < count],
-                np.stack((np.full_like(over, middle), over, over, one)),
-            )
-        ),
-    )
+                for start in range(0, run.length, U32_MAX):
+                    yield single(run.offset + piece * run.stride + start, min(run.length - start, U32_MAX))

@@ -170,7 +170,7 @@ def restore(
     Example: corelocker device restore phone dist/A.pte --bundle dist/scanner.clkey
     """
     device = _open(folder)
-    with device.open_bundle(bundle) as opened, device.restore(locked, opened, tier, full_check=True) as restored:
+    with device.open_bundle(bundle) as opened, device.restore(locked, opened, tier, check="always") as restored:
         digest, size = hashlib.sha256(restored).hexdigest(), len(restored)
     document = {"file": str(locked), "bytes": size, "sha256": digest}
     emit(json, document, lambda: print(f"{locked}: restored in memory, {human(size)}, every byte checked ({digest})"))

@@ -80,7 +80,7 @@ def verify(
                 show("restore", done, len(opened.tiers))
                 for match in matches:
                     restore_in_memory(
-                        match.path, opened, key, tier, key_tier=len(opened.tiers) - 1, full_check=True
+                        match.path, opened, key, tier, key_tier=len(opened.tiers) - 1, check="always"
                     ).close()
                 tiers.append(tier)
     document = {

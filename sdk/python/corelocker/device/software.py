@@ -69,7 +69,7 @@ from corelocker.licensing.license import (
     verify_license,
 )
 from corelocker.licensing.tokens import TrustedKeys
-from corelocker.runtime.restored import RestoredFile, restore
+from corelocker.runtime.restored import Check, RestoredFile, restore
 from corelocker.service.errors import AttestationRefusedError
 
 # What a service answers is small: a license has 16 KiB at most.
@@ -476,16 +476,16 @@ class SoftwareDevice:
         return verify_license(self._stored(bundle), self._service_keys, self._expected(bundle), self._clock)
 
     def restore(
-        self, path: Path | str, bundle: KeyBundle, tier: str | None = None, *, full_check: bool = False
+        self, path: Path | str, bundle: KeyBundle, tier: str | None = None, *, check: Check | None = None
     ) -> RestoredFile:
         """The locked file at `path`, restored in memory to `tier` (default: that of the license).
 
-        The content key lives for this call only. Raises what `current`, `License.open` and `runtime.restored.restore`
-        raise.
+        `check` says when the whole file is compared, as in `runtime.restored.restore`. The content key lives for
+        this call only. Raises what `current`, `License.open` and `runtime.restored.restore` raise.
         """
         license_ = self.current(bundle).license
         key = license_.open(self._device_key)
-        return restore(path, bundle, key, tier, key_tier=license_.tier, full_check=full_check)
+        return restore(path, bundle, key, tier, key_tier=license_.tier, check=check)
 
     def licenses(self) -> list[License]:
         """All stored licenses, of any state. Raises LicenseSignatureError for one that no pinned key has signed."""

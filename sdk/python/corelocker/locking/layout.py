@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from corelocker.artifacts import Part, WeightTensor
-from corelocker.bundle.patch import RUN, Table
+from corelocker.bundle.patch_runs import RUN, Table
 from corelocker.errors import LockingError, UnsupportedLayoutError
 from corelocker.files import Bytes
 from corelocker.runs import Run, single
@@ -67,7 +67,7 @@ class Cells:
         """The runs `rows` (k,) as a patch names them. Raises LockingError when one does not fit the patch format."""
         if max(self.length, self.stride, self.count) >= 1 << 32:
             raise LockingError("a run of locked bytes is longer than 4 GiB", hint="Lock fewer channels side by side")
-        table = np.empty(rows.size, RUN)
+        table = np.zeros(rows.size, RUN)
         table["offset"] = self.offsets[rows]
         table["length"], table["stride"], table["count"] = self.length, self.stride, self.count
         return table
@@ -238,7 +238,8 @@ class Overlay:
         for name in self.names:
             before, after = (np.frombuffer(name.states[state], np.uint8) for state in (tier - 1, tier))
             if not np.array_equal(before, after):
-                cells = Cells.of_run(single(name.offset, before.size), tier, before)
+                locked = np.frombuffer(name.states[0], np.uint8)
+                cells = Cells.of_run(single(name.offset, locked.size), tier, locked)
                 found.append(Change(cells, np.zeros(1, np.int64), after))
         found = [change for change in found if change.rows.size]
         if not found:

@@ -20,6 +20,8 @@ import numpy as np
 from corelocker.artifacts import Artifact, Identity, Part
 from corelocker.artifacts.weights import SparsePart
 from corelocker.bundle.patch import Patch
+from corelocker.bundle.patch_runs import total_size
+from corelocker.bundle.sample import piece_ends, sample_of, window_places
 from corelocker.errors import FileAccessError, LockingError
 from corelocker.files import Bytes, MappedFile, read_buffer
 from corelocker.locking.consumers import ConsumerLocks, follow_consumers
@@ -121,13 +123,14 @@ class TierPatch:
     Attributes:
         encoded: the patch as bytes.
         payload_size: bytes that it puts in.
-        replaces, puts: SHA-256 of the bytes replaced and put in, in run order.
+        locked_sample: sample of the locked file with the patch's runs, 32 bytes.
+        restored_sample: sample of the file after the patch, with the same runs, 32 bytes.
     """
 
     encoded: memoryview = field(repr=False)
     payload_size: int
-    replaces: bytes
-    puts: bytes
+    locked_sample: bytes
+    restored_sample: bytes
 
 
 def lock_artifacts(artifacts: Sequence[Artifact], plan: Plan) -> list[LockedArtifact]:
@@ -400,13 +403,17 @@ def tier_patch(locked: LockedFile, tier: int) -> TierPatch | None:
     changes = [chunk for change in locked.overlay.changes(tier) for chunk in change.chunks()]
     if not changes:
         return None
-    replaces = hashlib.sha256()
+    locked_ends: list[Bytes] = []
+    restored_ends: list[Bytes] = []
 
     def pieces() -> Iterator[Bytes]:
         released = 0
         for cells, rows, after in changes:
-            replaces.update(cells.data[rows].data)
-            yield cells.original(locked.file.data, rows) if after is None else after
+            restored = cells.original(locked.file.data, rows) if after is None else after
+            locked_ends.append(piece_ends(cells.data[rows], cells.length))
+            # A copy, for what is yielded may be a view of the mapped file.
+            restored_ends.append(piece_ends(restored.reshape(rows.size, -1), cells.length).copy())
+            yield restored
             reached = int(cells.offsets[rows[0]])
             if reached - released > RESIDENT:
                 locked.file.release(released, reached - released)
@@ -414,8 +421,21 @@ def tier_patch(locked: LockedFile, tier: int) -> TierPatch | None:
 
     table = np.concatenate([cells.table(rows) for cells, rows, _ in changes])
     encoded = Patch.gather(table, pieces(), len(locked.file))
-    payload = Patch.parse(encoded, len(locked.file)).payload
-    return TierPatch(encoded, len(payload), replaces.digest(), hashlib.sha256(payload).digest())
+    size = len(locked.file)
+    return TierPatch(
+        encoded,
+        total_size(table),
+        sample_of(size, _windows(locked, 0), locked_ends),
+        sample_of(size, _windows(locked, tier), restored_ends),
+    )
+
+
+def _windows(locked: LockedFile, state: int) -> Iterator[Bytes]:
+    """The windows of a sample of the file in the state of a tier."""
+    for start, length in window_places(len(locked.file)):
+        block = locked.file.data[start : start + length].copy()
+        locked.apply(start, block, state)
+        yield block
 
 
 def copy_rest(locked: LockedArtifact, target: Path) -> list[Path]:

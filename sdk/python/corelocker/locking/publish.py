@@ -11,7 +11,8 @@ from uuid import UUID
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from corelocker.artifacts import Artifact
-from corelocker.bundle.clkey import BundleContents, BundledArtifact, BundledFile, SectionContents, bundle_parts
+from corelocker.bundle.clkey_header import BundledArtifact, BundledFile
+from corelocker.bundle.clkey_write import BundleContents, SectionContents, bundle_parts
 from corelocker.bundle.content_keys import tier_keys
 from corelocker.digests import FileDigests
 from corelocker.errors import OutputExistsError
@@ -119,7 +120,13 @@ def publish(
                         sizes[tier - 1] += patch.payload_size
                         sections.append(
                             SectionContents(
-                                index, place, tier, patch.encoded, patch.replaces, patch.puts, digests[tier]
+                                index,
+                                place,
+                                tier,
+                                patch.encoded,
+                                patch.locked_sample,
+                                patch.restored_sample,
+                                digests[tier],
                             )
                         )
             key_bytes.append(sizes)

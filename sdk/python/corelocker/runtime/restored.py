@@ -1,7 +1,17 @@
-"""A locked file, restored in memory (DESIGN.md, decision 2).
+"""A locked file, restored in memory (docs/formats.md, "Key bundle").
 
-The file is mapped privately and the patch is copied in, so only the touched pages take memory of their own and nothing
-goes to storage. The pages can be written only while the patch is applied. Closing the mapping locks the file again.
+The file is mapped privately and the patches are applied to the mapping, so only the touched pages take memory of their own and
+nothing goes to storage. The pages can be written only while the patches are applied. Closing the mapping locks the file again.
+
+**What "bit-identical or an error" covers.** A restored file is the publisher's bit for bit where `check` has it compared as a
+whole (`always`, or `once` when it was not before). Without that:
+
+- Bytes that a patch puts in are the publisher's: authenticated encryption vouches for them.
+- Elements that a patch flips are as good as the file's.
+- Bytes that no patch touches are not looked at, but for the 64 windows of the samples. Whoever delivered the file vouches for
+  them, such as the signature of the app package that it comes in.
+
+A file of another version, another model or another tier is noticed by the samples, whatever the check.
 """
 
 from __future__ import annotations
@@ -14,13 +24,16 @@ import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn, Self
+from typing import Literal, Self
 
 import numpy as np
 
-from corelocker.bundle.clkey import BundledFile, DecryptedSection, KeyBundle
+from corelocker.bundle.clkey import DecryptedSection, KeyBundle
+from corelocker.bundle.clkey_header import BundledFile
 from corelocker.bundle.content_keys import KEY_SIZE, tier_keys
 from corelocker.bundle.patch import Patch
+from corelocker.bundle.sample import sample
+from corelocker.digests import file_stamp
 from corelocker.errors import (
     AlreadyRestoredError,
     BundleMismatchError,
@@ -32,6 +45,9 @@ from corelocker.errors import (
     RestoreError,
 )
 from corelocker.files import write_atomically
+from corelocker.runtime.checked_files import CheckedFile, remember, was_checked
+
+Check = Literal["off", "once", "always"]
 
 _CHUNK = 1 << 20
 
@@ -56,28 +72,49 @@ class RestoredFile(mmap.mmap):
     file_digest: bytes | None = None
 
     @classmethod
-    def open(cls, path: Path | str, sections: Sequence[DecryptedSection], *, full_check: bool = False) -> Self:
+    def open(
+        cls,
+        path: Path | str,
+        sections: Sequence[DecryptedSection],
+        *,
+        check: Check | None = None,
+        checked: Path | None = None,
+        locked_digest: bytes | None = None,
+    ) -> Self:
         """Map the locked file at `path` and apply the sections' patches.
 
         Args:
             path: the locked file.
             sections: of this file, tiers ascending and none left out; they may be wiped afterwards.
-            full_check: also compare the digest of the whole file, which reads all of it.
+            check: when the whole file is compared, which reads all of it: "off" never; "once" when a file of this device, inode,
+                size, modification time and digest was not compared before; "always" now. None is "once" where a run flips,
+                else "off".
+            checked: a file in which "once" keeps what was compared, so that it outlives the process; without it, "once" is
+                once in this process.
+            locked_digest: SHA-256 of the locked file, to compare when there are no sections.
 
-        The cost is that of the patches. Raises FileAccessError, FileSizeError, a Patch*Error, AlreadyRestoredError,
-        ReplacedBytesError or RestoredBytesError; then nothing stays mapped.
+        Without the whole file being read, the cost is that of the patches. Raises FileAccessError, FileSizeError, a Patch*Error,
+        AlreadyRestoredError, ReplacedBytesError or RestoredBytesError; then nothing stays mapped.
         """
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
             try:
-                return cls._open(path, descriptor, sections, full_check)
+                mapping, flips = cls._open(path, descriptor, sections)
+                mapping.file_digest = sections[-1].file_digest if sections else locked_digest
+                try:
+                    mapping._check(descriptor, check or ("once" if flips else "off"), checked)
+                except BaseException:
+                    mapping.close()
+                    raise
+                return mapping
             finally:
                 os.close(descriptor)
         except OSError as error:
             raise FileAccessError(f"{path}: {error.strerror or error}") from None
 
     @classmethod
-    def _open(cls, path: Path | str, descriptor: int, sections: Sequence[DecryptedSection], full_check: bool) -> Self:
+    def _open(cls, path: Path | str, descriptor: int, sections: Sequence[DecryptedSection]) -> tuple[Self, bool]:
+        """The restored mapping, its digest not compared, and whether a patch flips."""
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise FileAccessError(f"{path}: not a regular file")
@@ -85,23 +122,18 @@ class RestoredFile(mmap.mmap):
             if status.st_size != section.file_size:
                 raise FileSizeError(f"{path} has {status.st_size} bytes, the locked file {section.file_size}")
         patches = [Patch.parse(section.patch, status.st_size) for section in sections]
-        for section, patch in zip(sections, patches, strict=True):
-            if hashlib.sha256(patch.payload).digest() != section.puts:
-                raise RestoredBytesError("the patch does not put in the bytes that the key bundle says")
         try:
             mapping = cls(descriptor, status.st_size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
         except ValueError:
             raise FileSizeError(f"{path} is empty or was cut while it was opened") from None
         try:
+            mapping._compare_locked(sections, patches)
             if sections:
-                mapping._apply(descriptor, sections, patches)
-                mapping.file_digest = sections[-1].file_digest
-            if full_check:
-                mapping.verify()
+                mapping._apply(sections, patches)
         except BaseException:
             mapping.close()
             raise
-        return mapping
+        return mapping, any(patch.flips for patch in patches)
 
     def verify(self) -> None:
         """Read the whole file and compare its SHA-256. Raises RestoredBytesError when it differs or is not known."""
@@ -110,38 +142,57 @@ class RestoredFile(mmap.mmap):
     def compare(self, sha256: bytes) -> None:
         """Raise RestoredBytesError when `sha256` is not the digest that the whole file must have."""
         if self.file_digest is None or sha256 != self.file_digest:
-            raise RestoredBytesError("the whole file is not the publisher's, although the restored bytes are")
+            raise RestoredBytesError(
+                "the whole file is not the publisher's, although its sample is", hint="Deliver the locked file again"
+            )
 
-    def _apply(self, descriptor: int, sections: Sequence[DecryptedSection], patches: Sequence[Patch]) -> None:
+    def _check(self, descriptor: int, check: Check, checked: Path | None) -> None:
+        if check == "off":
+            return
+        if check == "always" or self.file_digest is None:
+            self.verify()
+            return
+        file = CheckedFile(file_stamp(os.fstat(descriptor)), self.file_digest)
+        if not was_checked(file, checked):
+            self.verify()
+            # One that somebody wrote to meanwhile may have been read half before and half after.
+            if file_stamp(os.fstat(descriptor)) == file.stamp:
+                remember(file, checked)
+
+    def _compare_locked(self, sections: Sequence[DecryptedSection], patches: Sequence[Patch]) -> None:
+        """Raise the reason when the mapping is not the locked file, before any patch is applied."""
+        found = [sample(np.frombuffer(self, np.uint8), patch.table) for patch in patches]
+        if found == [section.section.locked_sample for section in sections]:
+            return
+        # A patch that changes nothing that it samples says nothing about the state of the file.
+        changing = [s.restored_sample if s.restored_sample != s.section.locked_sample else None for s in sections]
+        if any(of_file == after for of_file, after in zip(found, changing, strict=True)):
+            raise AlreadyRestoredError(
+                "the file is restored already", hint="A patch is applied once, to the locked file"
+            )
+        raise ReplacedBytesError(
+            "the file is not the locked file of the key bundle", hint="Take the file and the bundle of one lock"
+        )
+
+    def _apply(self, sections: Sequence[DecryptedSection], patches: Sequence[Patch]) -> None:
         # An address and not a view of the mapping, which could not be closed while the view is alive.
         address = np.frombuffer(self, np.uint8).__array_interface__["data"][0]
         self._protect(address, mmap.PROT_READ | mmap.PROT_WRITE)
         memory: memoryview
+        found: list[bytes] = []
         with _memory_view(address, len(self), _WRITABLE) as memory:
-            for number, (section, patch) in enumerate(zip(sections, patches, strict=True)):
-                # Only the first patch finds what the file holds; a page that was not read yet costs less to write.
-                if patch.digest(memory, None if number else descriptor) != section.section.replaces:
-                    _refuse(descriptor, len(self), sections, patches)
+            for patch in patches:
                 patch.apply(memory)
+                found.append(sample(np.frombuffer(memory, np.uint8), patch.table))
         self._protect(address, mmap.PROT_READ)
+        if found != [section.restored_sample for section in sections]:
+            raise RestoredBytesError("the patch does not lead to the file that the key bundle says")
 
     def _protect(self, address: int, protection: int) -> None:
         if _libc.mprotect(address, len(self), protection) != 0:
             raise RestoreError(
                 f"the protection of the mapped file cannot be changed: {os.strerror(ctypes.get_errno())}"
             )
-
-
-def _refuse(descriptor: int, size: int, sections: Sequence[DecryptedSection], patches: Sequence[Patch]) -> NoReturn:
-    """Say why the sections do not fit the file, going by what it holds before any of them is applied."""
-    with mmap.mmap(descriptor, size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ) as file:
-        pairs = zip(sections, patches, strict=True)
-        restored = any(patch.payload and patch.digest(file) == section.puts for section, patch in pairs)
-    if restored:
-        raise AlreadyRestoredError("the file is restored already", hint="A patch is applied once, to the locked file")
-    raise ReplacedBytesError(
-        "the file is not the locked file of the key bundle", hint="Take the file and the bundle of one lock"
-    )
 
 
 def restore(
@@ -151,12 +202,13 @@ def restore(
     tier: int | str | None = None,
     *,
     key_tier: int | str | None = None,
-    full_check: bool = False,
+    check: Check | None = None,
+    checked: Path | None = None,
 ) -> RestoredFile:
     """Restore the file at `path` in memory to a tier of `bundle`.
 
     Which file of the bundle it is follows from its size and its name, and where the name differs (the weight.bin of a
-    compiled .mlmodelc) from the bytes that the patch replaces.
+    compiled .mlmodelc) from its sample.
 
     Args:
         path: the locked file.
@@ -164,7 +216,7 @@ def restore(
         content_key: 32 bytes, of `key_tier`; it opens the tiers below too.
         tier: index or name of the tier to restore to; by default that of the key.
         key_tier: index or name of the key's tier; by default `tier`, or the last tier.
-        full_check: as in `RestoredFile.open`.
+        check, checked: as in `RestoredFile.open`. A tier without patches is compared with the locked file's digest.
 
     Raises what `RestoredFile.open` and `KeyBundle.decrypt` raise, and BundleMismatchError when the bundle has no such
     tier or file.
@@ -178,22 +230,13 @@ def restore(
                 below = section.tier < of_key
                 key = tier_keys(content_key, bundle.id, of_key + 1)[section.tier] if below else content_key
                 sections.append(bundle.decrypt(section, key))
-            restored = RestoredFile.open(path, sections)
+            return RestoredFile.open(path, sections, check=check, checked=checked, locked_digest=file.sha256)
         except (ReplacedBytesError, AlreadyRestoredError) as error:
             refused = refused or error
             continue
         finally:
             for opened in sections:
                 opened.wipe()
-        if not sections:
-            restored.file_digest = file.sha256
-        if full_check:
-            try:
-                restored.verify()
-            except BaseException:
-                restored.close()
-                raise
-        return restored
     raise refused or BundleMismatchError(f"the key bundle is not for {path}")
 
 
@@ -213,7 +256,7 @@ def restore_to_file(
     Raises OutputExistsError when `out` exists and `force` is not set.
     """
     with (
-        restore(path, bundle, content_key, tier, key_tier=key_tier) as restored,
+        restore(path, bundle, content_key, tier, key_tier=key_tier, check="off") as restored,
         write_atomically(Path(out), force=force) as file,
     ):
         sha256 = hashlib.sha256()

@@ -1,0 +1,86 @@
+"""The sample of a file: SHA-256 over a bounded part, which tells versions and states apart (docs/formats.md, "Sample").
+
+It covers 64 windows of the file and both ends of every run of a patch, at a cost that grows with the number of runs alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from corelocker.bundle.patch_runs import Table
+
+SHORT = 4096  # bytes of a file that is taken whole
+WINDOWS = 64
+WINDOW = 64
+END = 64  # bytes at most of each end of a run
+
+_PREFIX = b"corelocker sample v1"
+_SIZE = struct.Struct("<Q")
+_AT_ONCE = 1 << 12  # runs whose ends are gathered at a time
+
+Bytes = npt.NDArray[np.uint8]
+Int64Array = npt.NDArray[np.int64]
+
+
+def sample(file: Bytes, table: Table) -> bytes:
+    """The sample of a file (uint8, (size,)) with the runs `table` (n,) of a patch that was checked for its size; 32 bytes."""
+    windows = (file[start : start + length] for start, length in window_places(file.size))
+    return sample_of(file.size, windows, run_ends(file, table))
+
+
+def sample_of(size: int, windows: Iterable[Bytes], ends: Iterable[Bytes]) -> bytes:
+    """The sample of a file of `size` bytes from the bytes of its windows and of its runs' ends, each cut anywhere."""
+    sha256 = hashlib.sha256(_PREFIX + _SIZE.pack(size))
+    for pieces in (windows, ends):
+        for piece in pieces:
+            sha256.update(np.ascontiguousarray(piece).data)
+    return sha256.digest()
+
+
+def window_places(size: int) -> list[tuple[int, int]]:
+    """(start, length) of the windows of a file."""
+    if size <= SHORT:
+        return [(0, size)] if size else []
+    return [(i * (size - WINDOW) // (WINDOWS - 1), WINDOW) for i in range(WINDOWS)]
+
+
+def piece_ends(pieces: Bytes, length: int) -> Bytes:
+    """The ends of runs of one form from their bytes: (n, size) from (n, count * length), each run's pieces in order."""
+    end = min(length, END)
+    if pieces.shape[1] <= END and pieces.shape[1] == length:
+        return pieces
+    return np.concatenate((pieces[:, :end], pieces[:, -end:]), axis=1)
+
+
+def run_ends(file: Bytes, table: Table) -> Iterator[Bytes]:
+    """The ends of the runs `table` (n,) in a file, in run order."""
+    for first in range(0, len(table), _AT_ONCE):
+        starts, sizes = _end_places(table[first : first + _AT_ONCE])
+        yield _gather(file, starts, sizes)
+
+
+def _end_places(table: Table) -> tuple[Int64Array, Int64Array]:
+    """Where the ends of the runs (n,) lie: starts and sizes (2 n,), first and last end of each in turn; a size may be 0."""
+    offset, length, stride, count = (table[name].astype(np.int64) for name in ("offset", "length", "stride", "count"))
+    size = np.minimum(length, END)
+    last = offset + (count - 1) * stride + length - size
+    once = (count == 1) & (length <= END)
+    starts = np.stack((offset, last), axis=1).reshape(-1)
+    return starts, np.stack((size, np.where(once, 0, size)), axis=1).reshape(-1)
+
+
+def _gather(file: Bytes, starts: Int64Array, sizes: Int64Array) -> Bytes:
+    """The ranges of a file, one behind the other; each has at most END bytes."""
+    width = min(END, file.size)
+    # Every range of `width` bytes as one item, by its offset; ranges near the end of the file are taken from a little before.
+    windows = np.ndarray((file.size - width + 1,), f"V{width}", file, strides=(1,))
+    at = np.minimum(starts, file.size - width)
+    columns = np.arange(width)
+    begin = (starts - at)[:, None]
+    wanted = (columns >= begin) & (columns < begin + sizes[:, None])
+    return np.asarray(windows[at].view(np.uint8).reshape(-1, width)[wanted])
