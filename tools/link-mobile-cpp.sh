@@ -12,7 +12,7 @@ libc=$root/.cache/zig-headers/ziglang/lib/libc/include
 mobile=$root/.cache/executorch-mobile
 llvm=/usr/lib/llvm-19
 core_limit=100000
-core=(api mapping patch)
+core=(api errors flip mapping overlap patch request restore sample stamps steps)
 all=("${core[@]}" executorch)
 rm -rf "$out" && mkdir -p "$out/config"
 

@@ -127,7 +127,7 @@ const Bytes kLocked = [] {
 const std::vector<TestRun> kTangledRuns = {{0, 1, 6, 5}, {1, 1, 10, 3}};
 
 corelocker_error open_with(const Plan& chosen, const char* path, uint32_t flags, FilePointer& file) {
-  const Options options({TestPatch(kLocked, kOriginal, kRuns), TestPatch(kOriginal, kOriginal, kTangledRuns)}, flags);
+  const Options options({TestPatch(kLocked, kOriginal, kRuns), TestPatch(kLocked, kOriginal, kTangledRuns)}, flags);
   plan = chosen;
   plan.active = true;
   corelocker_file* opened = nullptr;

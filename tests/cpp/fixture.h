@@ -58,8 +58,11 @@ struct FixtureFile {
         patches.emplace_back();
         continue;
       }
-      patches.push_back(TestPatch::of_bytes(read_file(folder + "/" + patch.at("file").get<std::string>()),
-                                            digest_of_hex(patch.at("replaces")), digest_of_hex(patch.at("puts"))));
+      TestPatch section = TestPatch::of_bytes(read_file(folder + "/" + patch.at("file").get<std::string>()));
+      section.locked_sample = digest_of_hex(patch.at("locked_sample"));
+      section.restored_sample = digest_of_hex(patch.at("restored_sample"));
+      section.restored_sha256 = digest_of_hex(patch.at("restored_sha256"));
+      patches.push_back(section);
     }
   }
 

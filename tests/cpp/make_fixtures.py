@@ -208,9 +208,9 @@ def lock(folder: Path, rekey: bool) -> dict[str, Any]:
                 (folder / name).write_bytes(opened.patch)
                 patches[section.tier - 1] = {
                     "file": name,
-                    "replaces": section.replaces.hex(),
-                    "puts": opened.puts.hex(),
-                    "whole": opened.file_digest.hex(),
+                    "locked_sample": section.sample.hex(),
+                    "restored_sample": opened.restored_sample.hex(),
+                    "restored_sha256": opened.file_digest.hex(),
                 }
             kind = "data" if file.path.endswith(".ptd") else "program"
             files[kind] = {"original": f"original/{file.path}", "locked": f"locked/{file.path}", "patches": patches}

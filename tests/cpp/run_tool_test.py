@@ -14,6 +14,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
+DIGESTS = ("locked_sample", "restored_sample", "restored_sha256")
+
 
 def pipe_of(data: bytes) -> tuple[int, threading.Thread]:
     """A descriptor from which `data` can be read once, and who writes it."""
@@ -34,7 +36,7 @@ def patch_options(
     arguments, readers, threads = [], [], []
     for patch in filter(None, file["patches"]):
         reader, thread = pipe_of((folder / patch["file"]).read_bytes())
-        arguments += [option, f"/dev/fd/{reader}:{patch['replaces']}:{patch['puts']}"]
+        arguments += [option, ":".join((f"/dev/fd/{reader}", *(patch[name] for name in DIGESTS)))]
         readers.append(reader)
         threads.append(thread)
     return arguments, readers, threads
@@ -42,7 +44,8 @@ def patch_options(
 
 def run(tool: str, folder: Path, fixture: dict[str, Any], state: str, restore: bool) -> tuple[int, str, bytes]:
     """Exit status, standard error's last line, and output 0 of the fixture's original or locked files."""
-    arguments = [tool, "--model", str(folder / fixture["program"][state]), "--input", str(folder / fixture["input"])]
+    arguments = [tool, "--full-check", "--model", str(folder / fixture["program"][state])]
+    arguments += ["--input", str(folder / fixture["input"])]
     readers: list[int] = []
     threads: list[threading.Thread] = []
     files = [("--patch", fixture["program"])]

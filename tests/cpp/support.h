@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <cstring>
@@ -18,10 +19,10 @@
 
 #include "../../sdk/cpp/tools/sha256.h"
 #include "corelocker/corelocker.h"
+#include "reference.h"
 
 namespace corelocker::tests {
 
-using Bytes = std::vector<uint8_t>;
 using Digest = std::array<uint8_t, 32>;
 
 inline Digest sha256(const Bytes& bytes) {
@@ -73,6 +74,9 @@ struct TestRun {
   uint32_t length;
   uint32_t stride;
   uint32_t count;
+  uint8_t kind = 0;
+  uint8_t width = 0;
+  uint8_t constant = 0;
 };
 
 // The bytes of `file` at the runs, in run order.
@@ -93,7 +97,7 @@ void append(Bytes& bytes, Integer value) {
 }
 
 inline Bytes encode_patch(const std::vector<TestRun>& runs, const Bytes& payload) {
-  Bytes patch = {'C', 'L', 'P', 'A', 'T', 'C', 'H', '1'};
+  Bytes patch = {'C', 'L', 'P', 'A', 'T', 'C', 'H', '2'};
   append(patch, static_cast<uint32_t>(runs.size()));
   append(patch, uint32_t{0});
   append(patch, static_cast<uint64_t>(payload.size()));
@@ -102,55 +106,78 @@ inline Bytes encode_patch(const std::vector<TestRun>& runs, const Bytes& payload
     append(patch, run.length);
     append(patch, run.stride);
     append(patch, run.count);
+    patch.insert(patch.end(), {run.kind, run.width, run.constant, 0});
   }
   patch.insert(patch.end(), payload.begin(), payload.end());
   return patch;
 }
 
-// A patch with its digests, as a key bundle has it.
+// A decrypted section: a patch with its digests.
 struct TestPatch {
   Bytes bytes;
-  Digest replaced;
-  Digest restored;
+  Digest locked_sample;
+  Digest restored_sample;
+  Digest restored_sha256;
 
-  // Turns the bytes of `locked` at `runs` into those of `original`.
+  // `locked` is the file as it ships, `restored` what it is after this patch and those before it.
+  TestPatch(const Bytes& patch, const Bytes& locked, const Bytes& restored)
+      : bytes(patch),
+        locked_sample(sha256(reference::sample(locked, patch))),
+        restored_sample(sha256(reference::sample(restored, patch))),
+        restored_sha256(sha256(restored)) {}
+
+  // Turns the bytes of `locked` at `runs`, which replace, into those of `original`.
   TestPatch(const Bytes& locked, const Bytes& original, const std::vector<TestRun>& runs)
-      : bytes(encode_patch(runs, extract(original, runs))),
-        replaced(sha256(extract(locked, runs))),
-        restored(sha256(extract(original, runs))) {}
+      : TestPatch(encode_patch(runs, extract(original, runs)), locked, original) {}
 
-  static TestPatch of_bytes(const Bytes& patch, const Digest& replaced = {}, const Digest& restored = {}) {
-    TestPatch made({}, {}, {});
+  // For patches that are refused before their digests matter.
+  static TestPatch of_bytes(const Bytes& patch) {
+    TestPatch made(encode_patch({}, {}), Bytes(), Bytes());
     made.bytes = patch;
-    made.replaced = replaced;
-    made.restored = restored;
     return made;
   }
 };
 
-// The options of one open call over copies of patches, since an open consumes
-// them.
+// The options of one open call over copies of patches, since an open consumes them.
 class Options {
  public:
-  explicit Options(std::vector<TestPatch> patches = {}, uint32_t flags = 0) : patches_(std::move(patches)) {
+  explicit Options(std::vector<TestPatch> patches = {}, uint32_t flags = 0,
+                   corelocker_full_check full_check = CORELOCKER_FULL_CHECK_DEFAULT)
+      : patches_(std::move(patches)) {
     for (TestPatch& patch : patches_) {
-      entries.push_back(
-          {patch.bytes.data(), patch.bytes.size(), patch.replaced.data(), patch.restored.data(), nullptr});
+      entries.push_back({patch.bytes.data(), patch.bytes.size(), patch.locked_sample.data(),
+                         patch.restored_sample.data(), patch.restored_sha256.data()});
     }
-    options = {sizeof(corelocker_options), flags,  entries.data(), entries.size(), CORELOCKER_ANY_SIZE,
-               sha256_by_openssl,          nullptr};
+    options = {sizeof(corelocker_options),
+               flags,
+               entries.data(),
+               entries.size(),
+               CORELOCKER_ANY_SIZE,
+               count_sha256,
+               this,
+               full_check,
+               nullptr};
   }
   Options(const Options&) = delete;
   Options& operator=(const Options&) = delete;
 
   const corelocker_options* get() const { return &options; }
   const Bytes& patch_memory(size_t index) const { return patches_[index].bytes; }
+  // The largest piece that an open took the SHA-256 of: the file's size when it was read whole.
+  size_t largest_hashed() const { return largest_hashed_; }
 
   std::vector<corelocker_patch> entries;
   corelocker_options options;
 
  private:
+  static int count_sha256(void* context, const void* bytes, size_t size, uint8_t digest[32]) {
+    auto* const self = static_cast<Options*>(context);
+    self->largest_hashed_ = std::max(self->largest_hashed_, size);
+    return sha256_by_openssl(nullptr, bytes, size, digest);
+  }
+
   std::vector<TestPatch> patches_;
+  size_t largest_hashed_ = 0;
 };
 
 struct Closer {

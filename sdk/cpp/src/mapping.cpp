@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
 
 namespace corelocker {
 namespace {
@@ -21,14 +22,28 @@ constexpr int kPrivate = MAP_PRIVATE | MAP_NORESERVE;
 constexpr int kPrivate = MAP_PRIVATE;
 #endif
 
-void set_modified(const struct stat& status, Mapping* mapping) {
+#ifdef __linux__
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23  // Linux 5.14; missing from older headers
+#endif
+#endif
+
+constexpr size_t kHugePage = size_t{2} << 20;
+
+FileIdentity identity_of(const struct stat& status) {
 #ifdef __APPLE__
   const timespec& modified = status.st_mtimespec;
 #else
   const timespec& modified = status.st_mtim;
 #endif
-  mapping->modified_seconds = modified.tv_sec;
-  mapping->modified_nanoseconds = modified.tv_nsec;
+  FileIdentity identity;
+  identity.device = static_cast<uint64_t>(status.st_dev);
+  identity.inode = static_cast<uint64_t>(status.st_ino);
+  identity.file_size = static_cast<uint64_t>(status.st_size);
+  // Wraps after the year 2262; it is only compared.
+  identity.modified_ns =
+      static_cast<uint64_t>(modified.tv_sec) * 1'000'000'000u + static_cast<uint64_t>(modified.tv_nsec);
+  return identity;
 }
 
 corelocker_error stat_file(int fd, struct stat* status) {
@@ -57,25 +72,43 @@ corelocker_error map_error() {
   return errno == ENOMEM || errno == EOVERFLOW ? CORELOCKER_MEMORY : CORELOCKER_FILE_ACCESS;
 }
 
+// Restored bytes shall not reach storage inside a core dump. Where this fails, dumps are the platform's business.
+void keep_out_of_dumps(uint8_t* base, size_t size) {
+#ifdef MADV_DONTDUMP
+  (void)madvise(base, size, MADV_DONTDUMP);
+#else
+  (void)base;
+  (void)size;
+#endif
+}
+
 }  // namespace
 
 size_t page_size() { return static_cast<size_t>(sysconf(_SC_PAGESIZE)); }
 
-corelocker_error Mapping::open_path(const char* path, bool copy, Mapping* mapping) {
+bool can_take_pages() {
+#ifdef __linux__
+  return madvise(nullptr, 0, MADV_POPULATE_WRITE) == 0;
+#else
+  return false;
+#endif
+}
+
+corelocker_error Mapping::open_path(const char* path, Mapping* mapping) {
   // Without O_NONBLOCK the path of a pipe would wait for a writer. For a regular file it changes nothing.
   int fd;
   do {
     fd = ::open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   } while (fd < 0 && errno == EINTR);
   if (fd < 0) return CORELOCKER_FILE_ACCESS;
-  const corelocker_error error = open_fd(fd, 0, CORELOCKER_TO_END, copy, mapping);
+  const corelocker_error error = open_fd(fd, 0, CORELOCKER_TO_END, mapping);
   const int reason = errno;
   ::close(fd);
   errno = reason;
   return error;
 }
 
-corelocker_error Mapping::open_fd(int fd, uint64_t offset, uint64_t length, bool copy, Mapping* mapping) {
+corelocker_error Mapping::open_fd(int fd, uint64_t offset, uint64_t length, Mapping* mapping) {
   struct stat status;
   if (stat_file(fd, &status) != CORELOCKER_OK) return CORELOCKER_FILE_ACCESS;
   if (!S_ISREG(status.st_mode)) {
@@ -83,43 +116,17 @@ corelocker_error Mapping::open_fd(int fd, uint64_t offset, uint64_t length, bool
     return CORELOCKER_FILE_ACCESS;
   }
   Mapping opened;
-  opened.file_size = static_cast<uint64_t>(status.st_size);
-  set_modified(status, &opened);
-  if (offset > opened.file_size) return CORELOCKER_RESTORE_SIZE;
-  if (length == CORELOCKER_TO_END) length = opened.file_size - offset;
-  if (length > opened.file_size - offset) return CORELOCKER_RESTORE_SIZE;
-  const size_t lead = static_cast<size_t>(offset % page_size());
-  if (length > SIZE_MAX - lead) return CORELOCKER_MEMORY;
+  opened.identity = identity_of(status);
+  const uint64_t file_size = opened.identity.file_size;
+  if (offset > file_size) return CORELOCKER_RESTORE_SIZE;
+  if (length == CORELOCKER_TO_END) length = file_size - offset;
+  if (length > file_size - offset) return CORELOCKER_RESTORE_SIZE;
+  if (length > SIZE_MAX - kHugePage) return CORELOCKER_MEMORY;
+  opened.identity.offset = offset;
+  opened.identity.length = length;
   opened.size = static_cast<size_t>(length);
-  if (length == 0) {
-    *mapping = opened;
-    return CORELOCKER_OK;
-  }
-
-  opened.copied = copy || lead % CORELOCKER_ALIGNMENT != 0;
-  opened.base_size = opened.copied ? opened.size : opened.size + lead;
-  void* const base =
-      opened.copied
-          ? mmap(nullptr, opened.base_size, PROT_READ | PROT_WRITE, kPrivate | MAP_ANONYMOUS, -1, 0)
-          : mmap(nullptr, opened.base_size, PROT_READ | PROT_WRITE, kPrivate, fd, static_cast<off_t>(offset - lead));
-  if (base == MAP_FAILED) return map_error();
-  opened.base = static_cast<uint8_t*>(base);
-  opened.data = opened.copied ? opened.base : opened.base + lead;
-#ifdef MADV_DONTDUMP
-  // Restored bytes shall not reach storage inside a core dump. Where this fails, dumps are the platform's business.
-  (void)madvise(base, opened.base_size, MADV_DONTDUMP);
-#endif
-  corelocker_error error = CORELOCKER_OK;
-  if (opened.copied) {
-    error = read_all(fd, offset, opened.data, opened.size);
-  } else {
-    opened.fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
-    if (opened.fd < 0) error = CORELOCKER_FILE_ACCESS;
-  }
-  if (error != CORELOCKER_OK) {
-    opened.close();
-    return error;
-  }
+  opened.fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+  if (opened.fd < 0) return CORELOCKER_FILE_ACCESS;
   *mapping = opened;
   return CORELOCKER_OK;
 }
@@ -131,11 +138,49 @@ Mapping Mapping::of_buffer(void* bytes, size_t size) {
   return mapping;
 }
 
+size_t Mapping::lead() const { return static_cast<size_t>(identity.offset % page_size()); }
+
+corelocker_error Mapping::map() {
+  if (size == 0) return CORELOCKER_OK;
+  const size_t mapped = size + lead();
+  void* const start =
+      mmap(nullptr, mapped, PROT_READ | PROT_WRITE, kPrivate, fd, static_cast<off_t>(identity.offset - lead()));
+  if (start == MAP_FAILED) return map_error();
+  base = static_cast<uint8_t*>(start);
+  base_size = mapped;
+  data = base + lead();
+  keep_out_of_dumps(base, base_size);
+  return CORELOCKER_OK;
+}
+
+corelocker_error Mapping::allocate() {
+  copied = true;
+  if (size == 0) return CORELOCKER_OK;
+  const size_t slack = size < kHugePage ? 0 : kHugePage;
+  const size_t page = page_size();
+  const size_t wanted = (size + page - 1) / page * page;
+  void* const start = mmap(nullptr, wanted + slack, PROT_READ | PROT_WRITE, kPrivate | MAP_ANONYMOUS, -1, 0);
+  if (start == MAP_FAILED) return map_error();
+  auto* const memory = static_cast<uint8_t*>(start);
+  const size_t skipped = slack == 0 ? 0 : (kHugePage - reinterpret_cast<uintptr_t>(memory) % kHugePage) % kHugePage;
+  if (skipped > 0) munmap(memory, skipped);
+  if (slack > skipped) munmap(memory + skipped + wanted, slack - skipped);
+  base = memory + skipped;
+  base_size = wanted;
+  data = base;
+#ifdef MADV_HUGEPAGE
+  if (slack > 0) (void)madvise(base, base_size, MADV_HUGEPAGE);
+#endif
+  keep_out_of_dumps(base, base_size);
+  return CORELOCKER_OK;
+}
+
+corelocker_error Mapping::read(uint64_t from, uint64_t to) const {
+  return read_all(fd, identity.offset + from, data + from, static_cast<size_t>(to - from));
+}
+
 corelocker_error Mapping::take_pages(size_t first, size_t last) const {
 #ifdef __linux__
-#ifndef MADV_POPULATE_WRITE
-  constexpr int MADV_POPULATE_WRITE = 23;  // Linux 5.14; missing from older headers
-#endif
   const size_t page = page_size();
   if (madvise(base + first * page, (last - first) * page, MADV_POPULATE_WRITE) == 0) return CORELOCKER_OK;
   if (errno == EFAULT) return CORELOCKER_FILE_CHANGED;
@@ -147,26 +192,57 @@ corelocker_error Mapping::take_pages(size_t first, size_t last) const {
   return CORELOCKER_OK;
 }
 
+bool Mapping::owns(uint64_t position, size_t length) const {
+  if (copied || !of_file()) return true;
+  if (own == nullptr || length == 0) return false;
+  const size_t start = lead() + static_cast<size_t>(position);
+  const size_t last = (start + length - 1) / page_size();
+  for (size_t page = start / page_size(); page <= last; page++) {
+    if ((own[page / 8] >> page % 8 & 1) == 0) return false;
+  }
+  return true;
+}
+
+corelocker_error Mapping::copy_out(uint64_t position, size_t length, uint8_t* target) const {
+  if (!owns(position, length)) return read_all(fd, identity.offset + position, target, length);
+  std::memcpy(target, data + position, length);
+  return CORELOCKER_OK;
+}
+
+void Mapping::copy_own(uint64_t position, size_t length, uint8_t* target) const {
+  while (length > 0) {
+    const size_t to_page_end = page_size() - (lead() + static_cast<size_t>(position)) % page_size();
+    const size_t part = std::min(length, to_page_end);
+    if (owns(position, part)) std::memcpy(target, data + position, part);
+    position += part;
+    target += part;
+    length -= part;
+  }
+}
+
 corelocker_error Mapping::make_read_only() const {
   if (base == nullptr || mprotect(base, base_size, PROT_READ) == 0) return CORELOCKER_OK;
   return map_error();
 }
 
 corelocker_error Mapping::check() const {
-  if (fd < 0) return CORELOCKER_OK;
+  if (!of_file()) return CORELOCKER_OK;
   struct stat status;
   if (stat_file(fd, &status) != CORELOCKER_OK) return CORELOCKER_FILE_ACCESS;
-  Mapping now;
-  set_modified(status, &now);
-  const bool same = static_cast<uint64_t>(status.st_size) == file_size && now.modified_seconds == modified_seconds &&
-                    now.modified_nanoseconds == modified_nanoseconds;
+  const FileIdentity now = identity_of(status);
+  const bool same = now.file_size == identity.file_size && now.modified_ns == identity.modified_ns;
   return same ? CORELOCKER_OK : CORELOCKER_FILE_CHANGED;
+}
+
+void Mapping::forget_file() {
+  if (fd >= 0) ::close(fd);
+  fd = -1;
 }
 
 void Mapping::close() {
   const int reason = errno;
   if (base != nullptr) munmap(base, base_size);
-  if (fd >= 0) ::close(fd);
+  forget_file();
   *this = Mapping{};
   errno = reason;
 }

@@ -28,16 +28,18 @@ using executorch::runtime::EValue;
 
 constexpr char kUsage[] =
     R"(usage: corelocker-run --model FILE.pte [options]
-  --patch FILE[:REPLACED:RESTORED]       put a decrypted patch into the model; repeat in tier order. REPLACED and RESTORED
-                                         are SHA-256 digests in hex; without them only the patch's form is checked
+  --patch FILE[:LOCKED:RESTORED:SHA256]  apply a decrypted patch to the model; repeat in tier order. LOCKED and RESTORED are
+                                         the samples of the bundle, SHA256 the digest of the restored file, all in hex;
+                                         without them only the patch's form is checked
   --data FILE.ptd                        external weights
-  --data-patch FILE[:REPLACED:RESTORED]  put a decrypted patch into them
+  --data-patch FILE[:...]                apply a decrypted patch to them
   --method NAME                          default: forward
   --input FILE[:D1,D2,..]                raw little-endian values of one input; repeat. Sizes default to the method's own
   --output PREFIX                        write the raw values of output i to PREFIX.i
   --repeat N                             run N times (default 1) and print the median time
   --weight-cache                         turn XNNPACK's weight cache on
   --copy                                 read the files into memory instead of mapping them
+  --full-check                           compare the SHA-256 of the whole files
 Prints one line of JSON. Exit status: 0, 1 for an error of the files, patches or model, 2 for an error of usage.
 )";
 
@@ -83,29 +85,32 @@ std::vector<uint8_t> parse_digest(const std::string& hex) {
 // A patch as the command line names it, in memory.
 struct PatchArgument {
   std::vector<uint8_t> bytes;
-  std::vector<uint8_t> replaced;
-  std::vector<uint8_t> restored;
+  std::vector<std::vector<uint8_t>> digests;  // none, or of the locked and the restored sample and the restored file
 
   explicit PatchArgument(const std::string& text) {
     const std::vector<std::string> parts = split(text, ':');
-    if (parts.size() != 1 && parts.size() != 3) fail(2, "--patch takes FILE or FILE:REPLACED:RESTORED");
+    if (parts.size() != 1 && parts.size() != 4) fail(2, "--patch takes FILE or FILE:LOCKED:RESTORED:SHA256");
     bytes = read_file(parts[0]);
-    if (parts.size() == 1) return;
-    replaced = parse_digest(parts[1]);
-    restored = parse_digest(parts[2]);
+    for (size_t i = 1; i < parts.size(); i++) digests.push_back(parse_digest(parts[i]));
   }
 };
 
 // The options of an open call, and what they point to.
 class OpenOptions {
  public:
-  OpenOptions(std::vector<PatchArgument>& arguments, bool copy) {
+  OpenOptions(std::vector<PatchArgument>& arguments, bool copy, bool full_check) {
     options_.flags = copy ? CORELOCKER_COPY : 0;
+    if (full_check && !arguments.empty()) options_.full_check = CORELOCKER_FULL_CHECK_ALWAYS;
     for (PatchArgument& argument : arguments) {
-      const bool checked = !argument.replaced.empty();
-      if (!checked) options_.flags |= CORELOCKER_UNCHECKED;
-      patches_.push_back({argument.bytes.data(), argument.bytes.size(), checked ? argument.replaced.data() : nullptr,
-                          checked ? argument.restored.data() : nullptr, nullptr});
+      corelocker_patch patch = {argument.bytes.data(), argument.bytes.size(), nullptr, nullptr, nullptr};
+      if (argument.digests.empty()) {
+        options_.flags |= CORELOCKER_UNCHECKED;
+      } else {
+        patch.locked_sample = argument.digests[0].data();
+        patch.restored_sample = argument.digests[1].data();
+        patch.restored_sha256 = argument.digests[2].data();
+      }
+      patches_.push_back(patch);
     }
     options_.patches = patches_.data();
     options_.patch_count = patches_.size();
@@ -116,8 +121,9 @@ class OpenOptions {
   const corelocker_options* get() const { return &options_; }
 
  private:
-  corelocker_options options_ = {sizeof(corelocker_options), 0,      nullptr, 0, CORELOCKER_ANY_SIZE,
-                                 sha256_by_openssl,          nullptr};
+  corelocker_options options_ = {
+      sizeof(corelocker_options),    0,      nullptr, 0, CORELOCKER_ANY_SIZE, sha256_by_openssl, nullptr,
+      CORELOCKER_FULL_CHECK_DEFAULT, nullptr};
   std::vector<corelocker_patch> patches_;
 };
 
@@ -139,6 +145,7 @@ struct Arguments {
   uint64_t repeat = 1;
   bool weight_cache = false;
   bool copy = false;
+  bool full_check = false;
 };
 
 Arguments parse_arguments(int argc, char** argv) {
@@ -155,6 +162,10 @@ Arguments parse_arguments(int argc, char** argv) {
     }
     if (option == "--copy") {
       arguments.copy = true;
+      continue;
+    }
+    if (option == "--full-check") {
+      arguments.full_check = true;
       continue;
     }
     if (i + 1 == argc) fail(2, "an option without a value, or an unknown one: " + option);
@@ -249,8 +260,8 @@ int main(int argc, char** argv) {
   }
 
   auto start = std::chrono::steady_clock::now();
-  const OpenOptions options(arguments.patches, arguments.copy);
-  const OpenOptions data_options(arguments.data_patches, arguments.copy);
+  const OpenOptions options(arguments.patches, arguments.copy, arguments.full_check);
+  const OpenOptions data_options(arguments.data_patches, arguments.copy, arguments.full_check);
   corelocker_error reason = CORELOCKER_OK;
   auto opened =
       RestoredModule::open(arguments.model.c_str(), options.get(),

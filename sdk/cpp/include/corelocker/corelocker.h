@@ -1,7 +1,7 @@
 /* CoreLocker restore core: applies access keys to a locked model file, in memory.
  *
- * A locked file is brought into private memory, the patches of a key bundle are applied, the pages become read-only, and
- * the model runtime loads from that memory. The file itself is never written. Where a patch touches few pages, only
+ * A locked file is brought into private memory, the patches of a key bundle are applied, the pages become read-only,
+ * and the model runtime loads from that memory. The file itself is never written. Where a patch touches few pages, only
  * these take memory. docs/formats.md is the authority on patches, samples and what is checked in which order.
  *
  * The core holds no cryptography: the platform decrypts the patches and lends a SHA-256. All functions are thread-safe

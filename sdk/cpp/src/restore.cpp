@@ -1,0 +1,286 @@
+#include "restore.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+
+#include "patch.h"
+#include "sample.h"
+#include "steps.h"
+
+namespace corelocker {
+namespace {
+
+// A patch of the request while it is checked and applied. Plain data: zero is empty.
+struct Section {
+  Patch patch;
+  Sample sample;
+  bool sampled;
+  uint8_t locked_sample[kDigestSize];  // of the file as it was opened
+};
+
+bool same_digest(const uint8_t* expected, const uint8_t* digest) {
+  return expected == nullptr || std::memcmp(expected, digest, kDigestSize) == 0;
+}
+
+class Restoration {
+ public:
+  Restoration(const Request& request, Mapping* file) : request_(request), file_(*file) {}
+  ~Restoration();
+  Restoration(const Restoration&) = delete;
+  Restoration& operator=(const Restoration&) = delete;
+
+  corelocker_error run(Restored* restored);
+
+ private:
+  corelocker_error prepare();
+  corelocker_error parse();
+  corelocker_error mark_pages();
+  bool copying_is_cheaper() const;
+  corelocker_error obtain_memory();
+  corelocker_error load();
+  corelocker_error take_part(uint64_t from, uint64_t to);
+  corelocker_error take_pages(size_t end);
+  corelocker_error check_locked();
+  corelocker_error apply_all();
+  corelocker_error check_restored(size_t index);
+  corelocker_error check_whole(Restored* restored);
+  void apply(size_t index);
+  void undo(size_t count);
+  uint8_t* payload(size_t index) const { return request_.patch_bytes(index) + sections_[index].patch.payload_offset(); }
+
+  const Request& request_;
+  Mapping& file_;
+  Section* sections_ = nullptr;
+  bool flips_ = false;
+  uint8_t* page_bits_ = nullptr;  // of a file: the pages that patches touch
+  size_t page_count_ = 0;
+  size_t touched_pages_ = 0;
+  size_t next_page_ = 0;        // all touched pages before this one are private
+  bool first_applied_ = false;  // the first patch was applied while the file came into memory
+};
+
+Restoration::~Restoration() {
+  for (size_t i = 0; sections_ != nullptr && i < request_.patch_count(); i++) sections_[i].sample.free();
+  std::free(sections_);
+  file_.own = nullptr;
+  std::free(page_bits_);
+}
+
+corelocker_error Restoration::run(Restored* restored) {
+  corelocker_error error = prepare();
+  if (error == CORELOCKER_OK) error = load();
+  if (error == CORELOCKER_OK) error = check_locked();
+  if (error == CORELOCKER_OK) error = apply_all();
+  if (error != CORELOCKER_OK) return error;
+  error = check_whole(restored);
+  if (error == CORELOCKER_OK) error = file_.make_read_only();
+  if (error == CORELOCKER_OK) error = file_.check();
+  if (error != CORELOCKER_OK) {
+    undo(request_.patch_count());
+    return error;
+  }
+  if (restored->stamped) remember_stamp(restored->stamp);
+  if (file_.of_file()) restored->private_bytes = touched_pages_ * page_size();
+  if (file_.copied && (request_.copy() || !file_.aligned())) file_.forget_file();
+  return CORELOCKER_OK;
+}
+
+// Everything that needs no byte of the file.
+corelocker_error Restoration::prepare() {
+  if (!request_.wants_size(file_.size)) return CORELOCKER_RESTORE_SIZE;
+  corelocker_error error = parse();
+  if (error == CORELOCKER_OK && file_.of_file()) error = mark_pages();
+  if (error == CORELOCKER_OK && file_.of_file()) error = obtain_memory();
+  return error;
+}
+
+corelocker_error Restoration::parse() {
+  sections_ = static_cast<Section*>(std::calloc(request_.patch_count() + 1, sizeof(Section)));
+  if (sections_ == nullptr) return CORELOCKER_MEMORY;
+  for (size_t i = 0; i < request_.patch_count(); i++) {
+    const corelocker_patch& wanted = request_.patch(i);
+    Section& section = sections_[i];
+    const corelocker_error error = Patch::parse(request_.patch_bytes(i), wanted.size, file_.size, &section.patch);
+    if (error != CORELOCKER_OK) return error;
+    flips_ |= section.patch.flips();
+  }
+  for (size_t i = 0; i < request_.patch_count(); i++) {
+    const corelocker_patch& wanted = request_.patch(i);
+    sections_[i].sampled = wanted.locked_sample != nullptr || wanted.restored_sample != nullptr;
+    if (!sections_[i].sampled) continue;
+    const corelocker_error error = sections_[i].sample.prepare(sections_[i].patch, file_.size);
+    if (error != CORELOCKER_OK) return error;
+  }
+  return CORELOCKER_OK;
+}
+
+corelocker_error Restoration::mark_pages() {
+  const size_t page = page_size();
+  page_count_ = (file_.lead() + file_.size + page - 1) / page;
+  page_bits_ = static_cast<uint8_t*>(std::calloc(page_count_ / 8 + 1, 1));
+  if (page_bits_ == nullptr) return CORELOCKER_MEMORY;
+  for (size_t i = 0; i < request_.patch_count(); i++) sections_[i].patch.mark_pages(file_.lead(), page, page_bits_);
+  for (size_t i = 0; i < page_count_ / 8 + 1; i++) {
+    touched_pages_ += static_cast<size_t>(__builtin_popcount(page_bits_[i]));
+  }
+  return CORELOCKER_OK;
+}
+
+// A page that is taken from a mapping costs a copy and the kernel's bookkeeping; reading everything into huge pages
+// saves most of the bookkeeping. Measured by tools/bench/restore. Without `take_pages` each page costs a fault instead.
+bool Restoration::copying_is_cheaper() const {
+  constexpr size_t kLeast = size_t{2} << 20;  // a huge page
+  if (file_.size < kLeast) return false;
+  return can_take_pages() ? touched_pages_ > page_count_ / 8 * 7 : touched_pages_ > page_count_ / 2;
+}
+
+corelocker_error Restoration::obtain_memory() {
+  if (!request_.copy() && file_.aligned() && !copying_is_cheaper()) {
+    const corelocker_error error = file_.map();
+    file_.own = page_bits_;
+    return error;
+  }
+  const size_t page = page_size();
+  touched_pages_ = (file_.size + page - 1) / page;
+  return file_.allocate();
+}
+
+// Brings the file into memory part by part: gathers the samples of the locked file, and applies the first patch. A
+// buffer is in memory already, and stays as it is until the samples are compared.
+corelocker_error Restoration::load() {
+  const bool applies = file_.of_file() && request_.patch_count() > 0;
+  Steps steps(applies ? &sections_[0].patch : nullptr, file_.size);
+  uint8_t* part = applies ? payload(0) : nullptr;
+  uint64_t position = 0;
+  for (Step step; steps.next(&step); position = step.end) {
+    const corelocker_error error = take_part(position, step.end);
+    if (error != CORELOCKER_OK) return error;
+    if (step.cut_to > 0) {
+      const Run run = sections_[0].patch.run(step.first);
+      apply_run(run, step.cut_from, step.cut_to, file_.data, part, Payload::kCopied);
+      if (step.cut_to == run.size()) part += run.payload_size();
+    }
+    for (uint32_t i = step.first; i < step.last; i++) {
+      const Run run = sections_[0].patch.run(i);
+      apply_run(run, 0, run.size(), file_.data, part, Payload::kCopied);
+      part += run.payload_size();
+    }
+  }
+  first_applied_ = applies;
+  return CORELOCKER_OK;
+}
+
+corelocker_error Restoration::take_part(uint64_t from, uint64_t to) {
+  corelocker_error error = CORELOCKER_OK;
+  if (file_.of_file()) {
+    error = file_.copied ? file_.read(from, to) : take_pages(static_cast<size_t>(to));
+  }
+  for (size_t i = 0; i < request_.patch_count() && error == CORELOCKER_OK; i++) {
+    if (sections_[i].sampled) error = sections_[i].sample.gather(from, to, file_);
+  }
+  return error;
+}
+
+// Makes the touched pages up to byte `end` of the file private.
+corelocker_error Restoration::take_pages(size_t end) {
+  const size_t page = page_size();
+  const size_t stop = (file_.lead() + end + page - 1) / page;
+  const auto touched = [this](size_t index) { return (page_bits_[index / 8] >> index % 8 & 1) != 0; };
+  while (next_page_ < stop) {
+    if (next_page_ % 8 == 0 && page_bits_[next_page_ / 8] == 0) {
+      next_page_ = std::min(next_page_ + 8, stop);
+      continue;
+    }
+    const size_t first = next_page_;
+    while (next_page_ < stop && touched(next_page_)) next_page_++;
+    if (next_page_ > first) {
+      const corelocker_error error = file_.take_pages(first, next_page_);
+      if (error != CORELOCKER_OK) return error;
+    } else {
+      next_page_++;
+    }
+  }
+  return CORELOCKER_OK;
+}
+
+// Whether the file, as it was opened, is the locked file of every section.
+corelocker_error Restoration::check_locked() {
+  bool replaced = false;
+  bool already = false;
+  for (size_t i = 0; i < request_.patch_count(); i++) {
+    const corelocker_patch& wanted = request_.patch(i);
+    Section& section = sections_[i];
+    if (!section.sampled) continue;
+    const corelocker_error error =
+        request_.sha256(section.sample.bytes(), section.sample.size(), section.locked_sample);
+    if (error != CORELOCKER_OK) return error;
+    replaced |= !same_digest(wanted.locked_sample, section.locked_sample);
+    already |= wanted.restored_sample != nullptr && same_digest(wanted.restored_sample, section.locked_sample);
+  }
+  if (!replaced) return CORELOCKER_OK;
+  return already ? CORELOCKER_RESTORE_ALREADY : CORELOCKER_RESTORE_REPLACED;
+}
+
+corelocker_error Restoration::apply_all() {
+  for (size_t i = 0; i < request_.patch_count(); i++) {
+    if (i > 0 || !first_applied_) apply(i);
+    const corelocker_error error = check_restored(i);
+    if (error == CORELOCKER_OK) continue;
+    undo(i + 1);
+    return error;
+  }
+  return CORELOCKER_OK;
+}
+
+// Undoes the first `count` patches where the memory is the caller's; other memory is given back anyway.
+void Restoration::undo(size_t count) {
+  if (file_.of_file()) return;
+  while (count-- > 0) apply(count);
+}
+
+// Applies a whole patch; once more undoes it where the memory is the caller's.
+void Restoration::apply(size_t index) {
+  const Patch& patch = sections_[index].patch;
+  const Payload payload_use = file_.of_file() ? Payload::kCopied : Payload::kExchanged;
+  uint8_t* part = payload(index);
+  for (uint32_t i = 0; i < patch.run_count(); i++) {
+    const Run run = patch.run(i);
+    apply_run(run, 0, run.size(), file_.data, part, payload_use);
+    part += run.payload_size();
+  }
+}
+
+corelocker_error Restoration::check_restored(size_t index) {
+  const uint8_t* const expected = request_.patch(index).restored_sample;
+  if (expected == nullptr) return CORELOCKER_OK;
+  Sample& sample = sections_[index].sample;
+  sample.gather_changed(file_);
+  uint8_t digest[kDigestSize];
+  const corelocker_error error = request_.sha256(sample.bytes(), sample.size(), digest);
+  if (error != CORELOCKER_OK) return error;
+  return same_digest(expected, digest) ? CORELOCKER_OK : CORELOCKER_RESTORE_RESTORED;
+}
+
+corelocker_error Restoration::check_whole(Restored* restored) {
+  const corelocker_full_check mode = request_.full_check(flips_);
+  if (mode == CORELOCKER_FULL_CHECK_OFF) return CORELOCKER_OK;
+  const uint8_t* const expected = request_.final_sha256();
+  if (file_.of_file()) {
+    restored->stamp = make_stamp(file_.identity, expected);
+    restored->stamped = true;
+    if (mode == CORELOCKER_FULL_CHECK_ONCE && is_remembered(restored->stamp)) return CORELOCKER_OK;
+  }
+  uint8_t digest[kDigestSize];
+  const corelocker_error error = request_.sha256(file_.data, file_.size, digest);
+  if (error != CORELOCKER_OK) return error;
+  return same_digest(expected, digest) ? CORELOCKER_OK : CORELOCKER_RESTORE_RESTORED;
+}
+
+}  // namespace
+
+corelocker_error restore(const Request& request, Mapping* file, Restored* restored) {
+  return Restoration(request, file).run(restored);
+}
+
+}  // namespace corelocker
