@@ -29,11 +29,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests/python"))
 
-from corelocker.attestation import Format, evidence_to_json
-from corelocker.attestation.device_key import prove
 from corelocker.bundle import jose
-from corelocker.licensing.canonical import AttestedRequest, renewal_token
-from corelocker.licensing.license import SoftwareDeviceKey
+from corelocker.licensing.attested_request import AttestedRequest, renewal_token
+from corelocker.licensing.device_key import SoftwareDeviceKey, prove
+from corelocker.licensing.evidence import Format, evidence_to_json
 from support.postgres import PostgresServer
 from support.unlock_world import APP, Phone, ServiceProcess, World
 

@@ -17,18 +17,7 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["corelocker"]):
-    from corelocker.attestation import (
-        AndroidKeyEvidence,
-        AppAssertEvidence,
-        AppAttestEvidence,
-        DevelopmentEvidence,
-        Reason,
-        Refusal,
-        apple_app_attest,
-        cbor,
-        evidence_from_json,
-        evidence_to_json,
-    )
+    from corelocker.attestation import apple_app_attest, cbor
     from corelocker.attestation.android_key import AndroidKeyPolicy, verify_android_key
     from corelocker.attestation.apple_app_attest import (
         AppAttestPolicy,
@@ -45,8 +34,17 @@ with atheris.instrument_imports(include=["corelocker"]):
     from corelocker.attestation.key_description import KEY_DESCRIPTION, parse_key_description
     from corelocker.attestation.play_integrity import PlayIntegrityPolicy, verify_play_integrity
     from corelocker.attestation.revocation import RevocationList
+    from corelocker.attestation.verdict import Reason, Refusal
     from corelocker.bundle import jose
     from corelocker.errors import CoreLockerError
+    from corelocker.licensing.evidence import (
+        AndroidKeyEvidence,
+        AppAssertEvidence,
+        AppAttestEvidence,
+        DevelopmentEvidence,
+        evidence_from_json,
+        evidence_to_json,
+    )
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256

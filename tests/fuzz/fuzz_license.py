@@ -19,21 +19,13 @@ import atheris
 
 with atheris.instrument_imports(include=["corelocker", "appstoreserverlibrary", "joserfc", "rfc8785"]):
     from corelocker.bundle import jose
+    from corelocker.bundle.strict_json import parse_object
     from corelocker.errors import CoreLockerError
+    from corelocker.licensing.device_clock import DeviceClock, FileMarkStore, Mark, Reading
+    from corelocker.licensing.device_key import SoftwareDeviceKey
     from corelocker.licensing.http_client import Answer
-    from corelocker.licensing.license import (
-        LICENSE_TYPE,
-        DeviceClock,
-        Expected,
-        FileMarkStore,
-        Mark,
-        Reading,
-        SoftwareDeviceKey,
-        license_info,
-        read_license,
-        verify_license,
-    )
-    from corelocker.licensing.tokens import SoftwareSigner, TrustedKeys, strict_json
+    from corelocker.licensing.license import LICENSE_TYPE, Expected, license_info, read_license, verify_license
+    from corelocker.licensing.tokens import SoftwareSigner, TrustedKeys
     from corelocker.purchases.app_store import AppStore, AppStoreConfig
     from corelocker.purchases.google_api import GoogleApi
     from corelocker.purchases.google_play import GooglePlay, GooglePlayConfig
@@ -110,13 +102,13 @@ def license_token(data: bytes) -> None:
 def license_claims(data: bytes) -> None:
     token = token_of(data, LICENSE_TYPE)
     got = read_license(token, OUR_KEYS)
-    expected = Expected(got.issuer, got.app, got.environment, got.bundle, got.model_version, got.device)
+    expected = Expected(got.issuer, got.app, got.environment, got.bundle, got.model_version, got.device, (got.tier,))
     verify_license(token, OUR_KEYS, expected, CLOCK).license.open(DEVICE)
 
 
 def canonical(data: bytes) -> None:
     try:
-        claims = strict_json(data)
+        claims = parse_object(data)
     except ValueError:
         return
     license_info(claims)

@@ -138,6 +138,13 @@ def token_of(
 GOOD = token_of(claims_of())
 
 
+def nested(levels: int) -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    for _ in range(levels - 1):
+        value = {"a": value}
+    return value
+
+
 def vector(name: str, comment: str, token: str, expect: str = "ok", **parts: Any) -> Vector:
     """A license shown to a device; `parts` are changes of expected and clock, the state, and the mark afterwards."""
     expected = {
@@ -146,7 +153,7 @@ def vector(name: str, comment: str, token: str, expect: str = "ok", **parts: Any
         "environment": "production",
         "bundle": BUNDLE,
         "model_version": 3,
-        "tier": None,
+        "tiers": ["plus", "full"],
         "offline_grace": 0,
     }
     clock = {"wall": ISSUED + DAY, "ticks": 5000, "boot": "boot-1", "mark": None}
@@ -184,8 +191,14 @@ def good_vectors() -> list[Vector]:
         vector(
             "unknown-claims",
             "claims of a later version are ignored, but belong to the HPKE info",
-            token_of(claims_of(zone="eu", seats=[1, True, None], extra={"b": "ß", "a": -1})),
+            token_of(claims_of(zone="eu", seats=-9007199254740991, extra={"b": "ß", "a": -1, "": {}})),
         ),
+        vector(
+            "minus-zero",
+            "-0 is 0, also in the canonical JSON",
+            token_of(json.dumps(claims_of(seats=0)).replace('"seats": 0', '"seats": -0').encode()),
+        ),
+        vector("deepest", "objects that nest 32 deep", token_of(claims_of(extra=nested(31)))),
         vector(
             "spaces-in-json",
             "white space in header and claims is the issuer's choice",
@@ -194,6 +207,8 @@ def good_vectors() -> list[Vector]:
             ),
         ),
         vector("longest-text", "a text of 256 characters", token_of(claims_of(jti="j" * 256))),
+        vector("longest-text-astral", "256 code points, 512 UTF-16 units", token_of(claims_of(jti="\U0001f511" * 256))),
+        vector("longest-text-marks", "256 code points, fewer graphemes", token_of(claims_of(jti="a\u0308" * 128))),
         vector(
             "smallest-numbers",
             "iat, nbf and model_version are 0",
@@ -207,7 +222,7 @@ def good_vectors() -> list[Vector]:
             token_of(claims_of(exp=2**53 - 1, model_version=2**53 - 1)),
             expected={"model_version": 2**53 - 1},
         ),
-        vector("exact-tier", "the app asks for exactly this tier", GOOD, expected={"tier": "full"}),
+        vector("exact-tier", "the app asks for exactly this tier", GOOD, expected={"tiers": ["full"]}),
         vector("first-second", "now = iat = nbf", GOOD, clock=first_light, mark=mark(ISSUED)),
         vector("before-renewal", "a second before two thirds of the time", GOOD, clock={"wall": ISSUED + 20 * DAY - 1}),
         vector(
@@ -381,7 +396,9 @@ def place_vectors() -> list[Vector]:
         changed("other-bundle", "a license for another bundle", "license-bundle", bundle=OTHER_BUNDLE),
         changed("older-model", "an old model's license with the new model", "license-model-version", model_version=2),
         changed("newer-model", "a new model's license with the old model", "license-model-version", model_version=4),
-        vector("other-tier", "another tier than the app asks for", GOOD, "license-tier", expected={"tier": "plus"}),
+        vector("other-tier", "another tier than the app asks for", GOOD, "license-tier", expected={"tiers": ["plus"]}),
+        changed("unknown-tier", "a tier that the key bundle does not have", "license-tier", tier="gold"),
+        changed("first-tier", "tier 0 needs no license", "license-tier", tier="free"),
         vector(
             "other-device",
             "issued to another phone",
@@ -444,6 +461,8 @@ def token_vectors() -> list[Vector]:
         headed("key-in-header", "jwk", "license-format", header | {"jwk": jwk(SERVICE)}),
         headed("unencoded-payload", "b64 (RFC 7797)", "license-format", header | {"b64": False}),
         headed("kid-number", "kid is no text", "license-format", header | {"kid": 1}),
+        headed("kid-null", "kid is null, which is not the same as absent", "license-format", header | {"kid": None}),
+        headed("kid-empty", "kid names no key", "license-signature", header | {"kid": ""}),
         headed("header-list", "the header is no object", "license-format", b"[]"),
         headed(
             "header-duplicate",
@@ -504,6 +523,17 @@ def token_vectors() -> list[Vector]:
         said("claims-large-integer", "2^53", text[:-1] + ',"x":9007199254740992}'),
         said("claims-surrogate", "half a surrogate pair", text[:-1] + ',"x":"\\ud800"}'),
         said("claims-trailing", "something follows the object", text + "{}"),
+        said("claims-byte-order-mark", "a byte order mark", "\ufeff" + text),
+        said("claims-control", "a line feed within a text", text[:-1] + ',"x":"a\nb"}'),
+        said("claims-leading-zero", "a number that begins with 0", text[:-1] + ',"x":01}'),
+        said("claims-comma", "a comma after the last member", text[:-1] + ",}"),
+        said("claims-list-member", "a list has no canonical JSON", text[:-1] + ',"x":[]}'),
+        said("claims-true", "true has none", text[:-1] + ',"x":true}'),
+        said("claims-null", "null has none", text[:-1] + ',"x":null}'),
+        said("claims-name-not-ascii", "a name beyond ASCII has none", text[:-1] + ',"größe":1}'),
+        said("claims-name-deep", "the same in an object", text[:-1] + ',"x":{"größe":1}}'),
+        said("claims-duplicate-escaped", "a name twice, once as an escape", text[:-1] + ',"x":1,"\\u0078":1}'),
+        vector("claims-too-deep", "objects that nest 33 deep", token_of(claims_of(extra=nested(32))), "license-format"),
         said("claims-deep", "JSON that nests 5,000 deep", text[:-1] + ',"x":' + "[" * 5000 + "]" * 5000 + "}"),
     ]
 
@@ -534,6 +564,7 @@ def claim_vectors() -> list[Vector]:
         changed("aud-list", "aud is a list", aud=["com.example.camera"]),
         changed("aud-empty", "aud is empty", aud=""),
         changed("tier-too-long", "a text of 257 characters", tier="t" * 257),
+        changed("tier-too-long-astral", "257 code points", tier="\U0001f511" * 257),
         changed("env-staging", "an environment that does not exist", env="staging"),
         changed("bundle-uppercase", "the UUID is not in lowercase", bundle=BUNDLE.upper()),
         changed("bundle-no-uuid", "bundle is no UUID", bundle="camera"),
@@ -605,15 +636,14 @@ def sealing_vectors() -> list[Vector]:
         ),
         sealing(
             "order",
-            "names are sorted by UTF-16 code units: U+1F600 comes before U+FB33, and 'a' before 'aa' and after 'Z'",
-            plain
-            | {"\ufb33": 1, "\U0001f600": 2, "aa": 3, "a": 4, "Z": 5, "": 6, "\u20ac": 7, "1": 8, "10": 9, "\r": 10},
+            "names are sorted by their bytes: 'a' before 'aa' and after 'Z'",
+            plain | {"aa": 3, "a": 4, "Z": 5, "": 6, "1": 8, "10": 9, "\r": 10, "~": 11, "a b": 12, '"': 13},
         ),
         sealing(
             "values",
-            "integers, constants, lists (in their order) and objects",
+            "integers and objects",
             plain
-            | {"x": [3, 1, 2, -9007199254740991, 9007199254740991, True, False, None, [], {}, {"b": 1, "a": [{}]}]},
+            | {"x": {"low": -9007199254740991, "high": 9007199254740991, "zero": 0, "b": {}, "a": {"d": {}, "c": ""}}},
         ),
     ]
     wrapped = base64.urlsafe_b64decode(good["wk"] + "=")
@@ -649,7 +679,7 @@ def main() -> None:
     out: Path = parser.parse_args().out
     licenses = {
         "description": (
-            "Licenses (DESIGN.md, Formats) shown to a device that holds `device_key` and pins `service_keys`. "
+            "Licenses (docs/formats.md, License) shown to a device that holds `device_key` and pins `service_keys`. "
             "Check the token against `expected`, with the clocks and the mark of `clock`, and open it; `expect` is ok "
             "or the code of the first error. An accepted license gives `state` (valid, renew, grace) and "
             "`content_key` (hex). Where `mark_after` is given, it is the mark that is kept afterwards, also when the "
@@ -669,8 +699,9 @@ def main() -> None:
     }
     sealing = {
         "description": (
-            "The wrapped content key of a license. From `claims` (JSON text; `wk` is left out) follow `canonical` "
-            '(RFC 8785) and `info` (hex): "corelocker license v1" and the SHA-256 of `canonical`. `wk` (base64url) is '
+            "The wrapped content key of a license (docs/formats.md, Canonical JSON and Opening wk). "
+            "From `claims` (JSON text; `wk` is left out) follow `canonical` "
+            'and `info` (hex): "corelocker license v1" and the SHA-256 of `canonical`. `wk` (base64url) is '
             "enc || ciphertext of HPKE base mode, DHKEM(P-256, HKDF-SHA256), HKDF-SHA256, AES-256-GCM, without AAD; "
             "`device_key` opens it with `info` to `content_key` (hex), or `expect` is the code of the error. "
             "`ephemeral_key_of_plain` sealed the vector `plain`."

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from corelocker.attestation import Reason, evidence_from_json
+from corelocker.attestation.verdict import Reason
+from corelocker.licensing.evidence import evidence_from_json
 from support.attestation_cases import (
     ANDROID_CASES,
     APPLE_CASES,

@@ -8,11 +8,12 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from corelocker.attestation import MAX_CERTIFICATE, MAX_CHAIN, MAX_OBJECT, Reason, Refusal
 from corelocker.attestation.certificates import parse_certificate, parse_chain
 from corelocker.attestation.der import DerError, Reader
 from corelocker.attestation.revocation import MAX_LIST, RevocationList, RevocationListError
+from corelocker.attestation.verdict import Reason, Refusal
 from corelocker.errors import ConfigError
+from corelocker.licensing.evidence import MAX_CERTIFICATE, MAX_CHAIN, MAX_OBJECT
 from support.attestation_cases import (
     ANDROID_CASES,
     APPLE_CASES,

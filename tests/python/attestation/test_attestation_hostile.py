@@ -6,9 +6,10 @@ import tracemalloc
 from dataclasses import replace
 
 import pytest
-from corelocker.attestation import DevelopmentEvidence, Reason, Refusal
 from corelocker.attestation.certificates import parse_certificate
 from corelocker.attestation.key_description import parse_key_description
+from corelocker.attestation.verdict import Reason, Refusal
+from corelocker.licensing.evidence import DevelopmentEvidence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import calls

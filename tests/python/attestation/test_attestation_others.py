@@ -12,13 +12,6 @@ from typing import Any
 
 import pytest
 import yaml
-from corelocker.attestation import (
-    AndroidKeyEvidence,
-    AppAssertEvidence,
-    AppAttestEvidence,
-    Reason,
-    Verdict,
-)
 from corelocker.attestation.anchors import APPLE_ROOTS, GOOGLE_ROOTS, SOFTWARE_ROOTS, require_vendor_roots
 from corelocker.attestation.android_key import (
     AndroidKeyClaims,
@@ -43,7 +36,9 @@ from corelocker.attestation.key_description import (
 )
 from corelocker.attestation.play_integrity import PlayIntegrityPolicy, verify_play_integrity
 from corelocker.attestation.revocation import RevocationList
+from corelocker.attestation.verdict import Reason, Verdict
 from corelocker.errors import ConfigError
+from corelocker.licensing.evidence import AndroidKeyEvidence, AppAssertEvidence, AppAttestEvidence
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (

@@ -7,22 +7,12 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from corelocker.attestation import (
-    MAX_INTEGRITY_TOKEN,
-    DevelopmentEvidence,
-    EvidenceError,
-    Reason,
-    Refusal,
-    Verdict,
-    evidence_from_json,
-    evidence_to_json,
-)
 from corelocker.attestation.android_key import AndroidKeyClaims, AndroidKeyPolicy, Provisioning
 from corelocker.attestation.apple_app_attest import AppAttestPolicy
 from corelocker.attestation.cbor import CborError, decode, decode_at
 from corelocker.attestation.certificates import TrustAnchors, fingerprint, name_attributes, parse_certificate
 from corelocker.attestation.der import DerError, Reader, context, is_context
-from corelocker.attestation.development import DevelopmentKey, DevelopmentRoot, verify_development
+from corelocker.attestation.development import verify_development
 from corelocker.attestation.key_description import (
     Purpose,
     RootOfTrust,
@@ -32,7 +22,16 @@ from corelocker.attestation.key_description import (
 )
 from corelocker.attestation.play_integrity import PlayIntegrityPolicy
 from corelocker.attestation.revocation import MAX_LIST, RevocationList, RevocationListError
+from corelocker.attestation.verdict import Reason, Refusal, Verdict
 from corelocker.errors import ConfigError
+from corelocker.licensing.development import DevelopmentKey, DevelopmentRoot
+from corelocker.licensing.evidence import (
+    MAX_INTEGRITY_TOKEN,
+    DevelopmentEvidence,
+    EvidenceError,
+    evidence_from_json,
+    evidence_to_json,
+)
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat

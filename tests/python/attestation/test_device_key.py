@@ -10,25 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from corelocker.attestation import (
-    DeviceKeyEvidence,
-    EvidenceError,
-    Format,
-    Reason,
-    evidence_from_json,
-    evidence_to_json,
-)
-from corelocker.attestation.device_key import (
-    PROOF_INFO,
-    proof_secret,
-    prove,
-    seal_secret,
-    verify_device_key,
-)
+from corelocker.attestation.device_key import proof_secret, seal_secret, verify_device_key
+from corelocker.attestation.verdict import Reason
 from corelocker.bundle import jose
-from corelocker.licensing.canonical import AttestedRequest, renewal_token
+from corelocker.licensing.attested_request import AttestedRequest, renewal_token
+from corelocker.licensing.device_key import PROOF_INFO, SoftwareDeviceKey, prove
 from corelocker.licensing.errors import LicenseWrapError
-from corelocker.licensing.license import SoftwareDeviceKey
+from corelocker.licensing.evidence import DeviceKeyEvidence, EvidenceError, Format, evidence_from_json, evidence_to_json
 from cryptography.hazmat.primitives.asymmetric import ec
 
 ROOT = Path(__file__).parents[3]

@@ -11,8 +11,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from corelocker.attestation import Reason
 from corelocker.attestation.play_integrity import PlayIntegrityPolicy, verify_play_integrity
+from corelocker.attestation.verdict import Reason
 from corelocker.errors import ConfigError
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)

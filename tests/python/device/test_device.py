@@ -20,9 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from corelocker.attestation import DevelopmentEvidence, DeviceKeyEvidence, Format, evidence_from_json
 from corelocker.attestation.certificates import TrustAnchors
-from corelocker.attestation.development import DevelopmentRoot, verify_development
+from corelocker.attestation.development import verify_development
 from corelocker.attestation.device_key import proof_secret, seal_secret, verify_device_key
 from corelocker.bundle import jose
 from corelocker.bundle.clkey import KeyBundle
@@ -38,7 +37,9 @@ from corelocker.device.software import (
     error_of_problem,
 )
 from corelocker.errors import BundlePublisherError, ConfigError, CoreLockerError, FileAccessError, OutputExistsError
-from corelocker.licensing.canonical import AttestedRequest
+from corelocker.licensing.attested_request import AttestedRequest
+from corelocker.licensing.development import DevelopmentRoot
+from corelocker.licensing.device_clock import Reading
 from corelocker.licensing.errors import (
     AttestationError,
     DeviceInactiveError,
@@ -59,7 +60,8 @@ from corelocker.licensing.errors import (
     PurchaseRevokedError,
     PurchaseUpstreamError,
 )
-from corelocker.licensing.license import Reading, issue_license
+from corelocker.licensing.evidence import DevelopmentEvidence, DeviceKeyEvidence, Format, evidence_from_json
+from corelocker.licensing.license import issue_license
 from corelocker.licensing.tokens import SoftwareSigner
 from corelocker.service.problems import PROBLEMS, of_code
 from cryptography import x509
@@ -604,10 +606,11 @@ def test_wrapped_to_another_info(server: Server, device: SoftwareDevice, bundle:
     """Signed, but the content key does not open: it is found out before the license is stored."""
 
     def swapped(body: dict[str, Any]) -> Answer:
-        from corelocker.licensing.tokens import strict_json, write_token
+        from corelocker.bundle.strict_json import parse_object
+        from corelocker.licensing.tokens import write_token
 
         claims = [
-            strict_json(jose.decode_base64url(json.loads(server.issue(body)[2])["license"].split(".")[1]))
+            parse_object(jose.decode_base64url(json.loads(server.issue(body)[2])["license"].split(".")[1]))
             for _ in range(2)
         ]
         token = claims[0] | {"wk": claims[1]["wk"]}

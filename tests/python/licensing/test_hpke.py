@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 from corelocker.bundle import jose
+from corelocker.licensing.device_key import SoftwareDeviceKey
 from corelocker.licensing.errors import LicenseFormatError, LicenseWrapError
-from corelocker.licensing.license import SoftwareDeviceKey, issue_license, read_license
+from corelocker.licensing.license import issue_license, read_license
 from corelocker.licensing.tokens import SoftwareSigner, TrustedKeys
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec

@@ -12,33 +12,22 @@ from typing import Any
 
 import pytest
 from corelocker.bundle import jose
+from corelocker.bundle.strict_json import parse_object
 from corelocker.errors import ConfigError, CoreLockerError, FileAccessError
 from corelocker.licensing import errors
+from corelocker.licensing.device_clock import CLOCK_TOLERANCE, DeviceClock, FileMarkStore, Mark, Reading, system_reading
+from corelocker.licensing.device_key import SoftwareDeviceKey
 from corelocker.licensing.license import (
-    CLOCK_TOLERANCE,
     LICENSE_TYPE,
-    DeviceClock,
     Expected,
-    FileMarkStore,
-    Mark,
-    Reading,
-    SoftwareDeviceKey,
     Verified,
     check_renewal,
     issue_license,
     license_info,
     read_license,
-    system_reading,
     verify_license,
 )
-from corelocker.licensing.tokens import (
-    MAX_TOKEN_SIZE,
-    MAX_TRUSTED_KEYS,
-    SoftwareSigner,
-    TrustedKeys,
-    strict_json,
-    write_token,
-)
+from corelocker.licensing.tokens import MAX_TOKEN_SIZE, MAX_TRUSTED_KEYS, SoftwareSigner, TrustedKeys, write_token
 from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -52,7 +41,7 @@ KEYS = TrustedKeys([SERVICE.public_key])
 PHONE = SoftwareDeviceKey(ec.generate_private_key(ec.SECP256R1()))
 OTHER_PHONE = SoftwareDeviceKey(ec.generate_private_key(ec.SECP256R1()))
 CONTENT_KEY = os.urandom(32)
-EXPECTED = Expected("unlock", "com.example.camera", "production", BUNDLE, 3, PHONE.thumbprint)
+EXPECTED = Expected("unlock", "com.example.camera", "production", BUNDLE, 3, PHONE.thumbprint, ("plus", "full"))
 
 
 def issued(device: SoftwareDeviceKey = PHONE, content_key: bytes = CONTENT_KEY, **changes: Any) -> str:
@@ -117,7 +106,7 @@ def test_the_caller_may_name_the_license() -> None:
 
 def test_the_longest_token() -> None:
     """16 KiB are read, a character more is not; spaces in the header and a long claim make up every length."""
-    claims = strict_json(jose.decode_base64url(issued().split(".")[1]))
+    claims = parse_object(jose.decode_base64url(issued().split(".")[1]))
 
     def padded(size: int, spaces: int) -> str:
         head = b'{"alg":"ES256","typ":"corelocker-license+jwt"' + b" " * spaces + b"}"
@@ -135,15 +124,15 @@ def test_the_longest_token() -> None:
 
 def test_claims_are_exactly_those_of_the_design() -> None:
     head, body, _ = issued().split(".")
-    assert strict_json(jose.decode_base64url(head)) == {
+    assert parse_object(jose.decode_base64url(head)) == {
         "alg": "ES256",
         "kid": jose.thumbprint(SERVICE.public_key),
         "typ": "corelocker-license+jwt",
     }
-    claims = strict_json(jose.decode_base64url(body))
+    claims = parse_object(jose.decode_base64url(body))
     names = {"iss", "iat", "nbf", "exp", "jti", "aud", "env", "bundle", "model_version", "tier", "cnf", "wk"}
     assert claims.keys() == names
-    perpetual = strict_json(jose.decode_base64url(issued(expires_at=None).split(".")[1]))
+    perpetual = parse_object(jose.decode_base64url(issued(expires_at=None).split(".")[1]))
     assert perpetual.keys() == names - {"exp"}
 
 
@@ -216,7 +205,7 @@ JSON = st.recursive(
     JSON,
 )
 def test_any_value_of_any_claim_is_typed_or_refused(name: str, value: object) -> None:
-    claims = strict_json(jose.decode_base64url(issued().split(".")[1])) | {name: value}
+    claims = parse_object(jose.decode_base64url(issued().split(".")[1])) | {name: value}
     try:
         token = write_token(claims, LICENSE_TYPE, SERVICE)
     except ValueError:
@@ -431,7 +420,7 @@ def test_a_key_can_be_rotated() -> None:
 
 
 def test_json_of_any_shape_is_read_or_refused() -> None:
-    assert strict_json(b'{"a":[1,{"b":null}],"c":"\\u00e9","d":-9007199254740991}') == {
+    assert parse_object(b'{"a":[1,{"b":null}],"c":"\\u00e9","d":-9007199254740991}') == {
         "a": [1, {"b": None}],
         "c": "é",
         "d": -9007199254740991,
@@ -458,7 +447,7 @@ def test_json_of_any_shape_is_read_or_refused() -> None:
     bad += [b"{" * 100_000, b"[" * 100_000, b'{"a":' * 100_000]
     for data in bad:
         with pytest.raises(ValueError, match=r"."):
-            strict_json(data)
+            parse_object(data)
 
 
 def test_depth_is_refused_wherever_it_is_found() -> None:
@@ -482,7 +471,7 @@ def test_refusals_are_corelocker_errors_with_codes_of_their_own() -> None:
 
 
 def test_a_grant_is_no_license() -> None:
-    claims = strict_json(jose.decode_base64url(issued().split(".")[1]))
+    claims = parse_object(jose.decode_base64url(issued().split(".")[1]))
     with pytest.raises(errors.LicenseTypeError):
         read_license(write_token(claims, "corelocker-grant+jwt", SERVICE), KEYS)
 

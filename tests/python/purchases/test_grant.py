@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 from corelocker.bundle import jose
+from corelocker.bundle.strict_json import parse_object
 from corelocker.errors import ConfigError
 from corelocker.licensing import errors
-from corelocker.licensing.tokens import SoftwareSigner, TrustedKeys, strict_json, write_token
+from corelocker.licensing.tokens import SoftwareSigner, TrustedKeys, write_token
 from corelocker.purchases.entitlements import Catalog, Purchase, Unlock, entitled, observe
 from corelocker.purchases.grant import GRANT_TYPE, GrantConfig, issue_grant, verify_grant
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -36,7 +37,7 @@ def grant(signer: SoftwareSigner = BACKEND, **changes: Any) -> str:
 
 def claims(**changes: Any) -> str:
     """A signed grant with any claims; None leaves one out."""
-    made = strict_json(jose.decode_base64url(grant().split(".")[1])) | changes
+    made = parse_object(jose.decode_base64url(grant().split(".")[1])) | changes
     return write_token({name: value for name, value in made.items() if value is not None}, GRANT_TYPE, BACKEND)
 
 

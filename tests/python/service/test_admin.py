@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from corelocker.attestation import Format, evidence_to_json
-from corelocker.attestation.development import DevelopmentKey, DevelopmentRoot
 from corelocker.bundle import jose
 from corelocker.bundle.content_keys import new_content_key, tier_keys
 from corelocker.bundle.keystore import FileKek, Kek, Keystore
 from corelocker.errors import ConfigError, KeystoreEntryError, OutputExistsError
-from corelocker.licensing.canonical import AttestedRequest, renewal_token
+from corelocker.licensing.attested_request import AttestedRequest, renewal_token
+from corelocker.licensing.development import DevelopmentKey, DevelopmentRoot
+from corelocker.licensing.device_key import SoftwareDeviceKey
 from corelocker.licensing.errors import DeviceInactiveError, LicenseRevokedError
-from corelocker.licensing.license import SoftwareDeviceKey, read_license
+from corelocker.licensing.evidence import Format, evidence_to_json
+from corelocker.licensing.license import read_license
 from corelocker.licensing.tokens import TrustedKeys
 from corelocker.service import admin
 from corelocker.service.checks import check_config

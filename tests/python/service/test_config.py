@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from corelocker.attestation import Format
 from corelocker.attestation.anchors import GOOGLE_ROOTS
 from corelocker.bundle import jose
 from corelocker.bundle.content_keys import new_content_key
 from corelocker.bundle.keystore import FileKek, Kek, Keystore
 from corelocker.errors import ConfigError, FileAccessError
+from corelocker.licensing.evidence import Format
 from corelocker.purchases.app_store import APPLE_ROOT_CA_G3
 from corelocker.service.checks import NETWORK_FILE_SYSTEMS, check_config, network_file_system
 from corelocker.service.config import PlayIntegritySettings, ServiceConfig

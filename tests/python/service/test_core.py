@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from corelocker.attestation import Reason
+from corelocker.attestation.verdict import Reason
 from corelocker.bundle import jose
 from corelocker.bundle.content_keys import tier_keys
 from corelocker.errors import ConfigError

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from corelocker.attestation import DevelopmentEvidence, DeviceKeyEvidence, evidence_from_json
-from corelocker.attestation.development import signed_bytes
 from corelocker.bundle import jose
 from corelocker.bundle.clkey import KeyBundle
 from corelocker.device.software import Patience, SoftwareDevice
+from corelocker.licensing.development import signed_bytes
+from corelocker.licensing.device_clock import Reading
+from corelocker.licensing.device_key import SoftwareDeviceKey
 from corelocker.licensing.errors import LicensingError
-from corelocker.licensing.license import Reading, SoftwareDeviceKey
+from corelocker.licensing.evidence import DevelopmentEvidence, DeviceKeyEvidence, evidence_from_json
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat

@@ -11,10 +11,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from corelocker.attestation import Format, Reason
+from corelocker.attestation.verdict import Reason
 from corelocker.bundle import jose
 from corelocker.errors import ConfigError
 from corelocker.licensing import errors
+from corelocker.licensing.evidence import Format
 from corelocker.service import errors as refusals
 from corelocker.service.http import create_app
 from corelocker.service.messages import UnlockRequest

@@ -18,7 +18,8 @@ from corelocker.bundle import jose
 from corelocker.bundle.content_keys import tier_keys
 from corelocker.bundle.keystore import Kek, Keystore
 from corelocker.errors import ConfigError, CoreLockerError, KeystoreEntryError, KeystoreSecretError
-from corelocker.licensing.license import SoftwareDeviceKey, issue_license, read_license
+from corelocker.licensing.device_key import SoftwareDeviceKey
+from corelocker.licensing.license import issue_license, read_license
 from corelocker.licensing.tokens import TrustedKeys
 from corelocker.service.config import Pkcs11Config
 from corelocker.service.errors import NotReadyError

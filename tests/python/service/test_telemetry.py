@@ -11,7 +11,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from corelocker.attestation import Reason
+from corelocker.attestation.verdict import Reason
 from corelocker.bundle import jose
 from corelocker.bundle.content_keys import tier_keys
 from corelocker.service.errors import StorageError

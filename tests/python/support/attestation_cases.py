@@ -13,16 +13,6 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from corelocker.attestation import (
-    AndroidKeyEvidence,
-    AppAssertEvidence,
-    AppAttestEvidence,
-    DevelopmentEvidence,
-    Evidence,
-    Reason,
-    Verdict,
-    evidence_to_json,
-)
 from corelocker.attestation.android_key import AndroidKeyPolicy, verify_android_key
 from corelocker.attestation.apple_app_attest import (
     AppAttestPolicy,
@@ -30,10 +20,20 @@ from corelocker.attestation.apple_app_attest import (
     verify_app_attestation,
 )
 from corelocker.attestation.certificates import TrustAnchors
-from corelocker.attestation.development import signed_bytes, verify_development
+from corelocker.attestation.development import verify_development
 from corelocker.attestation.key_description import SecurityLevel
 from corelocker.attestation.revocation import RevocationList
+from corelocker.attestation.verdict import Reason, Verdict
 from corelocker.bundle import jose
+from corelocker.licensing.development import signed_bytes
+from corelocker.licensing.evidence import (
+    AndroidKeyEvidence,
+    AppAssertEvidence,
+    AppAttestEvidence,
+    DevelopmentEvidence,
+    Evidence,
+    evidence_to_json,
+)
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from support.attestation_forge import (

@@ -13,14 +13,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from corelocker.attestation import Format, evidence_to_json
-from corelocker.attestation.development import DevelopmentRoot
-from corelocker.attestation.device_key import prove
 from corelocker.bundle import jose
 from corelocker.bundle.content_keys import new_content_key
 from corelocker.bundle.keystore import FileKek, Kek, Keystore
-from corelocker.licensing.canonical import AttestedRequest, renewal_token
-from corelocker.licensing.license import License, SoftwareDeviceKey, read_license
+from corelocker.licensing.attested_request import AttestedRequest, renewal_token
+from corelocker.licensing.development import DevelopmentRoot
+from corelocker.licensing.device_key import SoftwareDeviceKey, prove
+from corelocker.licensing.evidence import Format, evidence_to_json
+from corelocker.licensing.license import License, read_license
 from corelocker.licensing.tokens import SoftwareSigner, TrustedKeys
 from corelocker.purchases.grant import issue_grant
 from corelocker.service.config_file import load_config

@@ -19,8 +19,6 @@ from typing import Any, Self
 
 import numpy as np
 import requests
-from corelocker.attestation import Format, evidence_to_json
-from corelocker.attestation.development import DevelopmentKey, DevelopmentRoot
 from corelocker.bundle import jose
 from corelocker.bundle.clkey import KeyBundle
 from corelocker.bundle.clkey_header import BundledArtifact, BundledFile
@@ -30,8 +28,10 @@ from corelocker.bundle.keystore import FileKek, Kek, Keystore
 from corelocker.bundle.patch import Patch
 from corelocker.bundle.sample import sample
 from corelocker.device.software import DeviceConfig, Patience, SoftwareDevice
-from corelocker.licensing.canonical import AttestedRequest
-from corelocker.licensing.license import Reading, system_reading
+from corelocker.licensing.attested_request import AttestedRequest
+from corelocker.licensing.development import DevelopmentKey, DevelopmentRoot
+from corelocker.licensing.device_clock import Reading, system_reading
+from corelocker.licensing.evidence import Format, evidence_to_json
 from corelocker.licensing.tokens import SoftwareSigner
 from corelocker.purchases.entitlements import Entitlement
 from corelocker.purchases.grant import issue_grant

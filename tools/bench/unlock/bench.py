@@ -50,21 +50,22 @@ from phones import (
 
 # isort: split
 import uvloop
-from corelocker.attestation import (
-    AndroidKeyEvidence,
-    AppAssertEvidence,
-    DevelopmentEvidence,
-    Format,
-    Verdict,
-    evidence_from_json,
-)
 from corelocker.attestation.android_key import verify_android_key
 from corelocker.attestation.apple_app_attest import verify_app_assertion
 from corelocker.attestation.development import verify_development
 from corelocker.attestation.revocation import RevocationList
+from corelocker.attestation.verdict import Verdict
 from corelocker.bundle import jose
-from corelocker.licensing.canonical import AttestedRequest, renewal_token
-from corelocker.licensing.license import issue_license, seal
+from corelocker.licensing.attested_request import AttestedRequest, renewal_token
+from corelocker.licensing.device_key import seal
+from corelocker.licensing.evidence import (
+    AndroidKeyEvidence,
+    AppAssertEvidence,
+    DevelopmentEvidence,
+    Format,
+    evidence_from_json,
+)
+from corelocker.licensing.license import issue_license
 from corelocker.purchases.grant import issue_grant, verify_grant
 from corelocker.service.config_file import load_config
 from corelocker.service.storage import Storage

@@ -20,10 +20,10 @@ sys.path[:0] = [
 ]
 
 import support.attestation_forge as forge  # noqa: E402
-from corelocker.attestation import Format, evidence_to_json  # noqa: E402
-from corelocker.attestation.development import DevelopmentKey  # noqa: E402
 from corelocker.bundle import jose  # noqa: E402
-from corelocker.licensing.canonical import AttestedRequest, renewal_token  # noqa: E402
+from corelocker.licensing.attested_request import AttestedRequest, renewal_token  # noqa: E402
+from corelocker.licensing.development import DevelopmentKey  # noqa: E402
+from corelocker.licensing.evidence import Format, evidence_to_json  # noqa: E402
 from cryptography.hazmat.primitives.asymmetric import ec  # noqa: E402
 
 APPLE_APP = "1234567890.com.example.camera"

@@ -18,7 +18,6 @@ from enum import StrEnum
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from corelocker.attestation import AndroidKeyEvidence, Format, Reason, Refusal, Verdict, require_aware
 from corelocker.attestation.anchors import SOFTWARE_ROOTS
 from corelocker.attestation.certificates import (
     Path,
@@ -42,7 +41,9 @@ from corelocker.attestation.key_description import (
     parse_key_description,
 )
 from corelocker.attestation.revocation import RevocationList, check_revocation
+from corelocker.attestation.verdict import Reason, Refusal, Verdict, require_aware
 from corelocker.errors import ConfigError
+from corelocker.licensing.evidence import AndroidKeyEvidence, Format
 
 _SERIAL_NUMBER = "2.5.4.5"
 # Root, factory CA, attestation key, leaf; a remotely provisioned chain has one server more. Without the root.

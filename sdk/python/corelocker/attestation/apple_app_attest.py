@@ -19,18 +19,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 
-from corelocker.attestation import (
-    MAX_OBJECT,
-    AppAssertEvidence,
-    AppAttestEvidence,
-    Format,
-    Reason,
-    Refusal,
-    Verdict,
-    cbor,
-    require_aware,
-    require_environment,
-)
+from corelocker.attestation import cbor
 from corelocker.attestation.certificates import (
     Certificate,
     TrustAnchors,
@@ -41,8 +30,10 @@ from corelocker.attestation.certificates import (
     point,
 )
 from corelocker.attestation.der import SEQUENCE, DerError, Reader, context
+from corelocker.attestation.verdict import Reason, Refusal, Verdict, require_aware, require_environment
 from corelocker.errors import ConfigError
 from corelocker.licensing import Environment
+from corelocker.licensing.evidence import MAX_OBJECT, AppAssertEvidence, AppAttestEvidence, Format
 
 _NONCE = "1.2.840.113635.100.8.2"
 _AAGUID: dict[Environment, bytes] = {

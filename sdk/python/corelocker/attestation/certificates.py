@@ -24,9 +24,10 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
-from corelocker.attestation import MAX_CERTIFICATE, MAX_CHAIN, Reason, Refusal
 from corelocker.attestation.der import SEQUENCE, SET, DerError, Reader, context
+from corelocker.attestation.verdict import Reason, Refusal
 from corelocker.errors import ConfigError
+from corelocker.licensing.evidence import MAX_CERTIFICATE, MAX_CHAIN
 
 PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 

@@ -3,7 +3,8 @@
 An Android agreement key cannot sign, and it is attested once, when it is made. So the service seals a secret to the key
 and the device proves that it could open it:
 
-    service     secret = HMAC-SHA256(service secret, "corelocker proof v1" || challenge || thumbprint of the device key)
+    service     secret = HMAC-SHA256(service secret, "corelocker proof v1", challenge and thumbprint of the device
+                key, zero bytes in between)
                 sealed = HPKE (RFC 9180, the suite of licenses, base mode) of it, info "corelocker proof v1"
     device      proof  = HMAC-SHA256(secret, digest of the canonical request)
 
@@ -19,12 +20,10 @@ from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from corelocker.attestation import DeviceKeyEvidence, Format, Reason, Refusal, Verdict
+from corelocker.attestation.verdict import Reason, Refusal, Verdict
 from corelocker.bundle import jose
-from corelocker.licensing.license import DeviceKey, seal
-
-PROOF_INFO = b"corelocker proof v1"
-SECRET_SIZE = 32
+from corelocker.licensing.device_key import PROOF_INFO, seal
+from corelocker.licensing.evidence import DeviceKeyEvidence, Format
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +42,6 @@ def proof_secret(service_secret: bytes, challenge: str, thumbprint: str) -> byte
 def seal_secret(secret: bytes, device_key: ec.EllipticCurvePublicKey) -> bytes:
     """The secret for the device key: HPKE's enc || ciphertext, 113 bytes."""
     return seal(secret, device_key, PROOF_INFO)
-
-
-def prove(sealed: bytes, device_key: DeviceKey, request_digest: bytes) -> DeviceKeyEvidence:
-    """What the device answers. Raises LicenseWrapError when the secret was sealed to another key."""
-    secret = device_key.open(sealed, PROOF_INFO)
-    return DeviceKeyEvidence(hmac.new(secret, request_digest, hashlib.sha256).digest())
 
 
 def verify_device_key(

@@ -14,8 +14,8 @@ from enum import IntEnum
 from functools import lru_cache
 from typing import TypeVar
 
-from corelocker.attestation import Reason, Refusal
 from corelocker.attestation.der import OCTET_STRING, SEQUENCE, SET, DerError, Reader, context, is_context
+from corelocker.attestation.verdict import Reason, Refusal
 
 KEY_DESCRIPTION = "1.3.6.1.4.1.11129.2.1.17"
 

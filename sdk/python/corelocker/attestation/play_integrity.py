@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from corelocker.attestation import Format, Reason, Refusal, Verdict, require_aware, require_environment
+from corelocker.attestation.verdict import Reason, Refusal, Verdict, require_aware, require_environment
 from corelocker.bundle import jose
 from corelocker.errors import ConfigError
 from corelocker.licensing import Environment
+from corelocker.licensing.evidence import Format
 
 _SKEW = timedelta(minutes=1)
 _ABSENT: Mapping[str, object] = {}

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Self
 
-from corelocker.attestation import Reason, Refusal, require_aware
 from corelocker.attestation.certificates import Certificate
+from corelocker.attestation.verdict import Reason, Refusal, require_aware
 from corelocker.licensing.errors import AttestationError
 
 STATUS_URL = "https://android.googleapis.com/attestation/status"

@@ -109,9 +109,9 @@ def _refused(what: str, code: str, action: Callable[[], object]) -> Step:
 
 def _device(folder: Path, files: DevelopmentFiles, publisher: Keystore, port: int) -> SoftwareDevice:
     """A device with an attestation key of the service's development root, and all that its app pins."""
-    from corelocker.attestation.development import DevelopmentRoot
     from corelocker.bundle.jose import public_jwk
     from corelocker.device.software import DeviceConfig, SoftwareDevice
+    from corelocker.licensing.development import DevelopmentRoot
 
     pem = files.development_root.read_text()
     url = f"http://127.0.0.1:{port}"

@@ -66,9 +66,9 @@ def init(
     --publisher publisher.pem --root dev-root.pem
     """
     require_service_extra()
-    from corelocker.attestation.development import DevelopmentKey, DevelopmentRoot
     from corelocker.bundle.jose import public_jwk
     from corelocker.device.software import DeviceConfig, SoftwareDevice
+    from corelocker.licensing.development import DevelopmentKey, DevelopmentRoot
 
     if (root is None) == (attestation_key is None):
         raise ConfigError("a device needs either --root or --attestation-key")

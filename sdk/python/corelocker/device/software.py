@@ -35,16 +35,16 @@ import urllib3
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
-from corelocker.attestation import Format, evidence_to_json
-from corelocker.attestation.development import DevelopmentKey
-from corelocker.attestation.device_key import prove
 from corelocker.bundle import jose
 from corelocker.bundle.clkey import KeyBundle
 from corelocker.bundle.strict_json import MAX_INTEGER, Fields
 from corelocker.errors import BundlePublisherError, ConfigError, FileAccessError, OutputExistsError
 from corelocker.files import write_atomically
 from corelocker.licensing import Environment
-from corelocker.licensing.canonical import AttestedRequest, renewal_token
+from corelocker.licensing.attested_request import AttestedRequest, renewal_token
+from corelocker.licensing.development import DevelopmentKey
+from corelocker.licensing.device_clock import DeviceClock, FileMarkStore, Reading, system_reading
+from corelocker.licensing.device_key import SEALED_SIZE, SoftwareDeviceKey, prove
 from corelocker.licensing.errors import (
     AttestationError,
     DeviceInactiveError,
@@ -55,19 +55,8 @@ from corelocker.licensing.errors import (
     PurchaseRevokedError,
     PurchaseSupersededError,
 )
-from corelocker.licensing.license import (
-    WRAPPED_KEY_SIZE,
-    DeviceClock,
-    Expected,
-    FileMarkStore,
-    License,
-    Reading,
-    SoftwareDeviceKey,
-    Verified,
-    read_license,
-    system_reading,
-    verify_license,
-)
+from corelocker.licensing.evidence import Format, evidence_to_json
+from corelocker.licensing.license import Expected, License, Verified, read_license, verify_license
 from corelocker.licensing.tokens import TrustedKeys
 from corelocker.runtime.restored import Check, RestoredFile, restore
 from corelocker.service.errors import AttestationRefusedError
@@ -523,7 +512,7 @@ class SoftwareDevice:
             sealed = jose.decode_base64url(str(issued.get("sealed")))
         except ValueError:
             sealed = b""
-        if len(sealed) != WRAPPED_KEY_SIZE:
+        if len(sealed) != SEALED_SIZE:
             raise ServiceProtocolError("the service's answer holds no secret that is sealed to the device key")
         return evidence_to_json(prove(sealed, self._device_key, digest))
 

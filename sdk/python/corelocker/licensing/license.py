@@ -1,44 +1,29 @@
-"""Licenses: the signed token that carries a content key wrapped to one device key.
-
-A license is a JWS compact, ES256, `typ` = `corelocker-license+jwt`, with the claims of `License`. The claim `wk` is
-the base64url of HPKE's enc || ciphertext (RFC 9180, base mode, DHKEM(P-256, HKDF-SHA256), HKDF-SHA256, AES-256-GCM):
-65 + 48 bytes. Its `info` is "corelocker license v1" || SHA-256 of the canonical JSON (RFC 8785) of all other claims,
-so a wrapped key that is moved to another license does not open.
+"""Licenses: the signed token that carries a content key wrapped to one device key (docs/formats.md, "License").
 
 The service calls `issue_license`, and `check_renewal` before it issues the next one. A device calls `verify_license`
-every time it unlocks, with the service keys that are pinned in the app, and `License.open` with its device key.
-
-Time on a device: an offline device has only its own clock, which its owner can set. `DeviceClock` keeps a mark that
-never falls: the latest time that was seen, moved on by the time since start-up while the device stays up. A clock that
-is behind the mark by more than a day is refused for licenses that end; one that is a little behind gains nothing,
-since the mark counts as the time.
+when a license arrives and each time it is used, with the keys that are pinned in the app, and `License.open` with its
+device key.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
-import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal, Protocol, cast
+from typing import Literal, cast
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives import hpke
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from corelocker.bundle import jose
-from corelocker.errors import FileAccessError
-from corelocker.files import write_atomically
 from corelocker.licensing import Environment
 from corelocker.licensing.canonical import CanonicalError, canonical_json
+from corelocker.licensing.device_clock import DeviceClock
+from corelocker.licensing.device_key import SEALED_SIZE, DeviceKey, seal
 from corelocker.licensing.errors import (
     LicenseAudienceError,
     LicenseBundleError,
-    LicenseClockError,
     LicenseDeviceError,
     LicenseEnvironmentError,
     LicenseExpiredError,
@@ -50,7 +35,6 @@ from corelocker.licensing.errors import (
     LicenseSignatureError,
     LicenseTierError,
     LicenseTypeError,
-    LicenseWrapError,
 )
 from corelocker.licensing.tokens import (
     Refusals,
@@ -58,53 +42,15 @@ from corelocker.licensing.tokens import (
     TrustedKeys,
     integer_claim,
     read_token,
-    strict_json,
     text_claim,
     write_token,
 )
 
 LICENSE_TYPE = "corelocker-license+jwt"
 INFO_PREFIX = b"corelocker license v1"
-CONTENT_KEY_SIZE = 32
-WRAPPED_KEY_SIZE = 65 + CONTENT_KEY_SIZE + 16
-# How far a device's clock may be behind the latest time that was seen: a traveler who sets the hour by hand.
-CLOCK_TOLERANCE = 86400
 
-_SUITE = hpke.Suite(hpke.KEM.P256, hpke.KDF.HKDF_SHA256, hpke.AEAD.AES_256_GCM)
 _REFUSALS = Refusals(LicenseFormatError, LicenseTypeError, LicenseSignatureError)
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-
-
-class DeviceKey(Protocol):
-    """A P-256 agreement key pair, on phones inside the secure hardware."""
-
-    @property
-    def thumbprint(self) -> str:
-        """RFC 7638 thumbprint of the public key."""
-
-    def open(self, sealed: bytes, info: bytes) -> bytes:
-        """The plaintext of HPKE's enc || ciphertext. Raises LicenseWrapError when it does not open."""
-
-
-class SoftwareDeviceKey:
-    """A device key in memory: for tests, the software device and development."""
-
-    def __init__(self, key: ec.EllipticCurvePrivateKey) -> None:
-        self._key = key
-        self.public_key = key.public_key()
-        self._thumbprint = jose.thumbprint(self.public_key)
-
-    @property
-    def thumbprint(self) -> str:
-        """RFC 7638 thumbprint of the public key."""
-        return self._thumbprint
-
-    def open(self, sealed: bytes, info: bytes) -> bytes:
-        """The plaintext of HPKE's enc || ciphertext. Raises LicenseWrapError when it does not open."""
-        try:
-            return _SUITE.decrypt(sealed, self._key, info)
-        except (InvalidTag, ValueError):
-            raise LicenseWrapError("the wrapped content key does not open with this device key") from None
 
 
 @dataclass(frozen=True)
@@ -152,11 +98,6 @@ class License:
         if self.expires_at is None:
             return None
         return self.issued_at + (self.expires_at - self.issued_at) * 2 // 3
-
-
-def seal(plaintext: bytes, device_key: ec.EllipticCurvePublicKey, info: bytes) -> bytes:
-    """HPKE's enc || ciphertext of a short plaintext for a device key, which `DeviceKey.open` opens."""
-    return _SUITE.encrypt(plaintext, device_key, info)
 
 
 # --- the service ---------------------------------------------------------------------------------
@@ -260,7 +201,8 @@ class Expected:
         environment: that the app was built for.
         bundle, model_version: of the key bundle at hand.
         device: thumbprint of the device key.
-        tier: if given, the license has to be for exactly this tier.
+        tiers: those that are accepted: after an unlock the one that was asked for, otherwise all of the key bundle but
+            the first, which needs no license.
         offline_grace: seconds after the end in which a license still counts, for devices that cannot reach the service.
     """
 
@@ -270,7 +212,7 @@ class Expected:
     bundle: str
     model_version: int
     device: str
-    tier: str | None = None
+    tiers: tuple[str, ...]
     offline_grace: int = 0
 
 
@@ -289,107 +231,6 @@ class Verified:
     now: int
 
 
-@dataclass(frozen=True)
-class Reading:
-    """A reading of a device's clocks.
-
-    Attributes:
-        wall: the clock that its owner can set, Unix seconds.
-        ticks: seconds of a clock that runs on through sleep and starts anew with the device.
-        boot: names the start-up that `ticks` counts from.
-    """
-
-    wall: int
-    ticks: int
-    boot: str
-
-
-@dataclass(frozen=True)
-class Mark:
-    """The latest time that was seen (Unix seconds), and the reading of the other clock then."""
-
-    time: int
-    ticks: int
-    boot: str
-
-
-class MarkStore(Protocol):
-    """Where the mark survives a restart; on phones beside the device key, and deleted only with it."""
-
-    def load(self) -> Mark | None:
-        """The mark, None when there was never one. Raises LicenseClockError when it is damaged."""
-
-    def save(self, mark: Mark) -> None:
-        """Keep the mark."""
-
-
-class DeviceClock:
-    """The time as far as an offline device can know it; `store` keeps the mark, `read` reads the clocks."""
-
-    def __init__(self, store: MarkStore, read: Callable[[], Reading]) -> None:
-        self._store = store
-        self._read = read
-
-    def now(self, license_: License, offline_grace: int) -> int:
-        """The time to judge the license by; moves the mark and keeps it before anything is decided.
-
-        The wall clock moves the mark no further than to the end of the license: a clock that was wrong by years makes
-        this license end, and the next one works again. Raises LicenseClockError when the clock is more than a day
-        behind the mark, or behind the signed time at which the license was issued.
-        """
-        reading = self._read()
-        mark = self._store.load()
-        seen = license_.issued_at
-        if mark is not None:
-            up = reading.ticks - mark.ticks if reading.boot == mark.boot else 0
-            seen = max(seen, mark.time + max(up, 0))
-        now = max(seen, reading.wall)
-        end = license_.issued_at if license_.expires_at is None else license_.expires_at + offline_grace
-        self._store.save(Mark(max(seen, min(now, end)), reading.ticks, reading.boot))
-        if license_.expires_at is not None and reading.wall < seen - CLOCK_TOLERANCE:
-            raise LicenseClockError("the clock of this device is behind", hint="Set its date and time")
-        return now
-
-
-class FileMarkStore:
-    """Keeps the mark in a small file, written atomically."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def load(self) -> Mark | None:
-        """The mark, None when there is no file. Raises LicenseClockError when it is damaged, FileAccessError."""
-        try:
-            data = self._path.read_bytes()
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise FileAccessError(f"{self._path}: {error.strerror or error}") from None
-        try:
-            value = strict_json(data)
-        except ValueError:
-            value = {}
-        seen, ticks, boot = (value.get(name) for name in ("time", "ticks", "boot"))
-        if type(seen) is not int or type(ticks) is not int or not isinstance(boot, str):
-            raise LicenseClockError(f"{self._path}: the record of the time is damaged", hint="Unlock anew")
-        return Mark(seen, ticks, boot)
-
-    def save(self, mark: Mark) -> None:
-        """Keep the mark. Raises FileAccessError."""
-        with write_atomically(self._path, force=True, mode=0o600) as file:
-            file.write(json.dumps({"time": mark.time, "ticks": mark.ticks, "boot": mark.boot}).encode())
-
-
-def system_reading() -> Reading:
-    """The clocks of this machine; outside Linux, where start-ups have no name, the wall clock alone moves the mark."""
-    ticks = time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
-    except OSError:
-        boot = str(uuid.uuid4())
-    return Reading(int(time.time()), int(ticks), boot)
-
-
 def verify_license(token: object, keys: TrustedKeys, expected: Expected, clock: DeviceClock) -> Verified:
     """Check everything that a device can check about its license, before the content key is opened.
 
@@ -404,9 +245,9 @@ def verify_license(token: object, keys: TrustedKeys, expected: Expected, clock: 
     if license_.model_version != expected.model_version:
         message = f"the license is for model version {license_.model_version}, not {expected.model_version}"
         raise LicenseModelVersionError(message, hint="Unlock anew")
-    if expected.tier is not None and license_.tier != expected.tier:
+    if license_.tier not in expected.tiers:
         raise LicenseTierError("the license is for another tier")
-    now = clock.now(license_, expected.offline_grace)
+    now = clock.now(license_.issued_at, license_.expires_at, expected.offline_grace)
     if now < license_.not_before:
         raise LicenseNotYetValidError("the license is not valid yet")
     if license_.expires_at is not None and now >= license_.expires_at:
@@ -460,8 +301,8 @@ def _license_of(claims: Mapping[str, object], wrapped_key: bytes, info: bytes) -
     device = text_claim(confirmation, "jkt", LicenseFormatError) if isinstance(confirmation, Mapping) else ""
     if len(device) != jose.THUMBPRINT_SIZE:
         raise LicenseFormatError("the claim cnf.jkt is not a key thumbprint")
-    if len(wrapped_key) != WRAPPED_KEY_SIZE:
-        raise LicenseFormatError(f"the claim wk is not {WRAPPED_KEY_SIZE} bytes in base64url")
+    if len(wrapped_key) != SEALED_SIZE:
+        raise LicenseFormatError(f"the claim wk is not {SEALED_SIZE} bytes in base64url")
     return License(
         issuer=text_claim(claims, "iss", LicenseFormatError),
         issued_at=issued_at,

@@ -11,19 +11,19 @@ import json
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from types import MappingProxyType
-from typing import NamedTuple, NoReturn, Protocol
+from typing import NamedTuple, Protocol
 from weakref import WeakKeyDictionary
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from corelocker.bundle import jose
+from corelocker.bundle.strict_json import MAX_INTEGER, parse_object
 from corelocker.errors import ConfigError
 from corelocker.licensing.errors import LicensingError
 
 MAX_TOKEN_SIZE = 16 * 1024
 MAX_TEXT = 256
 MAX_TRUSTED_KEYS = 8
-_SAFE_INTEGER = 2**53 - 1
 
 
 class Signer(Protocol):
@@ -132,13 +132,13 @@ def _read(token: str, typ: str, keys: TrustedKeys, refusals: Refusals) -> Mappin
     if head.get("typ") != typ or head.get("alg") != "ES256":
         raise refusals.other_type(f"the token is not of type {typ} with ES256")
     kid = head.get("kid")
-    if not head.keys() <= {"alg", "typ", "kid"} or not isinstance(kid, str | None):
+    if not head.keys() <= {"alg", "typ", "kid"} or not isinstance(kid, str | None) or ("kid" in head and kid is None):
         raise refusals.malformed("the token's header holds something beyond alg, typ and kid")
     signed = f"{header}.{payload}".encode("ascii")
     if not any(jose.verify(key, proof, signed) for key in keys.candidates(kid)):
         raise refusals.unsigned("the token is not signed by a trusted key")
     try:
-        return MappingProxyType(strict_json(claims))
+        return MappingProxyType(parse_object(claims))
     except ValueError as error:
         raise refusals.malformed(f"the token's claims are malformed: {error}") from None
 
@@ -146,7 +146,7 @@ def _read(token: str, typ: str, keys: TrustedKeys, refusals: Refusals) -> Mappin
 @lru_cache(maxsize=64)
 def _read_header(header: str) -> Mapping[str, object]:
     """The header in base64url; all tokens that a key has signed have the same. Raises ValueError."""
-    return strict_json(jose.decode_base64url(header))
+    return parse_object(jose.decode_base64url(header))
 
 
 def text_claim(claims: Mapping[str, object], name: str, refusal: type[LicensingError]) -> str:
@@ -161,27 +161,8 @@ def integer_claim(claims: Mapping[str, object], name: str, refusal: type[Licensi
     """The claim's whole number, 0 to 2^53 - 1. Raises `refusal` when it is anything else."""
     value = claims.get(name)
     # bool is an int to Python, not to JSON.
-    if type(value) is not int or not 0 <= value <= _SAFE_INTEGER:
+    if type(value) is not int or not 0 <= value <= MAX_INTEGER:
         raise refusal(f"the claim {name} is not a whole number of 0 or more")
-    return value
-
-
-def strict_json(data: bytes) -> dict[str, object]:
-    """The JSON object in `data`, without duplicate names, lone surrogates, fractions, NaN, or integers beyond 2^53 - 1.
-
-    RFC 7493 (I-JSON), and stricter about numbers.
-
-    Raises ValueError for anything else, however deep it nests.
-    """
-    try:
-        value = _STRICT.decode(data.decode("utf-8"))
-        if b"\\u" in data:
-            # A lone surrogate has no UTF-8. Writing nests deeper than reading.
-            json.dumps(value, ensure_ascii=False).encode("utf-8")
-    except RecursionError:
-        raise ValueError("JSON that nests too deep") from None
-    if not isinstance(value, dict):
-        raise ValueError("not a JSON object")
     return value
 
 
@@ -189,26 +170,4 @@ def _json_bytes(value: Mapping[str, object]) -> bytes:
     return _PLAIN.encode(value).encode("utf-8")
 
 
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        raise ValueError("a JSON object with a duplicate name")
-    return value
-
-
-def _integer(digits: str) -> int:
-    value = int(digits)
-    if abs(value) > _SAFE_INTEGER:
-        raise ValueError("a JSON integer beyond 2^53 - 1")
-    return value
-
-
-def _no_number(_: str) -> NoReturn:
-    raise ValueError("a JSON number that is not an integer")
-
-
-# json.loads and json.dumps make these anew for every call that has options.
-_STRICT = json.JSONDecoder(
-    object_pairs_hook=_unique, parse_int=_integer, parse_float=_no_number, parse_constant=_no_number
-)
 _PLAIN = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)

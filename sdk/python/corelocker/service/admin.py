@@ -23,10 +23,10 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from corelocker.attestation.development import DevelopmentRoot
 from corelocker.bundle.keystore import FileKek, Kek, Keystore
 from corelocker.errors import ConfigError, FileAccessError, KeystoreEntryError, OutputExistsError
 from corelocker.files import write_atomically
+from corelocker.licensing.development import DevelopmentRoot
 from corelocker.purchases.entitlements import Entitlement, Provider, release
 from corelocker.service.config import ServiceConfig
 from corelocker.service.config_file import load_config

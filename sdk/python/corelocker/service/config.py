@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from corelocker.attestation import Format
 from corelocker.licensing import Environment
+from corelocker.licensing.evidence import Format
 from corelocker.purchases.entitlements import Catalog, DeviceRules, Unlock
 
 _DAY = 86400

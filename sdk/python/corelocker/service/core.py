@@ -27,17 +27,6 @@ from typing import Any, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from corelocker.attestation import (
-    AndroidKeyEvidence,
-    AppAssertEvidence,
-    AppAttestEvidence,
-    DevelopmentEvidence,
-    DeviceKeyEvidence,
-    Format,
-    Reason,
-    Refusal,
-    Verdict,
-)
 from corelocker.attestation.android_key import AndroidKeyPolicy, verify_android_key
 from corelocker.attestation.apple_app_attest import (
     AppAttestPolicy,
@@ -48,17 +37,26 @@ from corelocker.attestation.certificates import parse_chain
 from corelocker.attestation.development import verify_development
 from corelocker.attestation.device_key import proof_secret, seal_secret, verify_device_key
 from corelocker.attestation.revocation import check_revocation
+from corelocker.attestation.verdict import Reason, Refusal, Verdict
 from corelocker.bundle import jose
+from corelocker.bundle.strict_json import parse_object
 from corelocker.errors import ConfigError
-from corelocker.licensing.canonical import AttestedRequest, renewal_token
+from corelocker.licensing.attested_request import AttestedRequest, renewal_token
 from corelocker.licensing.errors import (
     LicenseRevokedError,
     LicensingError,
     PurchaseFormatError,
     PurchaseNotFoundError,
 )
+from corelocker.licensing.evidence import (
+    AndroidKeyEvidence,
+    AppAssertEvidence,
+    AppAttestEvidence,
+    DevelopmentEvidence,
+    DeviceKeyEvidence,
+    Format,
+)
 from corelocker.licensing.license import License, check_renewal, issue_license
-from corelocker.licensing.tokens import strict_json
 from corelocker.purchases.entitlements import (
     Entitlement,
     Purchase,
@@ -706,7 +704,7 @@ class UnlockService:
             if store is None:
                 raise ProviderNotAllowedError("the app takes no App Store purchases")
             try:
-                payload = strict_json(body).get("signedPayload")
+                payload = parse_object(body).get("signedPayload")
             except ValueError:
                 raise RequestError("the notification is not a JSON object") from None
             notice = store.notice(payload, now_ms=now_ms)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from corelocker.attestation import Reason
+from corelocker.attestation.verdict import Reason
 from corelocker.errors import CoreLockerError
 from corelocker.licensing.errors import LicensingError
 

@@ -12,9 +12,9 @@ from typing import Any, Self
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from corelocker.attestation import Evidence, EvidenceError, evidence_from_json
 from corelocker.bundle import jose
-from corelocker.licensing.tokens import strict_json
+from corelocker.bundle.strict_json import parse_object
+from corelocker.licensing.evidence import Evidence, EvidenceError, evidence_from_json
 from corelocker.purchases.entitlements import Provider
 from corelocker.purchases.google_play_answers import Kind
 from corelocker.service.errors import DeviceKeyError, RequestError
@@ -144,7 +144,7 @@ def _body(
         if len(data) > MAX_REQUEST_SIZE:
             raise RequestError(f"the request has more than {MAX_REQUEST_SIZE} bytes")
         try:
-            data = strict_json(data)
+            data = parse_object(data)
         except ValueError:
             raise RequestError("the request is not a JSON object, or holds a name twice or a fraction") from None
     if not members - optional <= data.keys() <= members:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from corelocker import __version__
-from corelocker.attestation import MAX_INTEGRITY_TOKEN
+from corelocker.licensing.evidence import MAX_INTEGRITY_TOKEN
 from corelocker.service.problems import PREFIX, PROBLEM_TYPE, PROBLEMS
 
 ROUTES = ("challenges", "licenses", "renew", "app-store", "google-play", "healthz", "readyz", "openapi", "other")

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from corelocker.attestation import Format, Reason, Refusal, Verdict
 from corelocker.attestation.play_integrity import (
     PlayIntegrityClaims,
     PlayIntegrityPolicy,
     verify_play_integrity,
 )
+from corelocker.attestation.verdict import Reason, Refusal, Verdict
 from corelocker.licensing.errors import PurchaseUpstreamDeniedError, PurchaseUpstreamError
+from corelocker.licensing.evidence import Format
 from corelocker.purchases.google_api import GoogleApi
 from corelocker.purchases.upstream import json_of, refuse_failure
 

@@ -28,7 +28,7 @@ from typing import Final, TextIO
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from corelocker.attestation import Reason
+from corelocker.attestation.verdict import Reason
 
 METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 MULTIPROCESS_FOLDER: Final = "PROMETHEUS_MULTIPROC_DIR"
