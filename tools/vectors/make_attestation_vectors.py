@@ -19,7 +19,8 @@ sys.path[:0] = [str(ROOT / "sdk/python"), str(ROOT / "tests/python")]
 
 from corelocker.bundle import jose  # noqa: E402
 from corelocker.licensing.attested_request import AttestedRequest  # noqa: E402
-from corelocker.licensing.evidence import EvidenceError, Format, evidence_from_json  # noqa: E402
+from corelocker.licensing.errors import EvidenceError  # noqa: E402
+from corelocker.licensing.evidence import Format, evidence_from_json  # noqa: E402
 from support.attestation_cases import ANDROID_CASES, APPLE_CASES, DEVELOPMENT_CASES  # noqa: E402
 from support.attestation_forge import DEVICE_KEY, key  # noqa: E402
 

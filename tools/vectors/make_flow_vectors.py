@@ -103,8 +103,8 @@ def unlock(number: int, given: dict[str, Any] | None, tier: str = "full", purcha
     return {"path": "/v1/licenses", "body": body, "digest": digest(number, token, tier).hex(), "answer": given}
 
 
-def renew(number: int, given: dict[str, Any] | None, *, by_device_key: bool = False) -> Step:
-    request = digest(number, f"renew:{HELD_ID}", "full")
+def renew(number: int, given: dict[str, Any] | None, *, by_device_key: bool = False, tier: str = "full") -> Step:
+    request = digest(number, f"renew:{HELD_ID}", tier)
     step = {
         "path": f"/v1/licenses/{HELD_ID}/renew",
         "body": {"challenge": f"challenge-{number}"},
@@ -173,6 +173,38 @@ def good() -> list[dict[str, Any]]:
             "renew-by-device-key",
             [challenge(1, sealed=True), renew(1, issued(), by_device_key=True)],
         ),
+    ]
+
+
+def new_truth() -> list[dict[str, Any]]:
+    """What a renewal returns takes the place of what is held, whatever it grants."""
+
+    def renewed(name: str, comment: str, expect: str = "ok", **claims: Any) -> dict[str, Any]:
+        steps = [challenge(1), renew(1, issued(license_of(**claims)))]
+        return vector(name, comment, "renew", steps, expect)
+
+    return [
+        renewed("renew-lower-tier", "the license held is for full, the next one for plus", tier="plus"),
+        renewed("renew-earlier-end", "it ends in an hour, before the one that is held", exp=ISSUED + 3600),
+        renewed("renew-lower-tier-earlier-end", "both", tier="plus", exp=ISSUED + 3600),
+        renewed("renew-perpetual", "the next one does not end", exp=None),
+        vector(
+            "renew-higher-tier",
+            "the license held is for plus, the next one for full",
+            "renew",
+            [challenge(1), renew(1, issued(), tier="plus")],
+            held=license_of(HELD_ID, tier="plus"),
+        ),
+        vector(
+            "renew-after-the-end",
+            "a license that has ended is renewed too",
+            "renew",
+            [challenge(1), renew(1, issued())],
+            held=license_of(HELD_ID, iat=ISSUED - 2 * 86400, nbf=ISSUED - 2 * 86400, exp=ISSUED - 86400),
+        ),
+        renewed("renew-unknown-tier", "a tier that the key bundle does not have", "license-tier", tier="gold"),
+        renewed("renew-first-tier", "tier 0 needs no license", "license-tier", tier="free"),
+        renewed("renew-ended", "what has ended is not stored", "license-expired", iat=1, nbf=1, exp=ISSUED),
     ]
 
 
@@ -294,7 +326,7 @@ def refused() -> list[dict[str, Any]]:
     unknown = at_unlock("unknown-problem", 403, "of-a-later-release", "service")
     return [
         limit | {"retry_at": ISSUED + 86400},
-        at_unlock("attestation-refused", 401, "attestation-refused", "attestation"),
+        at_unlock("attestation-refused", 401, "attestation-refused"),
         at_unlock("purchase-product", 403, "purchase-product"),
         at_unlock("purchase-pending", 402, "purchase-pending"),
         at_unlock("bundle-retired", 403, "bundle-retired"),
@@ -348,7 +380,9 @@ def main() -> None:
     out: Path = parser.parse_args().out
     content = {
         "description": (
-            "A device (`device_key`, `config`) and an unlock service. The device holds the license `held` (or none), does "
+            "A device (`device_key`, app configuration `config`, with the test's server for its `service`) and an unlock service "
+            "(docs/formats.md: Attested request, Proofs, What a device keeps, Unlock API). "
+            "The device holds the license `held` (or none), does "
             "`operation` (unlock, renew, renew-by-device-key) for the key bundle `bundle`, and sends the requests of `steps` "
             "in this order and no others: POST to `path` with the JSON `body`, which in the second request of an exchange "
             "has the member `attestation` too. `digest` (hex) is what that attestation signs; `proof` is the whole of a "
@@ -359,11 +393,20 @@ def main() -> None:
             "the device holds afterwards. The wall clock stands at `now`. `content_key` (hex) is in every good license."
         ),
         "device_key": jwk(PHONE, secret=True),
-        "config": {"issuer": "https://unlock.example.com", "app": APP, "service_keys": [jwk(SERVICE)]},
+        "config": {
+            "format": "corelocker-app-config",
+            "version": "1.0",
+            "service": "https://unlock.example.com",
+            "issuer": "https://unlock.example.com",
+            "app": APP,
+            "environment": "development",
+            "license_keys": {"keys": [jwk(SERVICE)]},
+            "publisher": thumbprint(STRANGER),
+        },
         "bundle": {"id": BUNDLE, "model_version": 3, "tiers": ["free", "plus", "full"]},
         "now": ISSUED,
         "content_key": CONTENT_KEY.hex(),
-        "vectors": [*good(), *tried_again(), *refused(), *not_believed()],
+        "vectors": [*good(), *new_truth(), *tried_again(), *refused(), *not_believed()],
     }
     names = [made["name"] for made in content["vectors"]]
     assert len(set(names)) == len(names)

@@ -108,7 +108,8 @@ def main() -> None:
     out: Path = parser.parse_args().out
     content = {
         "description": (
-            "The `device-key` proof of a renewal. A device opens `sealed` (base64url of HPKE enc || ciphertext, the suite of "
+            "The `device-key` proof of a renewal (docs/formats.md, Proofs). "
+            "A device opens `sealed` (base64url of HPKE enc || ciphertext, the suite of "
             'licenses, info "corelocker proof v1", no AAD) with `device_key` to `secret` (hex), and answers `proof`: base64url '
             "of HMAC-SHA256 of `digest` (hex; SHA-256 of the canonical request, whose purchase is the SHA-256 of "
             '"renew:" and the license id) under the secret. A service derives the secret: HMAC-SHA256 under `service_secret` of '

@@ -25,13 +25,8 @@ from corelocker.attestation.revocation import MAX_LIST, RevocationList, Revocati
 from corelocker.attestation.verdict import Reason, Refusal, Verdict
 from corelocker.errors import ConfigError
 from corelocker.licensing.development import DevelopmentKey, DevelopmentRoot
-from corelocker.licensing.evidence import (
-    MAX_INTEGRITY_TOKEN,
-    DevelopmentEvidence,
-    EvidenceError,
-    evidence_from_json,
-    evidence_to_json,
-)
+from corelocker.licensing.errors import EvidenceError
+from corelocker.licensing.evidence import MAX_INTEGRITY_TOKEN, DevelopmentEvidence, evidence_from_json, evidence_to_json
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat

@@ -15,8 +15,8 @@ from corelocker.attestation.verdict import Reason
 from corelocker.bundle import jose
 from corelocker.licensing.attested_request import AttestedRequest, renewal_token
 from corelocker.licensing.device_key import PROOF_INFO, SoftwareDeviceKey, prove
-from corelocker.licensing.errors import LicenseWrapError
-from corelocker.licensing.evidence import DeviceKeyEvidence, EvidenceError, Format, evidence_from_json, evidence_to_json
+from corelocker.licensing.errors import EvidenceError, LicenseWrapError
+from corelocker.licensing.evidence import DeviceKeyEvidence, Format, evidence_from_json, evidence_to_json
 from cryptography.hazmat.primitives.asymmetric import ec
 
 ROOT = Path(__file__).parents[3]

@@ -11,7 +11,8 @@ import pytest
 import rfc8785
 from corelocker.bundle import jose
 from corelocker.licensing.attested_request import AttestedRequest
-from corelocker.licensing.canonical import CanonicalError, canonical_json
+from corelocker.licensing.canonical import canonical_json
+from corelocker.licensing.errors import CanonicalError
 from corelocker.licensing.evidence import Format
 from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given

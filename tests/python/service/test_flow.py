@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,11 @@ import numpy as np
 import pytest
 import requests
 from corelocker.bundle.clkey import KeyBundle
-from corelocker.device.software import NotUnlockedError, Patience, ServiceUnreachableError, SoftwareDevice
+from corelocker.cli.device import read_public_key
+from corelocker.device.errors import NotUnlockedError, ServiceUnreachableError
+from corelocker.device.software import SoftwareDevice
+from corelocker.device.unlock_client import RetryPolicy
+from corelocker.licensing.app_config import AppConfig
 from corelocker.licensing.errors import (
     AttestationError,
     DeviceInactiveError,
@@ -83,7 +88,7 @@ def test_unlock_restore_renew(world: World, bundle: KeyBundle, name: str) -> Non
     second = device.renew(bundle).license
     third = device.renew(bundle, by_device_key=True).license
     assert len({first.license_id, second.license_id, third.license_id}) == 3
-    with SoftwareDevice.open(device.folder).restore(world.locked_path, bundle) as restored:
+    with SoftwareDevice(device.folder.path).restore(world.locked_path, bundle) as restored:
         assert bytes(restored) == world.original
     licenses, entitlement = world.stored(name)
     assert [place.device for place in entitlement.places] == [device.thumbprint]
@@ -172,7 +177,7 @@ def test_revoked_purchase(world: World, bundle: KeyBundle, name: str) -> None:
 def test_strangers(world: World, bundle: KeyBundle, name: str, tmp_path: Path) -> None:
     """A device of another root, and a grant of another shop."""
     stranger = World(tmp_path, "sqlite:///nowhere.sqlite")
-    device = SoftwareDevice.create(tmp_path / "device", world.device_config(), stranger.attestation_key)
+    device = SoftwareDevice.create(tmp_path / "device", world.app_config(), stranger.attestation_key)
     with pytest.raises(AttestationError):
         device.unlock(bundle, "full", buy(world, name))
     with pytest.raises(PurchaseSignatureError):
@@ -231,9 +236,9 @@ def test_lost_answer(running: tuple[World, ServiceProcess], bundle: KeyBundle, n
 def test_offline(world: World, bundle: KeyBundle, name: str) -> None:
     device = world.device(name)
     device.unlock(bundle, "full", buy(world, name))
-    config = world.device_config(port=free_port())
-    (device.folder / "device.json").write_bytes(config.to_json())
-    away = SoftwareDevice.open(device.folder, patience=Patience(attempts=2, sleep=lambda seconds: None))
+    config = world.app_config(port=free_port())
+    (device.folder.path / "corelocker.json").write_bytes(config.to_json())
+    away = SoftwareDevice(device.folder.path, retry=RetryPolicy(attempts=2, sleep=lambda seconds: None))
     with pytest.raises(ServiceUnreachableError):
         away.renew(bundle)
     with away.restore(world.locked_path, bundle) as restored:
@@ -284,10 +289,13 @@ def test_commands(tmp_path: Path) -> None:
     order = ("grant", "issue", "--config", "unlock/service.toml", "--product", "full", "--purchase", "order-1")
     grant = shell(*order)["grant"]
     (tmp_path / "grant.jwt").write_text(grant)
-    pins = (
-        "--app", "com.example.app", "--service", f"http://127.0.0.1:{port}", "--publisher", publisher,
-        "--service-key", "unlock/service-key.pem", "--root", "unlock/development-root-key.pem",
+    app_config = AppConfig(
+        service=f"http://127.0.0.1:{port}", issuer=f"http://127.0.0.1:{port}", app="com.example.app",
+        environment="development", license_keys=(read_public_key(tmp_path / "unlock/service-key.pem"),),
+        publisher=publisher,
     )  # fmt: skip
+    (tmp_path / "corelocker.json").write_bytes(app_config.to_json())
+    pins = ("--config", "corelocker.json", "--root", "unlock/development-root-key.pem")
     bundle = ("--bundle", "dist/resnet.clkey")
     for device in ("phone", "other"):
         shell("device", "init", device, *pins)
@@ -330,23 +338,25 @@ def test_commands(tmp_path: Path) -> None:
     "arguments",
     [
         ("device", "show", "nowhere"),
-        ("device", "init", "x", "--app", "a", "--service", "http://example.com", "--publisher", "x" * 43,
-         "--service-key", "key.pem", "--root", "root.pem"),
-        ("device", "init", "x", "--app", "a", "--service", "https://example.com", "--publisher", "x" * 43,
-         "--service-key", "key.pem"),
-        ("device", "init", "x", "--app", "a", "--service", "https://example.com", "--publisher", "x" * 43,
-         "--service-key", "rubbish.pem", "--root", "root.pem"),
-        ("device", "init", "x", "--app", "a", "--service", "https://example.com", "--publisher", "x" * 43,
-         "--service-key", "key.pem", "--root", "rubbish.pem"),
+        ("device", "init", "x", "--config", "http.json", "--root", "root.pem"),
+        ("device", "init", "x", "--config", "production.json", "--root", "root.pem"),
+        ("device", "init", "x", "--config", "rubbish.pem", "--root", "root.pem"),
+        ("device", "init", "x", "--config", "corelocker.json"),
+        ("device", "init", "x", "--config", "corelocker.json", "--root", "root.pem", "--attestation-key", "root.pem"),
+        ("device", "init", "x", "--config", "corelocker.json", "--root", "rubbish.pem"),
     ],
 )  # fmt: skip
 def test_commands_that_make_no_sense(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     world = World(tmp_path, "sqlite:///x.sqlite")
-    (tmp_path / "key.pem").write_bytes((tmp_path / "backend.pem").read_bytes())
+    good = world.app_config(service="https://unlock.example.com")
+    (tmp_path / "corelocker.json").write_bytes(good.to_json())
+    production = replace(good, environment="production").to_json()
+    (tmp_path / "production.json").write_bytes(production)
+    (tmp_path / "http.json").write_bytes(production.replace(b'"service": "https:', b'"service": "http:'))
     (tmp_path / "root.pem").write_text(world.root.certificate + world.root.private_pem())
     (tmp_path / "rubbish.pem").write_bytes(b"-----BEGIN\xff")
     code = 1 if arguments[1] == "show" else 2
-    assert Shell(tmp_path)(*arguments, code=code)["error"]["code"] in ("config", "file-access")
+    assert Shell(tmp_path)(*arguments, code=code)["error"]["code"] in ("config", "app-config", "file-access")
     assert not (tmp_path / "x").exists()
 
 
@@ -355,7 +365,7 @@ def test_commands_without_the_extra(tmp_path: Path) -> None:
     hide = (
         "import importlib.util as u, sys\n"
         "find = u.find_spec\n"
-        "u.find_spec = lambda name, package=None: None if name == 'fastapi' else find(name, package)\n"
+        "u.find_spec = lambda name, package=None: None if name == 'requests' else find(name, package)\n"
         "from corelocker.cli import app\n"
         "sys.exit(app.run(['device', 'show', 'nowhere', '--json']))\n"
     )

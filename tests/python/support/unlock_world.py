@@ -27,7 +27,9 @@ from corelocker.bundle.content_keys import new_content_key, tier_keys
 from corelocker.bundle.keystore import FileKek, Kek, Keystore
 from corelocker.bundle.patch import Patch
 from corelocker.bundle.sample import sample
-from corelocker.device.software import DeviceConfig, Patience, SoftwareDevice
+from corelocker.device.software import SoftwareDevice
+from corelocker.device.unlock_client import RetryPolicy
+from corelocker.licensing.app_config import AppConfig
 from corelocker.licensing.attested_request import AttestedRequest
 from corelocker.licensing.development import DevelopmentKey, DevelopmentRoot
 from corelocker.licensing.device_clock import Reading, system_reading
@@ -51,7 +53,7 @@ TIERS = ("free", "plus", "full")
 NOW = 1_800_000_000
 PARALLEL = 50
 # Tests refuse on purpose and start again: nobody waits for real.
-AT_ONCE = Patience(attempts=3, sleep=lambda seconds: None)
+AT_ONCE = RetryPolicy(attempts=3, sleep=lambda seconds: None)
 
 
 def free_port() -> int:
@@ -222,15 +224,16 @@ class World:
             issued_at=int(time.time() if now is None else now), lifetime=lifetime, purchase=purchase, until=until,
         )  # fmt: skip
 
-    def device_config(self, port: int | None = None, **changes: Any) -> DeviceConfig:
+    def app_config(self, port: int | None = None, **changes: Any) -> AppConfig:
         members: dict[str, Any] = {
             "service": f"http://127.0.0.1:{port or self.port}",
-            "service_keys": (jose.public_jwk(self.keystore.signing_key.public_key()),),
             "issuer": ISSUER,
             "app": APP,
+            "environment": "development",
+            "license_keys": (self.keystore.signing_key.public_key(),),
             "publisher": jose.thumbprint(self.publisher.public_key()),
         }
-        return DeviceConfig(**(members | changes))
+        return AppConfig(**(members | changes))
 
     def device(
         self,
@@ -238,13 +241,14 @@ class World:
         *,
         port: int | None = None,
         read_clocks: Callable[[], Reading] = system_reading,
-        patience: Patience = AT_ONCE,
+        retry: RetryPolicy = AT_ONCE,
+        ca_file: Path | None = None,
         **changes: Any,
     ) -> SoftwareDevice:
         """A new device in a folder `name`."""
         return SoftwareDevice.create(
-            self.folder / name, self.device_config(port, **changes), self.attestation_key,
-            read_clocks=read_clocks, patience=patience,
+            self.folder / name, self.app_config(port, **changes), self.attestation_key,
+            read_clocks=read_clocks, retry=retry, ca_file=ca_file,
         )  # fmt: skip
 
     def bundle(self) -> KeyBundle:

@@ -109,17 +109,18 @@ def _refused(what: str, code: str, action: Callable[[], object]) -> Step:
 
 def _device(folder: Path, files: DevelopmentFiles, publisher: Keystore, port: int) -> SoftwareDevice:
     """A device with an attestation key of the service's development root, and all that its app pins."""
-    from corelocker.bundle.jose import public_jwk
-    from corelocker.device.software import DeviceConfig, SoftwareDevice
+    from corelocker.device.software import SoftwareDevice
+    from corelocker.licensing.app_config import AppConfig
     from corelocker.licensing.development import DevelopmentRoot
 
     pem = files.development_root.read_text()
     url = f"http://127.0.0.1:{port}"
-    config = DeviceConfig(
+    config = AppConfig(
         service=url,
-        service_keys=(public_jwk(read_public_key(files.service_key)),),
         issuer=url,
         app=APP,
+        environment="development",
+        license_keys=(read_public_key(files.service_key),),
         publisher=publisher.publisher,
     )
     return SoftwareDevice.create(folder, config, DevelopmentRoot.from_pem(pem, pem).issue("demo", datetime.now(UTC)))

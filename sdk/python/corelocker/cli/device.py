@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from corelocker.cli.app import Json, emit, human, publisher_thumbprint
+from corelocker.cli.app import Json, emit, human
 from corelocker.errors import ConfigError, FileAccessError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -32,18 +32,16 @@ app = typer.Typer(
 Folder = Annotated[Path, typer.Argument(help="The device's folder.")]
 Locked = Annotated[Path, typer.Argument(help="A locked weight file (of a package, its weight.bin).")]
 Bundle = Annotated[Path, typer.Option(help="The key bundle (.clkey) that the app ships.")]
+CaFile = Annotated[
+    Path | None, typer.Option(help="PEM file of the authorities to trust for https, in place of the system's.")
+]
 Tier = Annotated[str | None, typer.Option(help="Tier to restore to.", show_default="that of the license")]
 
 
 @app.command()
 def init(
     folder: Folder,
-    app_id: Annotated[str, typer.Option("--app", help="The app's identifier, as the service knows it.")],
-    service: Annotated[str, typer.Option(help="URL of the unlock service.")],
-    service_key: Annotated[
-        list[Path], typer.Option(help="PEM file of a public key that signs licenses, to pin; may be repeated.")
-    ],
-    publisher: Annotated[str, typer.Option(help="Thumbprint or PEM file of the publisher's key, to pin.")],
+    config: Annotated[Path, typer.Option(help="The app configuration, corelocker.json, as the app ships it.")],
     root: Annotated[
         Path | None,
         typer.Option(help="PEM file with certificate and key of a development root: certifies a new attestation key."),
@@ -51,44 +49,33 @@ def init(
     attestation_key: Annotated[
         Path | None, typer.Option(help="PEM file with certificate and key of an attestation key, in place of --root.")
     ] = None,
-    issuer: Annotated[
-        str | None, typer.Option(help="The name in the service's licenses.", show_default="the URL")
-    ] = None,
-    offline_grace: Annotated[int, typer.Option(min=0, help="Seconds after its end in which a license counts.")] = 0,
-    ca_file: Annotated[
-        Path | None, typer.Option(help="PEM file of the authorities to trust, in place of the system's.")
-    ] = None,
     json: Json = False,
 ) -> None:
-    """Make a device: a new key pair, and what an app pins at build time.
+    """Make a device in a folder: a new key pair, and what an app pins at build time.
 
-    Example: corelocker device init phone --app com.example.camera --service http://127.0.0.1:8700 --service-key service.pem
-    --publisher publisher.pem --root dev-root.pem
+    Example: corelocker device init phone --config corelocker.json --root dev-root.pem
     """
     require_service_extra()
-    from corelocker.bundle.jose import public_jwk
-    from corelocker.device.software import DeviceConfig, SoftwareDevice
+    from corelocker.device.software import SoftwareDevice
+    from corelocker.licensing.app_config import AppConfig
     from corelocker.licensing.development import DevelopmentKey, DevelopmentRoot
 
     if (root is None) == (attestation_key is None):
         raise ConfigError("a device needs either --root or --attestation-key")
+    app_config = AppConfig.from_json(_text(config).encode())
     if root is not None:
         pem = _text(root)
         key = DevelopmentRoot.from_pem(pem, pem).issue(folder.name or "device", datetime.now(UTC))
     else:
         key = DevelopmentKey.from_pem(_text(attestation_key or folder))
-    config = DeviceConfig(
-        service=service,
-        service_keys=tuple(public_jwk(read_public_key(path)) for path in service_key),
-        issuer=service if issuer is None else issuer,
-        app=app_id,
-        publisher=publisher_thumbprint(publisher) or "",
-        offline_grace=offline_grace,
-        ca_file=None if ca_file is None else str(ca_file.absolute()),
-    )
-    device = SoftwareDevice.create(folder, config, key)
-    document = {"device": str(folder), "thumbprint": device.thumbprint, "app": app_id, "service": service}
-    emit(json, document, lambda: print(f"{folder}: new device {device.thumbprint} with app {app_id}"))
+    device = SoftwareDevice.create(folder, app_config, key)
+    document = {
+        "device": str(folder),
+        "thumbprint": device.thumbprint,
+        "app": app_config.app,
+        "service": app_config.service,
+    }
+    emit(json, document, lambda: print(f"{folder}: new device {device.thumbprint} with app {app_config.app}"))
 
 
 @app.command()
@@ -99,13 +86,14 @@ def unlock(
         Path, typer.Option(help="File with the grant of the publisher's backend; - reads it from standard input.")
     ],
     tier: Annotated[str | None, typer.Option(help="Tier to unlock.", show_default="the last")] = None,
+    ca_file: CaFile = None,
     json: Json = False,
 ) -> None:
     """Prove device and purchase to the service, and store the license that it issues.
 
     Example: corelocker device unlock phone --bundle dist/scanner.clkey --grant grant.jwt --tier plus
     """
-    device = _open(folder)
+    device = _open(folder, ca_file)
     with device.open_bundle(bundle) as opened:
         purchase = {"provider": "grant", "token": _text(grant).strip()}
         verified = device.unlock(opened, tier or opened.tiers[-1], purchase)
@@ -119,13 +107,14 @@ def renew(
     device_key: Annotated[
         bool, typer.Option("--device-key", help="Prove the device key alone, as Android does; without an attestation.")
     ] = False,
+    ca_file: CaFile = None,
     json: Json = False,
 ) -> None:
     """Get the next license for the one that the device holds.
 
     Example: corelocker device renew phone --bundle dist/scanner.clkey
     """
-    device = _open(folder)
+    device = _open(folder, ca_file)
     with device.open_bundle(bundle) as opened:
         verified = device.renew(opened, by_device_key=device_key)
     _show_license(verified, json)
@@ -218,19 +207,20 @@ def run(
 
 
 def require_service_extra() -> None:
-    """Raise MissingExtraError unless the extra `service` is installed."""
-    for package in ("alembic", "fastapi", "joserfc", "requests", "rfc8785", "uvicorn"):
+    """Raise MissingExtraError unless what a device needs of the extra `service` is installed."""
+    for package in ("requests", "rfc8785"):
         if find_spec(package) is None:
             raise MissingExtraError(f"{package} is not installed", hint="Run: pip install 'corelocker[service]'")
 
 
-def _open(folder: Path) -> SoftwareDevice:
+def _open(folder: Path, ca_file: Path | None = None) -> SoftwareDevice:
     require_service_extra()
+    from corelocker.device.folder import DeviceFolder
     from corelocker.device.software import SoftwareDevice
 
-    if not (folder / "device.json").exists():
+    if not DeviceFolder(folder).exists:
         raise FileAccessError(f"{folder}: no device there", hint=f"Make one with `corelocker device init {folder}`")
-    return SoftwareDevice.open(folder)
+    return SoftwareDevice(folder, ca_file=ca_file)
 
 
 def _show_license(verified: Verified, as_json: bool) -> None:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from corelocker.bundle import jose
-from corelocker.licensing.canonical import CanonicalError, canonical_json
+from corelocker.licensing.canonical import canonical_json
+from corelocker.licensing.errors import CanonicalError
 from corelocker.licensing.evidence import Format
 
 REQUEST_TYPE = "corelocker-request-v1"

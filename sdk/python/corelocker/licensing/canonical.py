@@ -12,13 +12,7 @@ from typing import Any, cast
 import rfc8785
 
 from corelocker.bundle.strict_json import MAX_DEPTH, MAX_INTEGER
-from corelocker.licensing.errors import LicensingError
-
-
-class CanonicalError(LicensingError):
-    """A value has no canonical JSON: it lies outside the domain, or a text is not valid Unicode."""
-
-    code = "canonical-json"
+from corelocker.licensing.errors import CanonicalError
 
 
 def canonical_json(value: Mapping[str, object]) -> bytes:

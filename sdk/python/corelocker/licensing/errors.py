@@ -1,15 +1,15 @@
-"""Every way in which a proof, a purchase or a license can be bad, as one typed error each.
+"""Every way in which a request, a proof, a purchase or a license can be bad, as one typed error each.
 
-An error has a stable `code` (kebab-case): the service puts it into the `type` of its problem details, the
-audit log records it, the vectors name it. Messages say which check failed and never carry key bytes, whole
-tokens or purchase secrets.
+An error has a stable `code` (kebab-case): the service puts it into the `type` of its problem details, a device finds the
+error by it (`error_of_code`), the audit log records it, the vectors name it. Messages say which check failed and never
+carry key bytes, whole tokens or purchase secrets.
 """
 
 from __future__ import annotations
 
 from typing import ClassVar
 
-from corelocker.errors import CoreLockerError
+from corelocker.errors import ConfigError, CoreLockerError
 
 
 class LicensingError(CoreLockerError):
@@ -23,13 +23,121 @@ class LicensingError(CoreLockerError):
     retryable: ClassVar[bool] = False
 
 
+class CanonicalError(LicensingError):
+    """A value has no canonical JSON: it lies outside the domain, or a text is not valid Unicode."""
+
+    code = "canonical-json"
+
+
+# --- requests ------------------------------------------------------------------------------------
+
+
+class RequestError(LicensingError):
+    """The request is not of the documented shape."""
+
+    code = "request-malformed"
+
+
+class DeviceKeyError(RequestError):
+    """The device key is well-formed, but no point of the curve P-256."""
+
+    code = "device-key"
+
+
+class ChallengeError(LicensingError):
+    """The challenge is not one of this service's."""
+
+    code = "challenge-malformed"
+
+
+class ChallengeExpiredError(ChallengeError):
+    """The challenge is too old; fetch another."""
+
+    code = "challenge-expired"
+
+
+class ChallengeUsedError(ChallengeError):
+    """The challenge was used already; fetch another."""
+
+    code = "challenge-used"
+
+
+class AppUnknownError(LicensingError):
+    """The service does not know this app."""
+
+    code = "app-unknown"
+
+
+class BundleUnknownError(LicensingError):
+    """The service has no content key for this bundle."""
+
+    code = "bundle-unknown"
+
+
+class BundleRetiredError(LicensingError):
+    """The bundle holds a version of the model that the publisher has withdrawn; the app has to be updated."""
+
+    code = "bundle-retired"
+
+
+class TierUnknownError(LicensingError):
+    """The bundle has no such tier, or one that needs no license."""
+
+    code = "tier-unknown"
+
+
+class FormatNotAllowedError(LicensingError):
+    """This app, or this step, does not take attestations of this format."""
+
+    code = "format-not-allowed"
+
+
+class ProviderNotAllowedError(LicensingError):
+    """This app does not take purchases of this provider."""
+
+    code = "provider-not-allowed"
+
+
+class LicenseUnknownError(LicensingError):
+    """The service has not issued this license."""
+
+    code = "license-unknown"
+
+
+class OverloadedError(LicensingError):
+    """Too many requests at once."""
+
+    code = "overloaded"
+    retryable = True
+
+
+class StorageError(LicensingError):
+    """The database cannot be reached, or is of another version; nothing was decided."""
+
+    code = "storage-unavailable"
+    retryable = True
+
+
+class NotReadyError(LicensingError):
+    """Something that the service needs is not there (a revocation list, a key)."""
+
+    code = "not-ready"
+    retryable = True
+
+
 # --- attestation ---------------------------------------------------------------------------------
 
 
 class AttestationError(LicensingError):
     """The device's proof does not show a genuine app on a genuine device holding this key."""
 
-    code = "attestation"
+    code = "attestation-refused"
+
+
+class EvidenceError(AttestationError):
+    """The JSON of an attestation is not of the shape that its format has."""
+
+    code = "attestation-evidence"
 
 
 # --- purchases -----------------------------------------------------------------------------------
@@ -263,3 +371,22 @@ class LicenseWrapError(LicenseError):
     """The wrapped content key does not open with this device key and these claims."""
 
     code = "license-wrap"
+
+
+# --- the app's configuration ---------------------------------------------------------------------
+
+
+class AppConfigError(ConfigError):
+    """The app configuration (`corelocker.json`) is not what docs/formats.md describes."""
+
+    code = "app-config"
+
+
+def error_of_code(code: str) -> type[LicensingError] | None:
+    """The error of this module that has the code, None when there is none."""
+    return _BY_CODE.get(code)
+
+
+_BY_CODE = {
+    kind.code: kind for kind in list(globals().values()) if isinstance(kind, type) and issubclass(kind, LicensingError)
+}

@@ -11,7 +11,7 @@ from enum import StrEnum
 from functools import lru_cache
 
 from corelocker.bundle import jose
-from corelocker.licensing.errors import AttestationError
+from corelocker.licensing.errors import EvidenceError
 
 # What evidence may hold; real evidence is at most a third of it.
 MAX_CHAIN = 6
@@ -73,12 +73,6 @@ class DeviceKeyEvidence:
 
 
 Evidence = AndroidKeyEvidence | AppAttestEvidence | AppAssertEvidence | DevelopmentEvidence | DeviceKeyEvidence
-
-
-class EvidenceError(AttestationError):
-    """The JSON of an attestation is not of the shape that its format has."""
-
-    code = "attestation-evidence"
 
 
 def evidence_from_json(value: Mapping[str, object]) -> Evidence:

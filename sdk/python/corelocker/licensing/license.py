@@ -18,10 +18,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from corelocker.bundle import jose
 from corelocker.licensing import Environment
-from corelocker.licensing.canonical import CanonicalError, canonical_json
+from corelocker.licensing.canonical import canonical_json
 from corelocker.licensing.device_clock import DeviceClock
 from corelocker.licensing.device_key import SEALED_SIZE, DeviceKey, seal
 from corelocker.licensing.errors import (
+    CanonicalError,
     LicenseAudienceError,
     LicenseBundleError,
     LicenseDeviceError,

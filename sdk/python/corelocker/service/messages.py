@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from corelocker.bundle import jose
 from corelocker.bundle.strict_json import parse_object
-from corelocker.licensing.evidence import Evidence, EvidenceError, evidence_from_json
+from corelocker.licensing.errors import EvidenceError
+from corelocker.licensing.evidence import Evidence, evidence_from_json
 from corelocker.purchases.entitlements import Provider
 from corelocker.purchases.google_play_answers import Kind
 from corelocker.service.errors import DeviceKeyError, RequestError

@@ -8,6 +8,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,10 @@ from typing import Any
 import pytest
 from corelocker.bundle import jose
 from corelocker.bundle.clkey import KeyBundle
-from corelocker.device.software import Patience, SoftwareDevice
+from corelocker.device.folder import DeviceFolder
+from corelocker.device.software import SoftwareDevice
+from corelocker.device.unlock_client import RetryPolicy
+from corelocker.licensing.app_config import AppConfig
 from corelocker.licensing.development import signed_bytes
 from corelocker.licensing.device_clock import Reading
 from corelocker.licensing.device_key import SoftwareDeviceKey
@@ -23,7 +27,6 @@ from corelocker.licensing.errors import LicensingError
 from corelocker.licensing.evidence import DevelopmentEvidence, DeviceKeyEvidence, evidence_from_json
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from support.unlock_world import World
 
 ROOT = Path(__file__).parents[3]
@@ -92,21 +95,18 @@ def device_of(world: World, script: Script, vector: dict[str, Any], waits: list[
     """The device of the vectors, holding what the vector says."""
     private = int.from_bytes(jose.decode_base64url(VECTORS["device_key"]["d"]), "big")
     key = ec.derive_private_key(private, ec.SECP256R1())
-    config = VECTORS["config"]
-    device = world.device(
-        vector["name"], port=script.port, issuer=config["issuer"], app=config["app"],
-        service_keys=tuple(config["service_keys"]),
-    )  # fmt: skip
-    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    (device.folder / "device-key.pem").write_bytes(pem)
+    config = AppConfig.from_json(json.dumps(VECTORS["config"]).encode())
+    folder = DeviceFolder(world.folder / vector["name"])
+    here = replace(
+        config, service=f"http://127.0.0.1:{script.port}", publisher=jose.thumbprint(world.publisher.public_key())
+    )
+    folder.create(here, key, world.attestation_key)
     if vector["held"] is not None:
-        path = device.folder / "licenses" / f"{VECTORS['bundle']['id']}.jws"
-        path.write_text(vector["held"])
-        path.chmod(0o600)
-    return SoftwareDevice.open(
-        device.folder,
+        folder.store_license(VECTORS["bundle"]["id"], vector["held"])
+    return SoftwareDevice(
+        folder.path,
         read_clocks=lambda: Reading(VECTORS["now"], 1000, "boot"),
-        patience=Patience(attempts=4, sleep=waits.append),
+        retry=RetryPolicy(attempts=4, sleep=waits.append),
     )
 
 
