@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+import corelocker
 import pytest
-from corelocker.bundle import keystore as module
 from corelocker.bundle.content_keys import new_content_key
-from corelocker.bundle.keystore import FileKek, Kek, Keystore, StagedKey, read_passphrase
+from corelocker.bundle.keystore import FileKek, Kek, Keystore, StagedKey, protection, read_passphrase
 from corelocker.errors import (
     FileAccessError,
     KeystoreEntryError,
@@ -26,6 +26,7 @@ from corelocker.errors import (
     KeystorePermissionError,
     KeystoreSecretError,
     OutputExistsError,
+    SampleReuseError,
 )
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -36,7 +37,7 @@ TIERS = ("free", "plus", "full")
 @pytest.fixture(autouse=True)
 def quick_scrypt(monkeypatch: pytest.MonkeyPatch) -> None:
     """The least work that a reader accepts."""
-    monkeypatch.setattr(module, "_SCRYPT_P", 1)
+    monkeypatch.setattr(protection, "_SCRYPT_P", 1)
 
 
 @pytest.fixture
@@ -139,7 +140,8 @@ def test_missing_and_unreadable(tmp_path: Path) -> None:
     [
         lambda m: m.pop("format"),
         lambda m: m.update(format="corelocker-key-bundle"),
-        lambda m: m.update(version=2),
+        lambda m: m.update(version=1),
+        lambda m: m.update(version=3),
         lambda m: m.update(version=True),
         lambda m: m.pop("kdf"),
         lambda m: m.update(kek={"provider": "file", "reference": "x", "wrapped": "AA"}),
@@ -214,6 +216,51 @@ def test_entries(store: Keystore) -> None:
         store.remove_content_key(uuid4())
     store.remove_content_key(bundle)
     assert Keystore.open(store.path, PASSPHRASE).content_keys == ()
+
+
+def sampled(store: Keystore, model: str, version: int, *samples: int) -> None:
+    store.add_content_key(uuid4(), model, version, TIERS, new_content_key(), [bytes([s] * 32) for s in samples])
+
+
+def test_a_sample_of_another_version_is_refused(store: Keystore) -> None:
+    """Else a file of one version would be taken for one of the other."""
+    sampled(store, "scanner", 3, 1, 2)
+    before = store.path.read_bytes()
+    for use in (sampled, staged_with):
+        for version in (2, 4):
+            with pytest.raises(SampleReuseError, match="version 3"):
+                use(store, "scanner", version, 2, 9)
+    assert store.path.read_bytes() == before
+    assert os.listdir(store.path.parent) == ["keys.json"]
+    sampled(store, "scanner", 3, 1, 2)  # the same version, locked again
+    sampled(store, "other", 4, 1, 2)
+    sampled(store, "scanner", 4, 3)
+    found = Keystore.open(store.path, PASSPHRASE).content_keys
+    assert [entry.samples for entry in found[:1]] == [{bytes([1] * 32), bytes([2] * 32)}]
+    store.remove_content_key(found[0].bundle)
+    store.remove_content_key(found[1].bundle)
+    sampled(store, "scanner", 5, 1)
+
+
+def staged_with(store: Keystore, model: str, version: int, *samples: int) -> None:
+    chosen = [bytes([s] * 32) for s in samples]
+    store.stage_content_key(uuid4(), model, version, TIERS, new_content_key(), chosen).commit()
+
+
+def test_a_sample_that_another_process_adds_meanwhile_is_refused(store: Keystore) -> None:
+    staged = store.stage_content_key(uuid4(), "scanner", 4, TIERS, new_content_key(), [bytes(32)])
+    sampled(Keystore.open(store.path, PASSPHRASE), "scanner", 3, 0)
+    with pytest.raises(SampleReuseError):
+        staged.commit()
+    assert [entry.model_version for entry in Keystore.open(store.path, PASSPHRASE).content_keys] == [3]
+    assert os.listdir(store.path.parent) == ["keys.json"]
+
+
+@pytest.mark.parametrize("sample", [b"", bytes(31), bytes(33)])
+def test_a_sample_of_another_length_is_refused(store: Keystore, sample: bytes) -> None:
+    with pytest.raises(KeystoreFormatError):
+        store.add_content_key(uuid4(), "scanner", 3, TIERS, new_content_key(), [sample])
+    assert store.content_keys == ()
 
 
 @pytest.mark.parametrize(
@@ -502,7 +549,7 @@ def prompted(typed: bytes, confirm: bool) -> bytes:
     )
     process, terminal = pty.fork()
     if process == 0:
-        os.environ["PYTHONPATH"] = str(Path(module.__file__).parents[2])
+        os.environ["PYTHONPATH"] = str(Path(corelocker.__file__).parents[1])
         os.execv(sys.executable, [sys.executable, "-c", program])
     output = b""
     for line in typed.splitlines(keepends=True):

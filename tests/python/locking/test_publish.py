@@ -6,6 +6,7 @@ import hashlib
 import mmap
 import os
 import sys
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from uuid import uuid4
@@ -15,8 +16,9 @@ import pytest
 from corelocker.artifacts import Artifact, Edge, Identity, open_artifact
 from corelocker.bundle.clkey import KeyBundle
 from corelocker.bundle.content_keys import new_content_key, tier_keys
+from corelocker.bundle.keystore import FileKek, Kek, Keystore, StagedKey
 from corelocker.digests import MAPPED, NICENESS, FileDigests, file_stamp
-from corelocker.errors import FileAccessError, OutputExistsError
+from corelocker.errors import FileAccessError, OutputExistsError, SampleReuseError
 from corelocker.files import read_buffer
 from corelocker.locking.criteria import score
 from corelocker.locking.plan import make_plan
@@ -32,7 +34,7 @@ TIERS = "free=0.3,plus=0.1,full=0"
 
 
 def run(artifacts: list[Artifact], out: Path, **options: object) -> Publication:
-    extra = {k: options.pop(k) for k in ("force", "before_commit") if k in options}
+    extra = {k: options.pop(k) for k in ("force", "before_commit", "stage_key", "model_version") if k in options}
     settings = {"scope": "layer", "fill": "decoy", "seed": b"s", "include_io": True} | options
     plan = make_plan(artifacts, parse_tiers(TIERS), score("l1", b"s", None), criterion="l1", **settings)  # type: ignore[arg-type]
     return publish(
@@ -40,11 +42,7 @@ def run(artifacts: list[Artifact], out: Path, **options: object) -> Publication:
         plan,
         out,
         model="m",
-        model_version=1,
-        bundle_id=uuid4(),
-        signing_key=lambda: KEY,
-        content_key=TOP,
-        **extra,
+        **{"model_version": 1, "bundle_id": uuid4(), "signing_key": lambda: KEY, "content_key": TOP} | extra,
     )  # type: ignore[arg-type]
 
 
@@ -278,3 +276,44 @@ def test_a_restored_file_is_a_read_only_buffer(checkpoint: Path, tmp_path: Path)
     with restore(tmp_path / "out" / checkpoint.name, KeyBundle.open(publication.bundle), TOP) as restored:
         assert isinstance(restored, RestoredFile)
         assert memoryview(restored).readonly
+
+
+def test_a_version_that_looks_like_another_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    """The same seed, fill and weights give the same locked bytes, whatever the version is called."""
+    FileKek.generate(tmp_path / "kek")
+    store = Keystore.create(tmp_path / "keys.json", Kek("file", str(tmp_path / "kek")))
+
+    def keep(version: int, samples: frozenset[bytes]) -> StagedKey:
+        return store.stage_content_key(uuid4(), "m", version, ("free", "plus", "full"), TOP, samples)
+
+    def lock(version: int, out: str, seed: bytes) -> Publication:
+        keep_this = partial(keep, version)
+        return run([open_artifact(checkpoint)], tmp_path / out, stage_key=keep_this, model_version=version, seed=seed)
+
+    published = lock(1, "one", b"s")
+    in_header = {section.locked_sample for section in KeyBundle.open(published.bundle).sections}
+    assert [entry.samples for entry in store.content_keys] == [in_header]
+    assert len(in_header) == 2
+    with pytest.raises(SampleReuseError):
+        lock(2, "two", b"s")
+    assert not (tmp_path / "two").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kek", "keys.json", checkpoint.name, "one"]
+    lock(2, "two", b"t")
+    lock(1, "again", b"s")
+    assert [entry.model_version for entry in store.content_keys] == [1, 2, 1]
+
+
+def test_a_lock_that_fails_leaves_no_key(checkpoint: Path, tmp_path: Path) -> None:
+    FileKek.generate(tmp_path / "kek")
+    store = Keystore.create(tmp_path / "keys.json", Kek("file", str(tmp_path / "kek")))
+
+    def keep(samples: frozenset[bytes]) -> StagedKey:
+        return store.stage_content_key(uuid4(), "m", 1, ("free", "plus", "full"), TOP, samples)
+
+    def full_disk() -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(FileAccessError, match="No space"):
+        run([open_artifact(checkpoint)], tmp_path / "out", stage_key=keep, before_commit=full_disk)
+    assert Keystore.open(store.path).content_keys == ()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kek", "keys.json", checkpoint.name]

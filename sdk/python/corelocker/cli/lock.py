@@ -229,33 +229,30 @@ def lock_files(
         plan = choose(artifacts, options, seed, show) if saved is None else Plan.load(saved, artifacts)
         bundle_id, content_key = uuid4(), new_content_key()
         tiers = tuple(tier.name for tier in plan.tiers)
-        staged = pool.submit(lambda: store().stage_content_key(bundle_id, model_id, model_version, tiers, content_key))
+        opened = pool.submit(store)
 
         def save() -> None:
-            key = staged.result()
             if options.save_plan is not None:
                 plan.save(options.save_plan, force=force)
-            key.commit()
 
-        try:
-            publication = publish(
-                artifacts,
-                plan,
-                out,
-                model=model_id,
-                model_version=model_version,
-                bundle_id=bundle_id,
-                signing_key=lambda: store().signing_key,
-                content_key=content_key,
-                originals=digests,
-                force=force,
-                before_writing=staged.result,
-                before_commit=save,
-                progress=lambda stage: show(stage.name, stage.done, stage.total),
-            )
-        finally:
-            if staged.exception() is None:
-                staged.result().discard()
+        publication = publish(
+            artifacts,
+            plan,
+            out,
+            model=model_id,
+            model_version=model_version,
+            bundle_id=bundle_id,
+            signing_key=lambda: store().signing_key,
+            content_key=content_key,
+            stage_key=lambda samples: store().stage_content_key(
+                bundle_id, model_id, model_version, tiers, content_key, samples
+            ),
+            originals=digests,
+            force=force,
+            before_writing=opened.result,
+            before_commit=save,
+            progress=lambda stage: show(stage.name, stage.done, stage.total),
+        )
     return publication, plan
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
@@ -14,11 +14,14 @@ from corelocker.artifacts import Artifact
 from corelocker.bundle.clkey_header import BundledArtifact, BundledFile
 from corelocker.bundle.clkey_write import BundleContents, SectionContents, bundle_parts
 from corelocker.bundle.content_keys import tier_keys
+from corelocker.bundle.keystore import StagedKey
 from corelocker.digests import FileDigests
 from corelocker.errors import OutputExistsError
 from corelocker.files import move_into_place, staging_folder
 from corelocker.locking.lock import (
     LockedArtifact,
+    LockedFile,
+    TierPatch,
     copy_rest,
     start_locking,
     state_digest,
@@ -28,6 +31,7 @@ from corelocker.locking.lock import (
 from corelocker.locking.plan import Plan
 
 THREADS = 2
+Patches = list[list[Future[TierPatch | None]]]  # of an artifact: file by file, tier by tier
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ def publish(
     bundle_id: UUID,
     signing_key: Callable[[], ec.EllipticCurvePrivateKey],
     content_key: bytes,
+    stage_key: Callable[[frozenset[bytes]], StagedKey] | None = None,
     originals: FileDigests | None = None,
     force: bool = False,
     before_writing: Callable[[], object] = lambda: None,
@@ -74,26 +79,18 @@ def publish(
 ) -> Publication:
     """Lock `artifacts` by `plan` into the folder `out`, with the bundle `<model>.clkey` beside them.
 
-    Everything is made in a scratch folder; then `before_commit` runs (it saves the content key), then all is renamed into place.
-    `before_writing` runs when decoys are being drawn already. The signing key is asked for late, so that a keystore can be opened
-    meanwhile. `originals` is given where their hashing has begun already; it is ended here.
+    Everything is made in a scratch folder; then `before_commit` runs, the content key is committed, and all is renamed into place.
 
-    Raises OutputExistsError, FileAccessError, LockingError or a bundle error; then `out` is as it was.
+    Args:
+        signing_key: asked for late, so that a keystore can be opened meanwhile.
+        stage_key: stages the content key with the header's samples, which are known while the files are still being written.
+        originals: given where the hashing of the originals has begun already; it is ended here.
+        before_writing: runs when decoys are being drawn already.
+
+    Raises OutputExistsError, FileAccessError, LockingError, what `stage_key` raises, or a bundle error; then `out` is as it was.
     """
     _check_targets(artifacts, out, model, force)
-    tiers = [tier.name for tier in plan.tiers]
-    total = sum(len(file) for artifact in artifacts for file in artifact.files)
-    hashed = 0
-
-    def advance(size: int) -> None:
-        nonlocal hashed
-        hashed += size
-        progress(Stage("write", hashed, total))
-
-    outputs: list[list[Path]] = []
-    key_bytes: list[list[int]] = []
-    bundled: list[BundledArtifact] = []
-    sections: list[SectionContents] = []
+    tiers = tuple(tier.name for tier in plan.tiers)
     with (
         staging_folder(out) as folder,
         ThreadPoolExecutor(1) as filling,  # more would only wait for the interpreter
@@ -103,45 +100,117 @@ def publish(
         original.begin(file.path for artifact in artifacts for file in artifact.files)
         locked = start_locking(artifacts, plan, filling)
         before_writing()
-        for index, artifact in enumerate(locked):
-            outputs.append(copy_rest(artifact, folder))
-            inside = folder / artifact.artifact.path.name if artifact.artifact.path.is_dir() else folder
-            files: list[BundledFile] = []
-            sizes = [0] * (len(tiers) - 1)
-            for place, file in enumerate(artifact.files):
-                patches = [pool.submit(tier_patch, file, tier) for tier in range(1, len(tiers))]
-                between = [pool.submit(state_digest, file, state) for state in range(1, len(tiers) - 1)]
-                digests = [write_locked_file(file, inside / file.file.name, advance)]
-                digests += [*(digest.result() for digest in between), original.of(file.file.path, file.file.stamp)]
-                file.file.check_unchanged()
-                files.append(BundledFile(file.file.name, len(file.file), digests[0]))
-                for tier, patch in enumerate((p.result() for p in patches), 1):
-                    if patch is not None:
-                        sizes[tier - 1] += patch.payload_size
-                        sections.append(
-                            SectionContents(
-                                index,
-                                place,
-                                tier,
-                                patch.encoded,
-                                patch.locked_sample,
-                                patch.restored_sample,
-                                digests[tier],
-                            )
+        patches = [_start_patches(pool, artifact, len(tiers)) for artifact in locked]
+        staged = filling.submit(_stage, stage_key, patches)
+        try:
+            writer = _Writer(folder, artifacts, len(tiers), pool, original, progress)
+            written = [writer.artifact(index, artifact, patches[index]) for index, artifact in enumerate(locked)]
+            bundle = folder / f"{model}.clkey"
+            contents = _contents(bundle_id, model, model_version, tiers, written)
+            size = _write_bundle(bundle, contents, signing_key(), content_key)
+            key = staged.result()
+            before_commit()
+            if key is not None:
+                key.commit()
+            move_into_place([path for artifact in written for path in artifact.outputs] + [bundle], out, force=force)
+        finally:
+            if staged.exception() is None and (unused := staged.result()) is not None:
+                unused.discard()
+    outputs = [[out / path.name for path in artifact.outputs] for artifact in written]
+    return Publication(out / bundle.name, size, locked, outputs, [artifact.key_bytes for artifact in written])
+
+
+def _contents(
+    bundle_id: UUID, model: str, model_version: int, tiers: tuple[str, ...], written: Sequence[_Written]
+) -> BundleContents:
+    entries = tuple(artifact.entry for artifact in written)
+    sections = tuple(section for artifact in written for section in artifact.sections)
+    return BundleContents(bundle_id, model, model_version, tiers, entries, sections)
+
+
+def _write_bundle(
+    path: Path, contents: BundleContents, signing_key: ec.EllipticCurvePrivateKey, content_key: bytes
+) -> int:
+    """Write the key bundle and return its size."""
+    keys = tier_keys(content_key, contents.bundle, len(contents.tiers))
+    with path.open("wb") as stream:
+        return sum(stream.write(part) for part in bundle_parts(contents, signing_key, keys))
+
+
+def _start_patches(pool: ThreadPoolExecutor, artifact: LockedArtifact, tiers: int) -> Patches:
+    return [[pool.submit(tier_patch, file, tier) for tier in range(1, tiers)] for file in artifact.files]
+
+
+def _stage(stage_key: Callable[[frozenset[bytes]], StagedKey] | None, patches: list[Patches]) -> StagedKey | None:
+    """Stage the content key as soon as all patches are there."""
+    found = [patch.result() for artifact in patches for file in artifact for patch in file]
+    if stage_key is None:
+        return None
+    return stage_key(frozenset(patch.locked_sample for patch in found if patch is not None))
+
+
+@dataclass(frozen=True)
+class _Written:
+    """An artifact in the scratch folder: its paths there, what the bundle says of it, and its access key tier by tier."""
+
+    outputs: list[Path]
+    entry: BundledArtifact
+    sections: list[SectionContents]
+    key_bytes: list[int]
+
+
+class _Writer:
+    """Writes locked artifacts into a folder."""
+
+    def __init__(
+        self,
+        folder: Path,
+        artifacts: Sequence[Artifact],
+        tiers: int,
+        pool: ThreadPoolExecutor,
+        originals: FileDigests,
+        progress: Callable[[Stage], None],
+    ) -> None:
+        self._folder, self._tiers, self._pool, self._originals = folder, tiers, pool, originals
+        self._total = sum(len(file) for artifact in artifacts for file in artifact.files)
+        self._done, self._progress = 0, progress
+
+    def artifact(self, index: int, artifact: LockedArtifact, patches: Patches) -> _Written:
+        """Write one artifact; `patches` are those of its files, tier by tier."""
+        path = artifact.artifact.path
+        outputs = copy_rest(artifact, self._folder)
+        inside = self._folder / path.name if path.is_dir() else self._folder
+        files: list[BundledFile] = []
+        sections: list[SectionContents] = []
+        key_bytes = [0] * (self._tiers - 1)
+        for place, file in enumerate(artifact.files):
+            digests = self._file(file, inside / file.file.name)
+            files.append(BundledFile(file.file.name, len(file.file), digests[0]))
+            for tier, made in enumerate(patches[place], 1):
+                patch = made.result()
+                if patch is not None:
+                    key_bytes[tier - 1] += patch.payload_size
+                    sections.append(
+                        SectionContents(
+                            index, place, tier, patch.encoded, patch.locked_sample, patch.restored_sample, digests[tier]
                         )
-            key_bytes.append(sizes)
-            bundled.append(BundledArtifact(artifact.artifact.path.name, artifact.artifact.format, tuple(files)))
-        contents = BundleContents(bundle_id, model, model_version, tuple(tiers), tuple(bundled), tuple(sections))
-        bundle = folder / f"{model}.clkey"
-        with bundle.open("wb") as stream:
-            for part in bundle_parts(contents, signing_key(), tier_keys(content_key, bundle_id, len(tiers))):
-                stream.write(part)
-        bundle_bytes = bundle.stat().st_size
-        before_commit()
-        move_into_place([path for paths in outputs for path in paths] + [bundle], out, force=force)
-    return Publication(
-        out / bundle.name, bundle_bytes, locked, [[out / p.name for p in paths] for paths in outputs], key_bytes
-    )
+                    )
+        return _Written(
+            outputs, BundledArtifact(path.name, artifact.artifact.format, tuple(files)), sections, key_bytes
+        )
+
+    def _file(self, file: LockedFile, target: Path) -> list[bytes]:
+        """Write a locked file; the SHA-256 of its state in each tier."""
+        between = [self._pool.submit(state_digest, file, state) for state in range(1, self._tiers - 1)]
+        shipped = write_locked_file(file, target, self._advance)
+        digests = [shipped, *(digest.result() for digest in between)]
+        digests.append(self._originals.of(file.file.path, file.file.stamp))
+        file.file.check_unchanged()
+        return digests
+
+    def _advance(self, size: int) -> None:
+        self._done += size
+        self._progress(Stage("write", self._done, self._total))
 
 
 def _check_targets(artifacts: Sequence[Artifact], out: Path, model: str, force: bool) -> None:

@@ -1,0 +1,23 @@
+"""The keystore: a publisher's signing keys and content keys in one encrypted file (docs/formats.md, "Keystore").
+
+`store` changes it, `container` is the file around the encrypted part, `contents` what is inside, `protection` and `kek` where its
+key comes from, `passphrase` asks for one.
+"""
+
+from corelocker.bundle.keystore.contents import ContentKey, PublisherKey
+from corelocker.bundle.keystore.kek import KEK_PROVIDERS, FileKek, Kek, KekProvider, Secret
+from corelocker.bundle.keystore.passphrase import read_passphrase
+from corelocker.bundle.keystore.store import Keystore, StagedKey
+
+__all__ = [
+    "KEK_PROVIDERS",
+    "ContentKey",
+    "FileKek",
+    "Kek",
+    "KekProvider",
+    "Keystore",
+    "PublisherKey",
+    "Secret",
+    "StagedKey",
+    "read_passphrase",
+]
