@@ -26,6 +26,9 @@ from naive_bundle import (
 )
 from naive_patch import U32, Vector, sha256
 
+# The header is the first level of 33.
+DEEP_MEMBER = b'"model_version":3,"x":' + b"[" * 32 + b"]" * 32
+
 
 def good_bundles() -> list[Vector]:
     draft = Draft()
@@ -52,7 +55,7 @@ def good_bundles() -> list[Vector]:
     ]
 
     def with_minor_version(draft: Draft) -> None:
-        draft.fields |= {"version": "2.7", "new": {"any": [1.5, None, "x"]}}
+        draft.fields |= {"version": "2.7", "new": {"any": [1, None, "x"]}}
         draft.fields["publisher_key"] |= {"kid": "a", "use": "sig"}
         draft.fields["sections"][0]["new"] = True
 
@@ -222,6 +225,16 @@ def header_vectors() -> list[Vector]:
         ("header-trailing-json", raw_header(lambda h: h + b"{}")),
         ("header-array", raw_header(lambda h: b"[" + h + b"]")),
         ("header-nan", raw_header(lambda h: h.replace(b'"model_version":3', b'"model_version":3,"x":NaN'))),
+        ("header-fraction", raw_header(lambda h: h.replace(b'"model_version":3', b'"model_version":3,"x":1.5'))),
+        (
+            "header-large-integer",
+            raw_header(lambda h: h.replace(b'"model_version":3', b'"model_version":3,"x":9007199254740992')),
+        ),
+        (
+            "header-half-surrogate",
+            raw_header(lambda h: h.replace(b'"model_version":3', b'"model_version":3,"x":"\\ud800"')),
+        ),
+        ("header-too-deep", raw_header(lambda h: h.replace(b'"model_version":3', DEEP_MEMBER))),
         ("header-nested-deep", raw_header(lambda h: h[:-1] + b',"x":' + b"[" * 5_000 + b"]" * 5_000 + b"}")),
         ("header-key-twice", twice),
         ("header-key-twice-inside", twice_inside),
@@ -244,6 +257,7 @@ def header_vectors() -> list[Vector]:
         ("bundle-braces", setting("bundle", value="{" + str(BUNDLE_ID)[:34] + "}")),
         ("bundle-number", setting("bundle", value=7)),
         ("model-empty", setting("model", value="")),
+        ("model-direction-mark", setting("model", value="a\u202eb")),
         ("model-control-character", setting("model", value="a\nb")),
         ("model-too-long", setting("model", value="a" * 257)),
         ("model-version-negative", setting("model_version", value=-1)),

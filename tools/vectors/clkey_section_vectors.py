@@ -120,7 +120,7 @@ def plaintext_vectors() -> list[Vector]:
         return closed(name, comment, changed.encode(), 0, changed.content_keys[1].hex(), "bundle-header")
 
     longest = draft_with(Draft.sealed(text.ljust(4096), PTE.patch(1)))
-    members = draft_with(Draft.sealed({"new": [1.5], **after}, PTE.patch(1)))
+    members = draft_with(Draft.sealed({"new": [1, True], **after}, PTE.patch(1)))
     return [
         bundle_vector("json-longest", "4,096 bytes", longest.encode(), sections=opened(longest)[:1]),
         bundle_vector("json-more-members", "they are ignored", members.encode(), sections=opened(members)[:1]),
