@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -191,6 +192,29 @@ TEST(Stamps, AreBounded) {
   EXPECT_FALSE(reads_all(flipped.file.path(), flipped.section, CORELOCKER_FULL_CHECK_ONCE));
   forget_all_stamps();
   EXPECT_TRUE(reads_all(flipped.file.path(), flipped.section, CORELOCKER_FULL_CHECK_ONCE));
+}
+
+// Threads that check the same files, and hand back stamps of others.
+TEST(Stamps, AreSharedByThreads) {
+  const FlippedFile first(8);
+  const FlippedFile second(9);
+  std::vector<std::thread> threads;
+  for (uint8_t number = 0; number < 4; number++) {
+    threads.emplace_back([&, number] {
+      for (uint8_t round = 0; round < 50; round++) {
+        const FlippedFile& flipped = round % 2 == 0 ? first : second;
+        FilePointer file;
+        ASSERT_EQ(open_path(flipped.file.path(), Options({flipped.section}), file), CORELOCKER_OK);
+        ASSERT_EQ(contents(file.get()), flipped.restored);
+        Stamp stamp{};
+        ASSERT_EQ(corelocker_get_stamp(file.get(), stamp.data()), 1);
+        stamp[0] = round;
+        stamp[1] = number;
+        ASSERT_EQ(corelocker_remember_stamp(stamp.data(), stamp.size()), CORELOCKER_OK);
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
 }
 
 TEST(Stamps, RefuseAnotherSize) {

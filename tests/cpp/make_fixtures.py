@@ -208,7 +208,7 @@ def lock(folder: Path, rekey: bool) -> dict[str, Any]:
                 (folder / name).write_bytes(opened.patch)
                 patches[section.tier - 1] = {
                     "file": name,
-                    "locked_sample": section.sample.hex(),
+                    "locked_sample": section.locked_sample.hex(),
                     "restored_sample": opened.restored_sample.hex(),
                     "restored_sha256": opened.file_digest.hex(),
                 }

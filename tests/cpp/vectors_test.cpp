@@ -55,15 +55,17 @@ TEST_P(PatchVector, RestoresTheFileOrLeavesIt) {
   const Bytes locked = from_base64(vector.at("file"));
   const std::string expected = vector.at("expect");
   const bool ok = expected == "ok";
-  const Digest no_digest{};
-  const TestPatch patch =
-      TestPatch::of_bytes(from_base64(vector.at("patch")), ok ? from_hex(vector.at("replaces")) : no_digest,
-                          ok ? from_hex(vector.at("puts")) : no_digest);
   const Bytes restored = ok ? from_base64(vector.at("restored")) : locked;
+  TestPatch patch = TestPatch::of_bytes(from_base64(vector.at("patch")));
+  if (ok) {
+    patch.locked_sample = from_hex(vector.at("sample"));
+    patch.restored_sample = from_hex(vector.at("restored_sample"));
+    patch.restored_sha256 = sha256(restored);
+  }
 
   const TemporaryFile on_disk(locked);
   for (const uint32_t flags : {0u, CORELOCKER_COPY}) {
-    const Options options({patch}, flags);
+    const Options options({patch}, flags, CORELOCKER_FULL_CHECK_ALWAYS);
     FilePointer file;
     EXPECT_EQ(corelocker_error_name(open_path(on_disk.path(), options, file)), expected);
     if (ok) {

@@ -1,16 +1,20 @@
 """The models of the restore bench: a residual network of about 100 MB and linear layers of about 1 GB, fp32 for XNNPACK.
 
-    make_models.py FOLDER
+    make_models.py FOLDER [LABEL..]
 
-Each is exported once and locked at several sizes by the product. `rows.txt` lists what the bench measures, one line each:
-label, locked fraction in percent, original, locked, patch, SHA-256 replaced, SHA-256 restored, input, sizes.
+Each is exported once. The product locks it at several sizes by value, and one more patch flips the signs of half of all
+weights. `rows.txt` lists what the bench measures, one line each: label, locked fraction in percent or `signs`, original,
+locked, patch, sample of the locked file, sample and SHA-256 of the restored file, input, sizes. LABELs (100MB, 1GB) limit
+the models; all are made by default.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from uuid import UUID
 
@@ -19,14 +23,19 @@ import torch
 from corelocker.artifacts import Artifact, open_artifact
 from corelocker.bundle.clkey import KeyBundle
 from corelocker.bundle.content_keys import new_content_key, tier_keys
+from corelocker.bundle.flips import Flip
+from corelocker.bundle.patch import Patch
+from corelocker.bundle.patch_runs import Kind
+from corelocker.bundle.sample import sample
 from corelocker.locking.criteria import score
 from corelocker.locking.plan import Plan, make_plan
 from corelocker.locking.publish import publish
 from corelocker.locking.tiers import parse_tiers
+from corelocker.runs import single
 from cryptography.hazmat.primitives.asymmetric import ec
 from torch import nn
 
-PERCENT = (0.1, 0.2, 1, 5, 30)
+PERCENT = (0.2, 5, 30)
 
 
 class Bottleneck(nn.Module):
@@ -128,13 +137,40 @@ def lock(original: Path, percent: float, folder: Path) -> str:
         (section,) = bundle.sections
         opened = bundle.decrypt(section, tier_keys(content_key, bundle_id, 2)[1])
         (folder / "patch").write_bytes(opened.patch)
-        return f"{folder / original.name} {folder / 'patch'} {section.replaces.hex()} {opened.puts.hex()}"
+        digests = (section.locked_sample, opened.restored_sample, opened.file_digest)
+        return describe(folder, original.name, digests)
 
 
-def main(folder: Path) -> None:
+def flip_signs(original: Path, folder: Path) -> str:
+    """Flip the signs of half of all weights, picked at random; return what a row says of it."""
+    restored = np.fromfile(original, np.uint8)
+    artifact = open_artifact(original)
+    source = np.random.default_rng(0)
+    flips = [
+        Flip(run, Kind.XOR_TOP, 32, source.bytes(run.size // 32) + bytes([0] * (run.size % 32 > 0)))
+        for tensor in artifact.tensors
+        for run in (single(tensor.weight.offset, tensor.weight.size),)
+    ]
+    patch = Patch.build([], restored, flips)
+    locked = restored.copy()
+    patch.apply(locked)
+    folder.mkdir(parents=True, exist_ok=True)
+    locked.tofile(folder / original.name)
+    (folder / "patch").write_bytes(patch.encode())
+    digests = (sample(locked, patch.table), sample(restored, patch.table), hashlib.sha256(restored).digest())
+    return describe(folder, original.name, digests)
+
+
+def describe(folder: Path, name: str, digests: tuple[bytes, bytes, bytes]) -> str:
+    return " ".join((str(folder / name), str(folder / "patch"), *(digest.hex() for digest in digests)))
+
+
+def main(folder: Path, labels: Sequence[str]) -> None:
     rows = []
     (folder / "rows.txt").unlink(missing_ok=True)  # it is the last thing to be written
     for label, make, sizes in (("100MB", residual_network, (1, 3, 96, 96)), ("1GB", linear_layers, (1, 4096))):
+        if labels and label not in labels:
+            continue
         torch.manual_seed(0)
         home = folder / label
         home.mkdir(parents=True, exist_ok=True)
@@ -144,10 +180,11 @@ def main(folder: Path) -> None:
             partial = home / "partial.pte"
             export(make(), example, partial)
             partial.rename(original)
-        for percent in PERCENT:
-            locked = lock(original, percent, home / f"{percent}")
-            rows.append(f"{label} {percent} {original} {locked} {home / 'input.bin'} {','.join(map(str, sizes))}\n")
-            print(f"{label}: {percent} % locked", file=sys.stderr)
+        states = {f"{percent}": lock(original, percent, home / f"{percent}") for percent in PERCENT}
+        states["signs"] = flip_signs(original, home / "signs")
+        end = f"{home / 'input.bin'} {','.join(map(str, sizes))}\n"
+        rows += [f"{label} {state} {original} {locked} {end}" for state, locked in states.items()]
+        print(f"{label} is made", file=sys.stderr)
     (folder / "rows.txt").write_text("".join(rows))
 
 
@@ -155,4 +192,4 @@ if __name__ == "__main__":
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:])

@@ -1,9 +1,11 @@
 // What restoring a model costs, beside decrypting all of it, copying all of it, and running the original.
 //
-// Usage: restore_bench ROWS [RUNS]. ROWS comes from make_models.py; RUNS (default 200) is how often each model runs.
-// All files are in the page cache. Every ratio is of medians from this one process. What one thread does alone
-// (restoring, decrypting, copying) is measured in its processor time, so that other load does not count; loading and
-// running a model, which take several threads, in elapsed time.
+// Usage: restore_bench ROWS [RUNS]. ROWS comes from make_models.py; RUNS (default 200) is how often each model runs, 0
+// leaves that out. All files are in the page cache. Every ratio is of medians from this one process, and restoring and
+// decrypting take turns. Decrypting writes to new memory that is taken as restoring took its own: pages of the usual
+// size that the kernel gives all at once, or huge pages. What one thread does alone (restoring, decrypting, copying) is
+// measured in its processor time, so that other load does not count; loading and running a model, which take several
+// threads, in elapsed time. Restoring decrypts the patch into memory that is kept, as the encrypted files are.
 #include <executorch/extension/module/module.h>
 #include <fcntl.h>
 #include <openssl/evp.h>
@@ -39,7 +41,8 @@ using executorch::runtime::EValue;
 using Bytes = std::vector<uint8_t>;
 
 constexpr int kRestores = 41;
-constexpr int kWholeFilePasses = 7;
+constexpr int kRestoresPerDecrypt = 3;
+constexpr int kChecks = 5;
 constexpr int kLoads = 6;
 
 void require(bool condition, const std::string& what) {
@@ -56,12 +59,13 @@ Bytes read_file(const std::string& path) {
 
 struct Row {
   std::string label;
-  std::string percent;
+  std::string state;  // percent that is locked by value, or `signs`
   std::string original;
   std::string locked;
   std::string patch;
-  std::string replaced_hex;
-  std::string restored_hex;
+  std::string locked_sample;
+  std::string restored_sample;
+  std::string restored_sha256;
   std::string input;
   std::string sizes;
 };
@@ -71,8 +75,8 @@ std::vector<Row> read_rows(const std::string& path) {
   require(stream.good(), "reading " + path);
   std::vector<Row> rows;
   Row r;
-  while (stream >> r.label >> r.percent >> r.original >> r.locked >> r.patch >> r.replaced_hex >> r.restored_hex >>
-         r.input >> r.sizes) {
+  while (stream >> r.label >> r.state >> r.original >> r.locked >> r.patch >> r.locked_sample >> r.restored_sample >>
+         r.restored_sha256 >> r.input >> r.sizes) {
     rows.push_back(r);
   }
   return rows;
@@ -160,58 +164,58 @@ class Gcm {
   uint8_t tag_[16] = {};
 };
 
-// Fresh memory, as an app would have to take for a decrypted or copied model.
-struct FreshMemory {
-  explicit FreshMemory(size_t wanted) : size(wanted) {
-    void* const mapped = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+// New memory, as an app has to take for a model that is decrypted or copied whole.
+class NewMemory {
+ public:
+  NewMemory(size_t size, bool huge) : size_(size + kHugePage) {
+    void* const mapped = mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     require(mapped != MAP_FAILED, "mmap");
-    bytes = static_cast<uint8_t*>(mapped);
+    base_ = static_cast<uint8_t*>(mapped);
+    bytes = base_ + (kHugePage - reinterpret_cast<uintptr_t>(base_) % kHugePage) % kHugePage;
+    const int advice = huge ? MADV_HUGEPAGE : kPopulateWrite;
+    (void)madvise(bytes, size, advice);  // where this fails, each page costs a fault, also when restoring
   }
-  ~FreshMemory() { munmap(bytes, size); }
-  FreshMemory(const FreshMemory&) = delete;
-  FreshMemory& operator=(const FreshMemory&) = delete;
+  ~NewMemory() { munmap(base_, size_); }
+  NewMemory(const NewMemory&) = delete;
+  NewMemory& operator=(const NewMemory&) = delete;
 
   uint8_t* bytes;
-  size_t size;
+
+ private:
+  static constexpr size_t kHugePage = size_t{2} << 20;
+  static constexpr int kPopulateWrite = 23;  // MADV_POPULATE_WRITE, missing from older headers
+
+  size_t size_;
+  uint8_t* base_;
 };
 
-struct WholeFile {
-  double decrypt_ms;       // into fresh memory
-  double decrypt_warm_ms;  // into memory that is there already: the cipher alone
-  double copy_ms;          // into fresh memory
-  size_t size;
-};
+// A model that is not locked, encrypted as a whole.
+class WholeFile {
+ public:
+  explicit WholeFile(const std::string& path) : plain_(read_file(path)), sealed_(gcm_.encrypt(plain_.data(), size())) {}
 
-WholeFile measure_whole_file(const std::string& path) {
-  corelocker_file* file = nullptr;
-  require(corelocker_open_path(path.c_str(), nullptr, &file) == CORELOCKER_OK, "opening " + path);
-  const auto* const data = static_cast<const uint8_t*>(corelocker_data(file));
-  const size_t size = corelocker_size(file);
-  Gcm gcm;
-  const Bytes sealed = gcm.encrypt(data, size);
-  WholeFile result{};
-  result.size = size;
-  result.decrypt_ms = median_ms(kWholeFilePasses, [&] {
-    const FreshMemory memory(size);
-    return cpu_ms([&] { gcm.decrypt(sealed, memory.bytes); });
-  });
-  const FreshMemory kept(size);
-  gcm.decrypt(sealed, kept.bytes);
-  result.decrypt_warm_ms =
-      median_ms(kWholeFilePasses, [&] { return cpu_ms([&] { gcm.decrypt(sealed, kept.bytes); }); });
-  result.copy_ms = median_ms(kWholeFilePasses, [&] {
-    const FreshMemory memory(size);
-    return cpu_ms([&] { std::memcpy(memory.bytes, data, size); });
-  });
-  corelocker_close(file);
-  return result;
-}
+  size_t size() const { return plain_.size(); }
+  double decrypt_ms(bool huge) {
+    return cpu_ms([&] { gcm_.decrypt(sealed_, NewMemory(size(), huge).bytes); });
+  }
+  double copy_ms() const {
+    return cpu_ms([&] { std::memcpy(NewMemory(size(), false).bytes, plain_.data(), size()); });
+  }
+
+ private:
+  Bytes plain_;
+  Gcm gcm_;
+  Bytes sealed_;
+};
 
 // A locked file with its encrypted patch, ready to be restored again and again.
 class LockedModel {
  public:
   explicit LockedModel(const Row& row)
-      : path_(row.locked), replaced_(from_hex(row.replaced_hex)), restored_(from_hex(row.restored_hex)) {
+      : path_(row.locked),
+        locked_sample_(from_hex(row.locked_sample)),
+        restored_sample_(from_hex(row.restored_sample)),
+        restored_sha256_(from_hex(row.restored_sha256)) {
     const Bytes patch = read_file(row.patch);
     sealed_ = gcm_.encrypt(patch.data(), patch.size());
     plain_.resize(patch.size());
@@ -219,11 +223,13 @@ class LockedModel {
 
   size_t patch_size() const { return sealed_.size(); }
 
-  // Decrypts the patch, maps the file, checks and applies.
-  corelocker_file* restore() {
+  // Decrypts the patch, brings the file into memory, checks and applies.
+  corelocker_file* restore(corelocker_full_check full_check = CORELOCKER_FULL_CHECK_OFF) {
     gcm_.decrypt(sealed_, plain_.data());
-    corelocker_patch entry = {plain_.data(), plain_.size(), replaced_.data(), restored_.data(), nullptr};
-    const corelocker_options options = {sizeof(options), 0, &entry, 1, CORELOCKER_ANY_SIZE, sha256_by_openssl, nullptr};
+    corelocker_patch entry = {plain_.data(), plain_.size(), locked_sample_.data(), restored_sample_.data(),
+                              restored_sha256_.data()};
+    const corelocker_options options = {sizeof(options),   0,       &entry,     1,      CORELOCKER_ANY_SIZE,
+                                        sha256_by_openssl, nullptr, full_check, nullptr};
     corelocker_file* file = nullptr;
     const corelocker_error error = corelocker_open_path(path_.c_str(), &options, &file);
     require(error == CORELOCKER_OK, "restoring " + path_ + " (" + corelocker_error_name(error) + ")");
@@ -232,8 +238,9 @@ class LockedModel {
 
  private:
   std::string path_;
-  Bytes replaced_;
-  Bytes restored_;
+  Bytes locked_sample_;
+  Bytes restored_sample_;
+  Bytes restored_sha256_;
   Gcm gcm_;
   Bytes sealed_;
   Bytes plain_;
@@ -299,44 +306,75 @@ Inference measure_inference(const Row& row, LockedModel& locked, int runs) {
   return {median(load_original), median(load_restored), median(run_original), median(run_restored)};
 }
 
+struct Restoring {
+  double restore_ms;
+  double checked_ms;  // with the full check
+  double decrypt_ms;
+  double copy_ms;
+  uint64_t private_bytes;
+  bool huge;  // the loader copied the file into huge pages
+};
+
+Restoring measure_restoring(LockedModel& locked, WholeFile& whole) {
+  Restoring result{};
+  // Before the first measurement, so that the file is in the page cache; the kernel's account beside our own.
+  corelocker_close(locked.restore());
+  const uint64_t before = private_dirty_bytes();
+  corelocker_file* const file = locked.restore();
+  result.private_bytes = private_dirty_bytes() - before;
+  result.huge = corelocker_private_bytes(file) >= corelocker_size(file);
+  corelocker_close(file);
+
+  std::vector<double> restores;
+  std::vector<double> decrypts;
+  const auto restore_ms = [&](corelocker_full_check full_check) {
+    corelocker_file* opened = nullptr;
+    const double ms = cpu_ms([&] { opened = locked.restore(full_check); });
+    corelocker_close(opened);
+    return ms;
+  };
+  for (int i = 0; i < kRestores; i++) {
+    restores.push_back(restore_ms(CORELOCKER_FULL_CHECK_OFF));
+    if (i % kRestoresPerDecrypt == 0) decrypts.push_back(whole.decrypt_ms(result.huge));
+  }
+  result.restore_ms = median(restores);
+  result.decrypt_ms = median(decrypts);
+  result.checked_ms = median_ms(kChecks, [&] { return restore_ms(CORELOCKER_FULL_CHECK_ALWAYS); });
+  result.copy_ms = median_ms(kChecks, [&] { return whole.copy_ms(); });
+  return result;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   require(argc >= 2, "usage: restore_bench ROWS [RUNS]");
   const int runs = argc > 2 ? std::stoi(argv[2]) : 200;
   std::printf(
-      "model  file MB  patch MB  patch %%  restore ms  of decrypt  of cipher  of memcpy  dirty MB  dirty %%  "
-      "load ms (ratio)  run ms (ratio)\n");
+      "model  locked  file MB  patch MB  private MB  private %%  memory  restore ms  of AES-256-GCM  of memcpy  "
+      "with full check ms  load ms (ratio)  run ms (ratio)\n");
+  std::unique_ptr<WholeFile> whole;
   std::string measured;
-  WholeFile whole{};
   for (const Row& row : read_rows(argv[1])) {
     if (row.original != measured) {
-      whole = measure_whole_file(row.original);
+      whole = std::make_unique<WholeFile>(row.original);
       measured = row.original;
-      std::printf("%s: AES-256-GCM of the whole file %.1f ms, the cipher alone %.1f ms; memcpy %.1f ms\n",
-                  row.label.c_str(), whole.decrypt_ms, whole.decrypt_warm_ms, whole.copy_ms);
     }
     LockedModel locked(row);
-    corelocker_close(locked.restore());
-    const uint64_t before = private_dirty_bytes();
-    corelocker_file* const file = locked.restore();
-    const uint64_t dirty = private_dirty_bytes() - before;
-    corelocker_close(file);
-    const double restore_ms = median_ms(kRestores, [&] {
-      corelocker_file* opened = nullptr;
-      const double ms = cpu_ms([&] { opened = locked.restore(); });
-      corelocker_close(opened);
-      return ms;
-    });
-    const Inference inference = measure_inference(row, locked, runs);
-    const auto size = static_cast<double>(whole.size);
-    std::printf("%-5s  %7.1f  %8.2f  %7.2f  %10.2f  %10.5f  %9.5f  %9.5f  %8.2f  %7.2f  %7.1f (%5.3f)  %6.2f (%5.3f)\n",
-                row.label.c_str(), size / 1e6, static_cast<double>(locked.patch_size()) / 1e6,
-                100 * static_cast<double>(locked.patch_size()) / size, restore_ms, restore_ms / whole.decrypt_ms,
-                restore_ms / whole.decrypt_warm_ms, restore_ms / whole.copy_ms, static_cast<double>(dirty) / 1e6,
-                100 * static_cast<double>(dirty) / size, inference.load_restored_ms,
-                inference.load_restored_ms / inference.load_original_ms, inference.run_restored_ms,
-                inference.run_restored_ms / inference.run_original_ms);
+    const Restoring restoring = measure_restoring(locked, *whole);
+    const auto size = static_cast<double>(whole->size());
+    std::printf("%-5s  %6s  %7.1f  %8.2f  %10.2f  %9.2f  %6s  %10.2f  %14.5f  %9.5f  %18.1f", row.label.c_str(),
+                row.state.c_str(), size / 1e6, static_cast<double>(locked.patch_size()) / 1e6,
+                static_cast<double>(restoring.private_bytes) / 1e6,
+                100 * static_cast<double>(restoring.private_bytes) / size, restoring.huge ? "huge" : "mapped",
+                restoring.restore_ms, restoring.restore_ms / restoring.decrypt_ms,
+                restoring.restore_ms / restoring.copy_ms, restoring.checked_ms);
+    if (runs > 0) {
+      const Inference inference = measure_inference(row, locked, runs);
+      std::printf("  %7.1f (%5.3f)  %6.2f (%5.3f)", inference.load_restored_ms,
+                  inference.load_restored_ms / inference.load_original_ms, inference.run_restored_ms,
+                  inference.run_restored_ms / inference.run_original_ms);
+    }
+    std::printf("\n");
     std::fflush(stdout);
   }
   return 0;
