@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 PYTHON := .venv/bin/python
 
-.PHONY: help demo test test-python test-cpp lint bench fuzz vectors setup setup-cpp clean
+.PHONY: help demo test test-python test-cpp test-android lint bench fuzz vectors setup setup-cpp setup-android clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -12,6 +12,9 @@ setup: ## the Python environment in .venv
 
 setup-cpp: setup ## compilers and libraries for the C++ layer (Debian packages, needs root)
 	@tools/setup-cpp.sh
+
+setup-android: setup ## the Kotlin compiler and libraries for the Android layer
+	@tools/setup-android.sh
 
 demo: setup ## lock a real model, unlock it through the service, and show what each tier is worth
 	@$(PYTHON) -m corelocker demo
@@ -24,6 +27,9 @@ test-python: setup ## Python tests alone
 
 test-cpp: setup-cpp ## C++ tests: host, sanitizers, arm64, cross-compile gates
 	@tools/test-cpp.sh
+
+test-android: setup-android ## Android gates without Gradle: core, API dump, ktlint, detekt
+	@tools/test-android.sh
 
 lint: setup ## ruff and mypy
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy

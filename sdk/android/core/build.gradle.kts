@@ -1,0 +1,39 @@
+import org.jetbrains.kotlin.gradle.dsl.JvmTarget
+
+plugins {
+    alias(libs.plugins.kotlin.jvm)
+    alias(libs.plugins.maven.publish)
+}
+
+description = "CoreLocker: key bundles, licenses and the unlock protocol, for any JVM"
+
+kotlin {
+    explicitApi()
+    @OptIn(org.jetbrains.kotlin.gradle.dsl.abi.ExperimentalAbiValidation::class)
+    abiValidation { enabled = true }
+    compilerOptions {
+        jvmTarget = JvmTarget.JVM_17
+        allWarningsAsErrors = true
+    }
+}
+
+java {
+    sourceCompatibility = JavaVersion.VERSION_17
+    targetCompatibility = JavaVersion.VERSION_17
+}
+
+dependencies {
+    api(libs.coroutines.core)
+    api(libs.okhttp)
+    implementation(libs.serialization.json)
+    implementation(libs.canonical.json)
+    testImplementation(libs.okhttp.mockwebserver)
+    testImplementation(libs.junit.jupiter)
+    testRuntimeOnly(libs.junit.launcher)
+}
+
+tasks.test {
+    useJUnitPlatform()
+    systemProperty("corelocker.vectors", rootDir.resolve("../../tests/vectors").path)
+    inputs.dir(rootDir.resolve("../../tests/vectors"))
+}

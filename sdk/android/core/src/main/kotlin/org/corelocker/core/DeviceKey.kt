@@ -1,0 +1,72 @@
+package org.corelocker.core
+
+import java.security.interfaces.ECPublicKey
+
+/**
+ * A P-256 agreement key pair; on phones its private half lives in the secure hardware.
+ *
+ * @property publicKey the public half.
+ */
+public abstract class DeviceKey(
+    public val publicKey: ECPublicKey,
+) {
+    /** RFC 7638 thumbprint of the public key; a license names it. */
+    public val thumbprint: String = Jwk.thumbprint(publicKey)
+
+    /** ECDH with the private key: the x coordinate of the shared point, 32 bytes. The caller wipes it. */
+    public abstract fun agree(peer: ECPublicKey): ByteArray
+
+    /** What HPKE sealed to this key. Throws [CoreLockerException] with [ErrorCode.LICENSE_WRAP] when it does not open. */
+    internal fun open(
+        sealed: ByteArray,
+        info: ByteArray,
+    ): ByteArray =
+        Hpke.openOrNull(sealed, info, publicKey, ::agree)
+            ?: throw CoreLockerException(ErrorCode.LICENSE_WRAP, "what was sealed does not open with this device key")
+
+    /** Answers the challenge of a renewal: HMAC of the request's digest under a secret that only this key opens. */
+    internal fun prove(
+        sealed: ByteArray,
+        digest: ByteArray,
+    ): ByteArray {
+        val secret = open(sealed, PROOF_INFO)
+        return hmac(secret, digest).also { secret.fill(0) }
+    }
+
+    private companion object {
+        val PROOF_INFO = "corelocker proof v1".toByteArray()
+    }
+}
+
+/**
+ * The device keys of an app on this device, and what vouches for them. `org.corelocker.android` has the one for phones.
+ * All functions may take seconds (secure hardware is slow), and are called off the main thread.
+ */
+public interface DeviceKeys {
+    /** The key with this thumbprint, or null when it is gone (the app's data was cleared, or the phone replaced). */
+    public fun find(thumbprint: String): DeviceKey?
+
+    /**
+     * A key and what vouches for it and for the request. Android attests a key when it makes it, so there each unlock makes a
+     * new one; [keepOnly] drops what is not needed any more.
+     */
+    public fun attest(request: UnlockRequest): AttestedKey
+
+    /** Whether [attestRenewal] vouches for renewals. Otherwise the key itself answers, which is the rule. */
+    public val attestsRenewals: Boolean get() = false
+
+    /** What vouches anew for a key, to renew its license. */
+    public fun attestRenewal(
+        request: UnlockRequest,
+        key: DeviceKey,
+    ): Attestation = throw UnsupportedOperationException("these keys answer themselves")
+
+    /** Deletes all keys but those with these thumbprints. */
+    public fun keepOnly(thumbprints: Set<String>)
+}
+
+/** A device key and its attestation for one request. */
+public class AttestedKey(
+    public val key: DeviceKey,
+    public val attestation: Attestation,
+)

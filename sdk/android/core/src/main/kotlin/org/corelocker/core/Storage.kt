@@ -1,0 +1,126 @@
+package org.corelocker.core
+
+import kotlinx.serialization.json.buildJsonObject
+import kotlinx.serialization.json.put
+import java.io.File
+import java.io.FileOutputStream
+import java.io.IOException
+import java.nio.file.Files
+import java.nio.file.NoSuchFileException
+import java.nio.file.StandardCopyOption
+
+/** Where the license of each key bundle survives a restart. It holds licenses alone: never a content key or a restored byte. */
+public interface LicenseStore {
+    /** The license of a key bundle, or null. */
+    public fun load(bundle: String): String?
+
+    /** Keeps a license; one that was there is replaced as a whole. */
+    public fun save(
+        bundle: String,
+        license: String,
+    )
+
+    public fun remove(bundle: String)
+
+    /** The licenses of all key bundles. */
+    public fun all(): List<String>
+}
+
+/**
+ * Keeps licenses and the mark of the clock in a folder that belongs to the app alone. Writes are atomic: after a crash the
+ * old or the new file is there, whole.
+ *
+ * ```
+ * val files = LicenseFiles(File(context.noBackupFilesDir, "corelocker"))
+ * ```
+ */
+public class LicenseFiles(
+    private val folder: File,
+) : LicenseStore,
+    ClockMarkStore {
+    private val mark = File(folder, "clock.json")
+
+    override fun load(bundle: String): String? = read(license(bundle))?.toString(Charsets.ISO_8859_1)
+
+    override fun save(
+        bundle: String,
+        license: String,
+    ): Unit = write(license(bundle), license.toByteArray())
+
+    override fun remove(bundle: String): Unit = remove(license(bundle))
+
+    override fun all(): List<String> =
+        folder
+            .listFiles { file -> file.name.endsWith(SUFFIX) }
+            .orEmpty()
+            .sorted()
+            .mapNotNull { load(it.name.removeSuffix(SUFFIX)) }
+
+    override fun loadMark(): ClockMark? {
+        val data = read(mark) ?: return null
+        val fields = Fields.parse(data, "the record of the time", ErrorCode.LICENSE_CLOCK)
+
+        fun number(name: String) = fields.integer(name, 0..StrictJson.MAX_INTEGER)
+        return ClockMark(number("time"), number("ticks"), fields.text("boot", MAX_BOOT))
+    }
+
+    override fun saveMark(mark: ClockMark) {
+        val json =
+            buildJsonObject {
+                put("time", mark.time)
+                put("ticks", mark.ticks)
+                put("boot", mark.boot)
+            }
+        write(this.mark, json.toString().toByteArray())
+    }
+
+    override fun removeMark(): Unit = remove(mark)
+
+    private fun license(bundle: String): File {
+        require(BUNDLE.matches(bundle)) { "a key bundle's id is a UUID" }
+        return File(folder, bundle + SUFFIX)
+    }
+
+    private fun read(file: File): ByteArray? =
+        try {
+            if (Files.size(file.toPath()) > MAX_SIZE) throw IOException("longer than $MAX_SIZE bytes")
+            Files.readAllBytes(file.toPath())
+        } catch (_: NoSuchFileException) {
+            null
+        } catch (_: IOException) {
+            throw CoreLockerException(ErrorCode.FILE_ACCESS, "${file.name} cannot be read")
+        }
+
+    private fun write(
+        file: File,
+        data: ByteArray,
+    ) {
+        val fresh = File(folder, "${file.name}.new")
+        try {
+            Files.createDirectories(folder.toPath())
+            FileOutputStream(fresh).use {
+                it.write(data)
+                it.fd.sync()
+            }
+            Files.move(fresh.toPath(), file.toPath(), StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING)
+        } catch (_: IOException) {
+            fresh.delete()
+            throw CoreLockerException(ErrorCode.FILE_ACCESS, "${file.name} cannot be written")
+        }
+    }
+
+    private fun remove(file: File) {
+        try {
+            Files.deleteIfExists(file.toPath())
+        } catch (_: IOException) {
+            throw CoreLockerException(ErrorCode.FILE_ACCESS, "${file.name} cannot be removed")
+        }
+    }
+
+    private companion object {
+        const val SUFFIX = ".jws"
+        const val MAX_SIZE = 16 shl 10
+        const val MAX_BOOT = 256
+        val BUNDLE = Regex("[0-9a-f-]{36}")
+    }
+}
