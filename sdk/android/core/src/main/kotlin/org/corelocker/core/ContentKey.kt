@@ -9,7 +9,7 @@ internal class ContentKey(
     val bytes: ByteArray,
 ) : AutoCloseable {
     init {
-        require(bytes.size == SIZE) { "a content key has $SIZE bytes" }
+        if (bytes.size != SIZE) throw CoreLockerException(ErrorCode.BUNDLE_CONTENT_KEY, "a content key has $SIZE bytes")
     }
 
     /**

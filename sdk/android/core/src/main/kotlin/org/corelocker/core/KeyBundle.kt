@@ -91,6 +91,46 @@ public class KeyBundle internal constructor(
         return index
     }
 
+    /** The places of an artifact and its file. [path] may be left out when the artifact has one file. */
+    internal fun place(
+        artifact: String,
+        path: String?,
+    ): Pair<Int, Int> {
+        val index = artifacts.indexOfFirst { it.name == artifact }
+        val files = artifacts.getOrNull(index)?.files.orEmpty()
+        val file = if (path == null && files.size == 1) 0 else files.indexOfFirst { it.path == path }
+        if (file < 0) throw CoreLockerException(ErrorCode.BUNDLE_MISMATCH, "the key bundle has no such artifact and file")
+        return index to file
+    }
+
+    /**
+     * Decrypts the patches that bring a file from its locked state to tier [to].
+     *
+     * @param place of the artifact and its file.
+     * @param key the content key of tier [from], which is [to] or a higher one; null for tier 0.
+     */
+    @CoreLockerInternal
+    internal fun patches(
+        place: Pair<Int, Int>,
+        key: ContentKey?,
+        from: Int,
+        to: Int,
+    ): Patches {
+        val (artifact, file) = place
+        val wanted = sections.filter { it.artifact == artifact && it.file == file && it.tier <= to }
+        val opened = ArrayList<OpenSection>()
+        try {
+            for (section in wanted) {
+                checkNotNull(key) { "a patch needs a key" }.derive(id, from, section.tier).use { opened.add(decrypt(section, it)) }
+            }
+        } catch (refused: CoreLockerException) {
+            opened.forEach(OpenSection::close)
+            throw refused
+        }
+        val entry = artifacts[artifact].files[file]
+        return Patches(to, entry.size, entry.sha256, opened)
+    }
+
     /** Opens a section with the content key of its tier. Takes as much native memory as the section is long. */
     internal fun decrypt(
         section: Section,

@@ -125,10 +125,29 @@ public class UnlockClient internal constructor(
         }
     }
 
-    /** Opens the content key of the license's tier for as long as [use] runs; it gets the place of that tier too. */
-    internal fun <T> withContentKey(use: (ContentKey, Int) -> T): T {
-        val license = current().license
-        return license.open(keyOf(license)).use { key -> use(key, bundle.tier(license.tier)) }
+    /**
+     * The patches of a file as far as the license goes: none without a license that counts ([state] says why), and then the
+     * model has the utility that is free.
+     *
+     * @param artifact name of the artifact, as it was locked.
+     * @param path of the file inside, where the artifact has several.
+     * @throws CoreLockerException with BUNDLE_MISMATCH for what the bundle does not hold, or another BUNDLE_* code.
+     */
+    @CoreLockerInternal
+    public fun patches(
+        artifact: String,
+        path: String? = null,
+    ): Patches {
+        val place = bundle.place(artifact, path)
+        val license =
+            try {
+                current().license
+            } catch (unusable: CoreLockerException) {
+                if (unusable.code !in LOCKED_BY) throw unusable
+                return bundle.patches(place, null, 0, 0)
+            }
+        val tier = bundle.tier(license.tier)
+        return license.open(keyOf(license)).use { bundle.patches(place, it, tier, tier) }
     }
 
     private suspend fun asking(ask: suspend () -> License): UnlockResult =
@@ -318,6 +337,9 @@ public class UnlockClient internal constructor(
     private companion object {
         const val MAX_CHALLENGE = 256
         const val SEALED_SIZE = 113
+
+        /** Why there is no license that counts, now or for good. */
+        val LOCKED_BY = ErrorCode.entries.filter { it.word.startsWith("license-") } + ErrorCode.NOT_UNLOCKED
         val RIGHT_IS_GONE =
             setOf(
                 ErrorCode.LICENSE_REVOKED,
