@@ -34,13 +34,17 @@ def dependency(coordinates: Coordinates) -> str:
     kind = WHOLE_JARS.get(f"{group}:{name}")
     more = f"<type>{kind[0]}</type><classifier>{kind[1]}</classifier>" if kind else ""
     # The other dependencies of a whole jar are inside of it.
-    alone = "<exclusions><exclusion><groupId>*</groupId><artifactId>*</artifactId></exclusion></exclusions>" if kind else ""
+    alone = (
+        "<exclusions><exclusion><groupId>*</groupId><artifactId>*</artifactId></exclusion></exclusions>" if kind else ""
+    )
     return f"<dependency><groupId>{group}</groupId><artifactId>{name}</artifactId><version>{version}</version>{more}{alone}</dependency>"  # noqa: E501 - one element
 
 
 def project(name: str, content: str, parent: bool) -> str:
     """A POM."""
-    above = "<parent><groupId>gates</groupId><artifactId>all</artifactId><version>1</version></parent>" if parent else ""
+    above = (
+        "<parent><groupId>gates</groupId><artifactId>all</artifactId><version>1</version></parent>" if parent else ""
+    )
     return (
         f"<project><modelVersion>4.0.0</modelVersion>{above}<groupId>gates</groupId><artifactId>{name}</artifactId>"
         f"<version>1</version>{content}</project>\n"
@@ -60,7 +64,9 @@ def write_poms(folder: Path, gates: dict[str, Any], known: dict[str, Coordinates
             content = f"{head}<dependencies>{needed}</dependencies>"
             (folder / name / "pom.xml").write_text(project(name, content, parent=True))
             modules += f"<module>{name}</module>"
-    (folder / "pom.xml").write_text(project("all", f"<packaging>pom</packaging><modules>{modules}</modules>", parent=False))
+    (folder / "pom.xml").write_text(
+        project("all", f"<packaging>pom</packaging><modules>{modules}</modules>", parent=False)
+    )
 
 
 def main(catalog_file: Path, gates_file: Path, folder: Path) -> int:
