@@ -24,12 +24,8 @@ with atheris.instrument_imports(include=["corelocker"]):
         verify_app_assertion,
         verify_app_attestation,
     )
-    from corelocker.attestation.certificates import (
-        TrustAnchors,
-        name_attributes,
-        parse_certificate,
-        public_key,
-    )
+    from corelocker.attestation.certificates import name_attributes, parse_certificate, public_key
+    from corelocker.attestation.chain import TrustAnchors
     from corelocker.attestation.development import verify_development
     from corelocker.attestation.key_description import KEY_DESCRIPTION, parse_key_description
     from corelocker.attestation.play_integrity import PlayIntegrityPolicy, verify_play_integrity

@@ -24,7 +24,8 @@ from corelocker.attestation.apple_app_attest import (
     verify_app_assertion,
     verify_app_attestation,
 )
-from corelocker.attestation.certificates import TrustAnchors, fingerprint, parse_certificate
+from corelocker.attestation.certificates import fingerprint, parse_certificate
+from corelocker.attestation.chain import TrustAnchors
 from corelocker.attestation.key_description import (
     KEY_DESCRIPTION,
     AuthorizationList,

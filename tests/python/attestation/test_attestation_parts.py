@@ -10,7 +10,8 @@ import pytest
 from corelocker.attestation.android_key import AndroidKeyClaims, AndroidKeyPolicy, Provisioning
 from corelocker.attestation.apple_app_attest import AppAttestPolicy
 from corelocker.attestation.cbor import CborError, decode, decode_at
-from corelocker.attestation.certificates import TrustAnchors, fingerprint, name_attributes, parse_certificate
+from corelocker.attestation.certificates import fingerprint, name_attributes, parse_certificate
+from corelocker.attestation.chain import TrustAnchors
 from corelocker.attestation.der import DerError, Reader, context, is_context
 from corelocker.attestation.development import verify_development
 from corelocker.attestation.key_description import (

@@ -19,7 +19,7 @@ from corelocker.attestation.apple_app_attest import (
     verify_app_assertion,
     verify_app_attestation,
 )
-from corelocker.attestation.certificates import TrustAnchors
+from corelocker.attestation.chain import TrustAnchors
 from corelocker.attestation.development import verify_development
 from corelocker.attestation.key_description import SecurityLevel
 from corelocker.attestation.revocation import RevocationList
@@ -58,6 +58,7 @@ from support.attestation_forge import (
     NAME_CONSTRAINTS,
     NOW,
     NULL,
+    REMOTE_ISSUER,
     ROOT,
     ROOT_KEY,
     ROOT_NAME,
@@ -211,6 +212,7 @@ def _revoked(label: str, listed: str, serial: int = 0xABC, status: str = "REVOKE
 
 
 LEAF_EXTENSIONS = (key_usage(4), extension(KEY_DESCRIPTION, key_description()))
+NO_CA_BELOW = (basic_constraints(True, 0), key_usage(5))
 NOT_CA_MARKED = (
     basic_constraints(False),
     key_usage(0),
@@ -237,11 +239,12 @@ def _extra_ca(above: list[Cert]) -> list[Cert]:
     return [below, replace(extra, signer=signer), parent, *rest]
 
 
-def _extended(**first: Any) -> tuple[bytes, ...]:
+def _extended(above: list[Cert] | None = None, **first: Any) -> tuple[bytes, ...]:
     """A chain whose attested leaf (bent by `first`) issued a second leaf for a key of the attacker's choice."""
-    above = factory()
+    above = factory() if above is None else above
     app_key = key("attest key of the app")
-    attested = leaf(above[0].subject, FACTORY_ISSUER, subject=name(cn="of the app"), public=spki(app_key))
+    signer = FACTORY_ISSUER if above[0].public == spki(FACTORY_ISSUER) else REMOTE_ISSUER
+    attested = leaf(above[0].subject, signer, subject=name(cn="of the app"), public=spki(app_key))
     attested = replace(attested, **first)
     fake = leaf(attested.subject, app_key)
     return (fake.der(), attested.der(), *(cert.der() for cert in above))
@@ -279,6 +282,9 @@ def _android() -> list[AndroidCase]:
         _kd("unsorted-set", Reason.OK, sign, hardware={1: set_of(integer(VERIFY), integer(SIGN))}),
         _leaf("leaf-dated-in-the-future", Reason.OK, not_before=NOW + timedelta(1), not_after=NOW + timedelta(2)),
         _kd("unknown-tag", Reason.OK, hardware={9999: octets(b"of the future")}),
+        # Genuine phones write TRUE as 01.
+        _kd("locked-is-01", Reason.OK, hardware={704: root_of_trust(tlv(1, b"\1"))}),
+        _kd("locked-is-80", Reason.OK, hardware={704: root_of_trust(tlv(1, b"\x80"))}),
         _kd("deep-unknown-tag", Reason.OK, hardware={9999: tlv(0x30, bytes.fromhex("3080") * 2000)}),
         _kd("version-500", Reason.OK, version=500),
         _kd("version-2-without-boot-hash", Reason.OK, version=2, hardware={704: root_of_trust(boot_hash=b"")}),
@@ -332,7 +338,12 @@ def _android() -> list[AndroidCase]:
         _damaged("description-empty", b""),
         _damaged("description-trailing", description + b"\0"),
         _damaged("description-field-more", key_description(tail=NULL)),
-        _damaged("boolean", key_description(hardware={704: root_of_trust(tlv(1, b"\1"))})),
+        _damaged("boolean-empty", key_description(hardware={704: root_of_trust(tlv(1, b""))})),
+        _leaf(
+            "malformed-boolean-elsewhere",
+            Reason.MALFORMED,
+            extensions=(*LEAF_EXTENSIONS, extension(BASIC_CONSTRAINTS, seq(tlv(1, b"\1")))),
+        ),
         _damaged("boolean-long", key_description(hardware={704: root_of_trust(tlv(1, b"\xff\xff"))})),
         _damaged(
             "tag-order",
@@ -407,6 +418,14 @@ def _android() -> list[AndroidCase]:
             _extended(extensions=(*CA, extension(KEY_DESCRIPTION, key_description(hardware={1: set_of(integer(7))})))),
         ),
         _case("extended-by-sign-key", Reason.CHAIN_EXTENDED, _extended()),
+        # The server's certificate allows two CAs below it: its path length is broken as well.
+        _case("extended-beyond-the-path-length", Reason.CHAIN_EXTENDED, _extended(remote())),
+        _case(
+            "extended-under-no-ca",
+            Reason.CHAIN_EXTENDED,
+            _extended(factory(extensions=(basic_constraints(False), key_usage(0)))),
+        ),
+        _case("extended-under-a-path-length", Reason.CHAIN_EXTENDED, _extended(factory(extensions=NO_CA_BELOW))),
         _case("extended-by-non-ca", Reason.ISSUER_NOT_CA, _extended(extensions=(key_usage(0),))),
         _issuer("issuer-with-name-constraints-alone", Reason.ISSUER_NOT_CA, NOT_CA_MARKED[2]),
         _issuer(

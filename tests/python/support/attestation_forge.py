@@ -14,7 +14,7 @@ from typing import Any
 
 from corelocker.attestation.android_key import AndroidKeyPolicy
 from corelocker.attestation.apple_app_attest import AppAttestPolicy
-from corelocker.attestation.certificates import TrustAnchors
+from corelocker.attestation.chain import TrustAnchors
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384, HashAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from corelocker.attestation.certificates import TrustAnchors
+from corelocker.attestation.chain import TrustAnchors
 from corelocker.attestation.development import verify_development
 from corelocker.bundle import jose
 from corelocker.device.software import SoftwareDevice

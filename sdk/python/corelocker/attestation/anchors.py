@@ -6,7 +6,8 @@ Sources: Google's `roots.json` (android/keyattestation, 2026-07), all of whose R
 
 from __future__ import annotations
 
-from corelocker.attestation.certificates import TrustAnchors, fingerprint
+from corelocker.attestation.certificates import fingerprint
+from corelocker.attestation.chain import TrustAnchors
 from corelocker.errors import ConfigError
 
 # RSA 4096, certificates since 2016; and EC P-384 "Key Attestation CA1", 2025-07-17 to 2035-07-15.

@@ -19,16 +19,8 @@ from enum import StrEnum
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from corelocker.attestation.anchors import SOFTWARE_ROOTS
-from corelocker.attestation.certificates import (
-    Path,
-    TrustAnchors,
-    check_path,
-    find_anchor,
-    fingerprint,
-    name_attributes,
-    p256_key,
-    parse_chain,
-)
+from corelocker.attestation.certificates import fingerprint, name_attributes, p256_key
+from corelocker.attestation.chain import Path, TrustAnchors, check_path, find_anchor, parse_chain
 from corelocker.attestation.key_description import (
     ALGORITHM_EC,
     CURVE_P256,

@@ -20,15 +20,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from corelocker.attestation import cbor
-from corelocker.attestation.certificates import (
-    Certificate,
-    TrustAnchors,
-    check_path,
-    find_anchor,
-    p256_key,
-    parse_chain,
-    point,
-)
+from corelocker.attestation.certificates import Certificate, p256_key, point
+from corelocker.attestation.chain import TrustAnchors, check_path, find_anchor, parse_chain
 from corelocker.attestation.der import SEQUENCE, DerError, Reader, context
 from corelocker.attestation.verdict import Reason, Refusal, Verdict, require_aware, require_environment
 from corelocker.errors import ConfigError

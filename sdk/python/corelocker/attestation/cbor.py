@@ -1,7 +1,11 @@
 """A strict reader for the CBOR (RFC 8949) of App Attest objects.
 
-Integers, byte and text strings, arrays and maps of definite length, keys once each: Apple sends nothing else. It
-tells where an item ends, which authenticator data needs (a key, then perhaps a map, without a length before either).
+Integers, byte and text strings, arrays and maps of definite length, keys once each: Apple sends nothing else.
+
+A reader of our own, because authenticator data holds items without a length before them (a key, then perhaps a map), so
+whoever reads it has to learn where an item ends, and because a general decoder also takes what Apple never sends (tags,
+floats, indefinite lengths). Depth is bounded, input by the caller (`MAX_OBJECT`), and a count is checked against the
+bytes that are left before anything is allocated. `tests/fuzz/fuzz_attestation.py` fuzzes it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """A strict reader for the DER (X.690) that certificates and attestation extensions are made of.
 
-It exists because no library reads what real devices send: a StrongBox leaf has NULL ECDSA parameters, another an
-unsorted SET, and the lenient parsers accept what DER forbids. The reader walks one level at a time, so depth costs
-nothing: what nobody asks for is skipped by its length.
+A reader of our own, because no library reads what real devices send and nothing else: cryptography refuses the NULL ECDSA
+parameters of a StrongBox leaf, asn1crypto accepts what DER forbids. Input is bounded by the callers
+(`MAX_CERTIFICATE`), every length is checked before it is used, and the reader walks one level at a time, so depth costs
+nothing: what nobody asks for is skipped by its length. `tests/fuzz/fuzz_attestation.py` fuzzes it.
 """
 
 from __future__ import annotations
@@ -104,11 +105,12 @@ class Reader:
         """A reader of the next element's content."""
         return type(self)(self.content(tag))
 
-    def boolean(self) -> bool:
+    def boolean(self, *, any_true: bool = False) -> bool:
+        """A BOOLEAN; with `any_true` every octet but 00 is TRUE, as in BER (X.690, 8.2.2)."""
         content = self.content(BOOLEAN)
-        if content not in (b"\x00", b"\xff"):
+        if len(content) != 1 or (content not in (b"\x00", b"\xff") and not any_true):
             raise DerError("a BOOLEAN is neither 00 nor FF")
-        return content == b"\xff"
+        return content != b"\x00"
 
     def integer(self, tag: int = INTEGER) -> int:
         content = self.content(tag)

@@ -13,14 +13,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 
-from corelocker.attestation.certificates import (
-    TrustAnchors,
-    check_path,
-    find_anchor,
-    name_attributes,
-    p256_key,
-    parse_chain,
-)
+from corelocker.attestation.certificates import name_attributes, p256_key
+from corelocker.attestation.chain import TrustAnchors, check_path, find_anchor, parse_chain
 from corelocker.attestation.verdict import Reason, Refusal, Verdict, require_aware
 from corelocker.licensing import Environment
 from corelocker.licensing.development import signed_bytes

@@ -184,7 +184,9 @@ def _flag(reader: Reader) -> bool:
 
 def _root_of_trust(reader: Reader) -> RootOfTrust:
     inner = reader.inside(SEQUENCE)
-    key, locked, state = inner.octets(), inner.boolean(), _member(VerifiedBootState, inner.enumerated())
+    # Genuine phones write TRUE as 01 here, and the platform's own parser takes any value but 0 for it.
+    key, locked = inner.octets(), inner.boolean(any_true=True)
+    state = _member(VerifiedBootState, inner.enumerated())
     # Since version 3.
     boot_hash = inner.octets() if inner.more() else None
     inner.end()

@@ -33,7 +33,7 @@ from corelocker.attestation.apple_app_attest import (
     verify_app_assertion,
     verify_app_attestation,
 )
-from corelocker.attestation.certificates import parse_chain
+from corelocker.attestation.chain import parse_chain
 from corelocker.attestation.development import verify_development
 from corelocker.attestation.device_key import proof_secret, seal_secret, verify_device_key
 from corelocker.attestation.revocation import check_revocation

@@ -18,7 +18,7 @@ from cryptography.x509 import load_pem_x509_certificates
 from corelocker.attestation.anchors import APPLE_ROOTS, GOOGLE_ROOTS, require_vendor_roots
 from corelocker.attestation.android_key import AndroidKeyPolicy
 from corelocker.attestation.apple_app_attest import AppAttestPolicy
-from corelocker.attestation.certificates import TrustAnchors
+from corelocker.attestation.chain import TrustAnchors
 from corelocker.attestation.key_description import SecurityLevel
 from corelocker.attestation.play_integrity import PlayIntegrityPolicy
 from corelocker.attestation.revocation import RevocationList
