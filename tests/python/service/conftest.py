@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.http_server import Server, serving
 from support.postgres import PostgresServer
 from support.unlock_world import World
 
@@ -37,3 +38,11 @@ def world(tmp_path: Path, database_url: str) -> World:
 def sqlite_world(tmp_path: Path) -> World:
     """A publisher and an app on SQLite, for tests in which the database makes no difference."""
     return World(tmp_path, f"sqlite:///{tmp_path / 'unlock.sqlite'}")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server over HTTP that all tests of a file share; each test takes purchases of its own."""
+    folder = tmp_path_factory.mktemp("http")
+    with serving(World(folder, f"sqlite:///{folder / 'unlock.sqlite'}")) as running:
+        yield running

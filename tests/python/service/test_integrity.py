@@ -13,11 +13,9 @@ from typing import Any
 import pytest
 from corelocker.attestation.verdict import Reason
 from corelocker.bundle import jose
-from corelocker.errors import ConfigError
 from corelocker.licensing import errors
 from corelocker.licensing.evidence import Format
 from corelocker.service import errors as refusals
-from corelocker.service.http import create_app
 from corelocker.service.messages import UnlockRequest
 from corelocker.service.play_integrity import PlayIntegrity
 from corelocker.service.problems import PREFIX
@@ -261,14 +259,3 @@ def test_over_http(world: FullService) -> None:
         assert server.post("/v1/licenses", body | {"attestation": broken}).status_code == 400
         assert server.lines()
         assert TOKEN not in server.log_text.getvalue()
-
-
-def test_without_threads_nothing_outside_can_be_asked(world: FullService) -> None:
-    config = world.service._config
-    app = replace(config.apps[APP], google_play=None, app_store=None)
-    config = replace(config, apps={APP: app}, http=replace(config.http, threads=0))
-    with pytest.raises(ConfigError, match=r"http\.threads"):
-        create_app(world.service, config)
-    assert app.android is not None
-    android = replace(app.android, play_integrity=None)
-    create_app(world.service, replace(config, apps={APP: replace(app, android=android)}))

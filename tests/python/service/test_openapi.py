@@ -10,17 +10,18 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import resources
 from pathlib import Path
 
 import pytest
-from corelocker.service import openapi
-from corelocker.service.problems import PROBLEMS
+from corelocker.service.problems import PREFIX, PROBLEMS
 from support.http_server import Server, serving
 from support.unlock_world import World
 
 EXAMPLES = 25
 SECONDS = os.environ.get("CORELOCKER_SCHEMATHESIS_SECONDS", "")
-OPERATIONS = [(path, method) for path, item in openapi.document(1)["paths"].items() for method in item]
+DOCUMENT = json.loads(resources.files("corelocker.service").joinpath("openapi.json").read_text("utf-8"))
+OPERATIONS = [(path, method) for path, item in DOCUMENT["paths"].items() for method in item]
 
 
 @pytest.fixture(scope="module")
@@ -35,26 +36,28 @@ def test_the_document_is_served(served: tuple[Server, World]) -> None:
     server, _ = served
     answer = server.request("GET", "/openapi.json")
     assert answer.status_code == 200
-    assert answer.json() == openapi.document(64 << 10)
+    assert answer.json() == DOCUMENT
 
 
 def test_every_route_is_in_the_document(served: tuple[Server, World]) -> None:
     server, _ = served
     for path, method in OPERATIONS:
-        filled = path.replace("{jti}", "x").replace("{app}", "x")
+        filled = path.replace("{license_id}", "x").replace("{app}", "x")
         assert server.request(method.upper(), filled).status_code != 405
         assert server.request("DELETE", filled).status_code == 405
-    codes = {
-        url.removeprefix("urn:corelocker:problem:")
-        for item in openapi.document(1)["paths"].values()
-        for operation in item.values()
-        for response in operation["responses"].values()
-        for media in response.get("content", {}).values()
-        for part in media["schema"].get("allOf", [])
-        for url in part.get("properties", {}).get("type", {}).get("enum", [])
-    }
+
+
+def test_every_code_is_in_the_document_with_its_status() -> None:
+    documented: dict[str, set[int]] = {}
+    for response in DOCUMENT["components"]["responses"].values():
+        (schema,) = [media["schema"]["allOf"][1]["properties"] for media in response["content"].values()]
+        for name in schema["type"]["enum"]:
+            documented.setdefault(name.removeprefix(PREFIX), set()).add(schema["status"]["const"])
+        retried = any(PROBLEMS[name.removeprefix(PREFIX)].retry_after for name in schema["type"]["enum"])
+        assert ("Retry-After" in response["headers"]) == retried
+    assert all(statuses == {PROBLEMS[code].status} for code, statuses in documented.items())
     # Of the head of a request and of unknown addresses no operation can speak.
-    assert PROBLEMS.keys() - codes <= {"method-not-allowed", "headers-too-large"}
+    assert PROBLEMS.keys() - documented.keys() == {"method-not-allowed", "headers-too-large"}
 
 
 def test_schemathesis_finds_nothing(served: tuple[Server, World], tmp_path: Path) -> None:

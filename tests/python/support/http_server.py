@@ -16,12 +16,14 @@ from typing import Any
 
 import requests
 from corelocker.service.config_file import load_config
+from corelocker.service.connections import make_server
 from corelocker.service.core import UnlockService
 from corelocker.service.http import create_app
-from corelocker.service.openapi import ROUTES
-from corelocker.service.problems import PROBLEMS
-from corelocker.service.run import listen, make_server
-from corelocker.service.telemetry import Log, Metrics
+from corelocker.service.logs import Log
+from corelocker.service.metrics import Metrics
+from corelocker.service.problems import PREFIX
+from corelocker.service.run import listen
+from prometheus_client import generate_latest
 
 from support.unlock_world import Phone, World
 
@@ -42,12 +44,14 @@ class Server:
     """A running server.
 
     Attributes:
+        world: whose service it is.
         port: of loopback.
         service: what stands behind it.
         log_text: everything that was logged.
         metrics: what was counted.
     """
 
+    world: World
     port: int
     service: Any
     log_text: io.StringIO
@@ -73,9 +77,18 @@ class Server:
     def unlock(self, phone: Phone, grant: str, tier: str = "full") -> requests.Response:
         return self.post("/v1/licenses", phone.unlock_body(self.challenge(), grant, tier))
 
+    @property
+    def in_progress(self) -> float | None:
+        return self.metrics.registry.get_sample_value("corelocker_requests_in_progress")
+
+    def metrics_text(self) -> str:
+        """What is counted, once all answers that were read are in it."""
+        eventually(lambda: self.in_progress == 0)
+        return generate_latest(self.metrics.registry).decode()
+
     def lines(self) -> list[dict[str, Any]]:
         """The log, once all answers that were read are in it."""
-        eventually(lambda: self.metrics.in_progress == 0)
+        eventually(lambda: self.in_progress == 0)
         return [json.loads(line) for line in self.log_text.getvalue().splitlines()]
 
     def raw(self, data: bytes, *, close_after: float = 10.0) -> bytes:
@@ -84,6 +97,65 @@ class Server:
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 connection.sendall(data)
             return read_all(connection)
+
+
+SECURITY = {
+    "cache-control": "no-store",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+}
+HEAD = b"POST /v1/challenges HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+
+
+def problem(answer: requests.Response, status: int, code: str) -> dict[str, Any]:
+    """Check that the answer is this problem in every respect; returns its members."""
+    assert (answer.status_code, answer.json().get("type")) == (status, PREFIX + code), answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.headers.items() >= SECURITY.items()
+    members: dict[str, Any] = answer.json()
+    assert members["status"] == status
+    required = {"type", "title", "status", "detail", "request_id"}
+    assert required <= members.keys() <= required | {"retry_after", "retry_at", "errors"}
+    assert members["request_id"] == answer.headers["x-request-id"]
+    assert "\n" not in members["detail"]
+    assert ("retry-after" in answer.headers) == ("retry_after" in members)
+    return members
+
+
+def raw_problem(received: bytes, status: int, code: str) -> None:
+    """Check that these bytes are one answer, this problem."""
+    head, _, body = received.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status), received
+    assert b"content-type: application/problem+json" in head
+    members = json.loads(body)
+    assert members["type"] == PREFIX + code
+    assert b"x-request-id: " + members["request_id"].encode() in head
+
+
+def whole(path: str, body: bytes, *headers: str) -> bytes:
+    """The bytes of a POST with its body."""
+    lines = (
+        f"POST {path} HTTP/1.1",
+        "host: x",
+        "content-type: application/json",
+        *headers,
+        f"content-length: {len(body)}",
+    )
+    return "\r\n".join((*lines, "", "")).encode() + body
+
+
+def answers(received: bytes) -> list[tuple[int, dict[str, str], Any]]:
+    """Status, headers and JSON of the answers that came one after another."""
+    found = []
+    while received:
+        head, _, rest = received.partition(b"\r\n\r\n")
+        status, *lines = head.decode().split("\r\n")
+        headers = dict(line.lower().split(": ", 1) for line in lines)
+        length = int(headers["content-length"])
+        found.append((int(status.split()[1]), headers, json.loads(rest[:length])))
+        received = rest[length:]
+    return found
 
 
 def read_all(connection: socket.socket) -> bytes:
@@ -109,16 +181,17 @@ def serving(world: World, wrap: Callable[[UnlockService], Any] = lambda real: re
     config = load_config(world.config_path)
     config = replace(config, http=replace(config.http, **{"port": 0, "shutdown_grace": 5, **http}))
     log_text = io.StringIO()
-    metrics = Metrics(ROUTES, PROBLEMS)
+    metrics = Metrics()
     with world.service() as real:
         service = wrap(real)
-        app = create_app(service, config, log=Log(log_text), metrics=metrics)
-        server = make_server(app, config.http)
+        log = Log(log_text)
+        app = create_app(service, config, log=log, metrics=metrics)
+        server = make_server(app, config.http, log, metrics)
         listener = listen(config.http)
         port = listener.getsockname()[1]
-        thread = threading.Thread(target=lambda: asyncio.run(server._serve([listener])), daemon=True)
+        thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])), daemon=True)
         thread.start()
-        running = Server(port, service, log_text, metrics)
+        running = Server(world, port, service, log_text, metrics)
         try:
             eventually(lambda: server.started)
             yield running

@@ -440,9 +440,9 @@ def issue(
 def _require_extra() -> None:
     try:
         import alembic  # noqa: F401
-        import fastapi  # noqa: F401
         import joserfc  # noqa: F401
         import rfc8785  # noqa: F401
+        import starlette  # noqa: F401
     except ImportError as error:
         raise MissingExtraError(
             f"{error.name} is not installed", hint="Run: pip install 'corelocker[service]'"

@@ -33,9 +33,22 @@ class CanonicalError(LicensingError):
 
 
 class RequestError(LicensingError):
-    """The request is not of the documented shape."""
+    """The request is not of the documented shape.
+
+    Clients read both arguments where a service raises this: neither may hold anything that was sent.
+
+    Args:
+        expected: what belongs there, one line.
+        pointer: to the member that is wrong, such as "#/purchase/token" (a JSON pointer as a URI fragment, RFC 6901
+            section 6); "#" is the whole body, None is said where it is not known.
+    """
 
     code = "request-malformed"
+
+    def __init__(self, expected: str, *, pointer: str | None = None) -> None:
+        super().__init__(expected if pointer is None else f"{pointer}: {expected}")
+        self.expected = expected
+        self.pointer = pointer
 
 
 class DeviceKeyError(RequestError):

@@ -78,8 +78,7 @@ class HttpConfig:
         host, port: where it listens, unless `socket` names a Unix socket.
         socket: path of a Unix socket.
         workers: processes.
-        threads: decisions at one time in each process; 0 makes them on the event loop, where requests that come together
-            share a transaction. That is much faster, and for services that have no store to ask.
+        threads: decisions at one time in each process.
         max_body: bytes of a request.
         request_timeout: seconds for a request from its first byte to its answer.
         rate_limit: requests a minute of one client address (an IPv6 client is its /64); 0 is no limit. An eighth of
@@ -235,15 +234,6 @@ class AppConfig:
             Format.DEVELOPMENT: self.development_roots,
         }
         return frozenset(kind for kind, settings in allowed.items() if settings)
-
-    @property
-    def asks(self) -> bool:
-        """Whether a request of this app can wait for a store, or for Play Integrity."""
-        return bool(
-            self.google_play
-            or (self.app_store and self.app_store.api)
-            or (self.android and self.android.play_integrity)
-        )
 
     def purchase_app(self, provider: str) -> str:
         """What the provider calls this app."""

@@ -706,7 +706,7 @@ class UnlockService:
             try:
                 payload = parse_object(body).get("signedPayload")
             except ValueError:
-                raise RequestError("the notification is not a JSON object") from None
+                raise RequestError("a JSON object", pointer="#") from None
             notice = store.notice(payload, now_ms=now_ms)
         note = replace(note, detail=_line(notice.kind))
         self._take_in(note, () if notice.purchase is None else (notice.purchase,))

@@ -16,6 +16,11 @@ import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
+from corelocker.service.config import HttpConfig
+
+# Bytes of a request line and all headers.
+MAX_HEAD = 16 << 10
+
 _SLOTS = 1 << 17  # of each half; 2 MiB in all
 _WHOLE = 2 * _SLOTS  # the slot of the limit for all clients together
 _MAX_FORWARDED = 16
@@ -113,6 +118,14 @@ class RateLimiter:
         digest = hashlib.blake2b(_subject(client).encode(), key=self._key, digest_size=16).digest()
         first, second = int.from_bytes(digest[:8]), int.from_bytes(digest[8:])
         return first % _SLOTS, _SLOTS + second % _SLOTS
+
+
+def make_limiter(http: HttpConfig) -> RateLimiter:
+    """The rate limiter that the configuration asks for: bursts are what an eighth of a minute allows."""
+    each, together = http.rate_limit, http.total_rate_limit
+    return RateLimiter(
+        per_client=each / 60, client_burst=each // 8 + 1, overall=together / 60, overall_burst=together // 8 + 1
+    )
 
 
 def _pace(rate: float, burst: int) -> tuple[float, float] | None:

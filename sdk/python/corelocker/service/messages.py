@@ -1,14 +1,15 @@
 """The bodies of the unlock API's requests, read strictly, and of its answers.
 
-Whatever is not exactly what the API describes (`openapi`) is a RequestError before anything is decided by it.
+Whatever is not exactly what docs/formats.md ("Unlock API") describes is a RequestError before anything is decided by it.
+It names the member and what was expected there, never what was sent.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -24,9 +25,9 @@ MAX_REQUEST_SIZE = 512 << 10
 MAX_TEXT = 256
 MAX_PURCHASE = 128 << 10
 
-_CHALLENGE_MEMBERS = frozenset({"device_key"})
-_UNLOCK_MEMBERS = frozenset({"challenge", "app", "bundle", "tier", "device_key", "attestation", "purchase"})
-_RENEW_MEMBERS = frozenset({"challenge", "attestation"})
+_CHALLENGE_MEMBERS = ("device_key",)
+_UNLOCK_MEMBERS = ("challenge", "app", "bundle", "tier", "device_key", "attestation", "purchase")
+_RENEW_MEMBERS = ("challenge", "attestation")
 
 
 @dataclass(frozen=True)
@@ -139,24 +140,37 @@ class Issued:
 
 
 def _body(
-    data: bytes | Mapping[str, object], members: frozenset[str], optional: frozenset[str] = frozenset()
+    data: bytes | Mapping[str, object], members: Sequence[str], optional: Sequence[str] = ()
 ) -> Mapping[str, object]:
     if isinstance(data, bytes):
         if len(data) > MAX_REQUEST_SIZE:
-            raise RequestError(f"the request has more than {MAX_REQUEST_SIZE} bytes")
+            raise RequestError(f"at most {MAX_REQUEST_SIZE} bytes", pointer="#")
         try:
             data = parse_object(data)
         except ValueError:
-            raise RequestError("the request is not a JSON object, or holds a name twice or a fraction") from None
-    if not members - optional <= data.keys() <= members:
-        raise RequestError(f"the request has other members than {', '.join(sorted(members))}")
-    return data
+            raise RequestError("a JSON object by the rules of docs/formats.md", pointer="#") from None
+    return _object(data, members, optional)
 
 
-def _text(body: Mapping[str, object], name: str) -> str:
+def _object(
+    value: object, members: Sequence[str], optional: Sequence[str] = (), pointer: str = "#"
+) -> Mapping[str, object]:
+    """An object with all of `members`, but for those that are optional, and with no others."""
+    if not isinstance(value, dict):
+        raise RequestError("an object", pointer=pointer)
+    for name in members:
+        if name not in value and name not in optional:
+            raise RequestError("this member is missing", pointer=f"{pointer}/{name}")
+    if not value.keys() <= set(members):
+        # Which one is too much is not said: its name is something that was sent.
+        raise RequestError(f"no other members than {', '.join(members)}", pointer=pointer)
+    return value
+
+
+def _text(body: Mapping[str, object], name: str, pointer: str = "#") -> str:
     value = body[name]
     if not isinstance(value, str) or not 1 <= len(value) <= MAX_TEXT or not value.isprintable():
-        raise RequestError(f"{name} is not a text of 1 to {MAX_TEXT} printable characters")
+        raise RequestError(f"a text of 1 to {MAX_TEXT} printable characters", pointer=f"{pointer}/{name}")
     return value
 
 
@@ -164,37 +178,50 @@ def _device_key(value: object) -> ec.EllipticCurvePublicKey:
     try:
         return jose.key_of_jwk(value)
     except jose.PointError:
-        raise DeviceKeyError("device_key is not a point of P-256") from None
+        raise DeviceKeyError("a point of P-256", pointer="#/device_key") from None
     except ValueError:
-        raise RequestError("device_key is not a public JWK on P-256") from None
+        raise RequestError("a public JWK of kty EC and crv P-256 with x and y", pointer="#/device_key") from None
 
 
 def _evidence(value: object) -> Evidence:
     if not isinstance(value, dict):
-        raise RequestError("attestation is not an object")
+        raise RequestError("an object", pointer="#/attestation")
     try:
         return evidence_from_json(value)
     except EvidenceError as error:
-        raise RequestError(str(error)) from None
+        raise RequestError(str(error), pointer="#/attestation") from None
+
+
+# By provider: the members of a purchase, and which of them is its proof.
+_PURCHASE_MEMBERS: Mapping[str, tuple[Sequence[str], str]] = {
+    "grant": (("provider", "token"), "token"),
+    "app-store": (("provider", "transaction"), "transaction"),
+    "google-play": (("provider", "kind", "product", "token"), "token"),
+}
 
 
 def _purchase(value: object) -> ShownPurchase:
+    pointer = "#/purchase"
     if not isinstance(value, dict):
-        raise RequestError("purchase is not an object")
-    match value:
-        case {"provider": "grant", "token": str(token)} if len(value) == 2:
-            shown = ShownPurchase("grant", token)
-        case {"provider": "app-store", "transaction": str(token)} if len(value) == 2:
-            shown = ShownPurchase("app-store", token)
-        case {
-            "provider": "google-play",
-            "kind": ("product" | "subscription") as kind,
-            "product": str(product),
-            "token": str(token),
-        } if len(value) == 4 and 1 <= len(product) <= MAX_TEXT:
-            shown = ShownPurchase("google-play", token, kind, product)
-        case _:
-            raise RequestError("purchase has an unknown provider, or other members than its provider has")
-    if not 1 <= len(shown.token) <= MAX_PURCHASE or not shown.token.isascii() or not shown.token.isprintable():
-        raise RequestError(f"the purchase is not proven by 1 to {MAX_PURCHASE} printable ASCII characters")
-    return shown
+        raise RequestError("an object", pointer=pointer)
+    provider: Any = value.get("provider")
+    if not isinstance(provider, str) or provider not in _PURCHASE_MEMBERS:
+        raise RequestError(f"one of {', '.join(_PURCHASE_MEMBERS)}", pointer=f"{pointer}/provider")
+    members, proof = _PURCHASE_MEMBERS[provider]
+    _object(value, members, pointer=pointer)
+    kind = product = None
+    if provider == "google-play":
+        kind = value["kind"]
+        if kind not in ("product", "subscription"):
+            raise RequestError("product or subscription", pointer=f"{pointer}/kind")
+        product = _text(value, "product", pointer)
+    token = value[proof]
+    if (
+        not isinstance(token, str)
+        or not 1 <= len(token) <= MAX_PURCHASE
+        or not token.isascii()
+        or not token.isprintable()
+    ):
+        expected = f"a text of 1 to {MAX_PURCHASE} printable ASCII characters"
+        raise RequestError(expected, pointer=f"{pointer}/{proof}")
+    return ShownPurchase(cast(Provider, provider), token, kind, product)

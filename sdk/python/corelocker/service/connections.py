@@ -1,0 +1,138 @@
+"""uvicorn's HTTP/1.1 connection over h11, with the limits that it lacks: how many, and how long a head may take.
+
+Why h11: with httptools (llhttp), a request with `Connection: Upgrade` ended the parsing while the connection stayed open,
+so the bytes of its late body were answered as a second request, which is request smuggling behind a proxy. h11 reads
+every body to its declared end, and refuses what is no HTTP. tests/python/service/test_smuggling.py holds the server to a
+corpus of such requests. What the choice costs is said in tools/bench/unlock/README.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import http
+import json
+import sys
+from typing import Any, cast
+
+import h11
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from corelocker.service.config import HttpConfig
+from corelocker.service.edge import OTHER, new_request_id
+from corelocker.service.limits import MAX_HEAD
+from corelocker.service.logs import Log
+from corelocker.service.metrics import Metrics
+from corelocker.service.problems import of_code
+from corelocker.service.run import BACKLOG
+
+_KEEP_ALIVE_SECONDS = 30
+
+
+def make_server(app: ASGIApp, http_config: HttpConfig, log: Log, metrics: Metrics) -> uvicorn.Server:
+    """The server of one process, for sockets that somebody else opened."""
+    connection = functools.partial(
+        Connection,
+        max_connections=http_config.max_connections,
+        head_seconds=http_config.request_timeout,
+        log=log,
+        metrics=metrics,
+    )
+    settings = uvicorn.Config(
+        app,
+        http=cast(type[asyncio.Protocol], connection),
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=http_config.shutdown_grace,
+        h11_max_incomplete_event_size=MAX_HEAD,
+    )
+    return uvicorn.Server(settings)
+
+
+class Connection(H11Protocol):
+    """One connection. What never becomes a request is refused here, with the same problem details as elsewhere.
+
+    Args:
+        max_connections: a further one gets `overloaded` and is closed.
+        head_seconds: from the first byte of a head, or from the connection's begin, to the head's end.
+    """
+
+    def __init__(
+        self, *args: Any, max_connections: int, head_seconds: float, log: Log, metrics: Metrics, **settings: Any
+    ) -> None:
+        super().__init__(*args, **settings)
+        self._max_connections = max_connections
+        self._head_seconds = head_seconds
+        self._log = log
+        self._metrics = metrics
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > self._max_connections:
+            self._refuse("overloaded")
+        else:
+            self._start_head_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_head_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        super().data_received(data)
+        self._watch_head()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        # A part of the next head may have come with the request.
+        self._watch_head()
+
+    def send_400_response(self, msg: str) -> None:
+        error = sys.exception()
+        too_large = isinstance(error, h11.RemoteProtocolError) and error.error_status_hint == 431
+        self._refuse("headers-too-large" if too_large else "request-malformed")
+
+    def _watch_head(self) -> None:
+        in_head = self.conn.their_state is h11.IDLE and bool(self.conn.trailing_data[0])
+        if not in_head or self.transport.is_closing():
+            self._stop_head_timer()
+        elif self._head_timer is None:
+            self._start_head_timer()
+
+    def _start_head_timer(self) -> None:
+        self._head_timer = self.loop.call_later(self._head_seconds, self._refuse, "request-timeout")
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _refuse(self, code: str) -> None:
+        """Answer what is no request, if an answer still makes sense here, and close the connection."""
+        self._stop_head_timer()
+        if self.transport.is_closing():
+            return
+        problem, request_id = of_code(code), new_request_id()
+        self._metrics.refused(OTHER, code)
+        client = self.client[0] if self.client else "unix"
+        self._log.write("info", "refused", request_id=request_id, client=client, code=code)
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            body = json.dumps(problem.members(request_id), separators=(",", ":")).encode()
+            headers = problem.headers(request_id) | {
+                "content-length": str(len(body)), "cache-control": "no-store", "connection": "close",
+            }  # fmt: skip
+            status = http.HTTPStatus(problem.status)
+            head = h11.Response(status_code=status, headers=list(headers.items()), reason=status.phrase.encode())
+            for event in (head, h11.Data(data=body), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()

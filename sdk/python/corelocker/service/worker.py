@@ -1,0 +1,84 @@
+"""A worker process: the service and its HTTP server.
+
+A worker that is told to stop closes the socket, answers what it has begun and refuses the rest. What takes longer than
+`shutdown_grace` is cut off, which loses nothing, because a decision is one database transaction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+
+from corelocker.errors import CoreLockerError
+from corelocker.service.config import ServiceConfig
+from corelocker.service.connections import make_server
+from corelocker.service.core import UnlockService
+from corelocker.service.http import create_app
+from corelocker.service.keys import open_keys
+from corelocker.service.limits import RateLimiter
+from corelocker.service.logs import Log, take_over_logging
+from corelocker.service.metrics import Metrics
+from corelocker.service.storage import Storage
+
+_MAINTENANCE_SECONDS = 30
+
+
+def work(config: ServiceConfig, listener: socket.socket, limiter: RateLimiter) -> None:
+    """The body of a worker process; ends it with status 1 when the service cannot be made."""
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # While the server runs it has handlers of its own, and calls these when it has stopped.
+        signal.signal(number, lambda *_: sys.exit(0))
+    grace = config.http.shutdown_grace
+    threading.Thread(target=_end_with_parent, args=(grace,), name="parent", daemon=True).start()
+    log = Log()
+    take_over_logging(log)
+    try:
+        _serve(config, listener, limiter, log)
+    except CoreLockerError as error:
+        log.write("error", "worker-cannot-start", code=error.code, message=str(error))
+        sys.exit(1)
+    except Exception as error:
+        log.failure("worker-failed", error)
+        sys.exit(1)
+
+
+def _serve(config: ServiceConfig, listener: socket.socket, limiter: RateLimiter, log: Log) -> None:
+    storage = Storage.open(config.database_url, pool_size=max(8, config.http.threads))
+    ended = threading.Event()
+    try:
+        service = UnlockService(config, storage, open_keys(config.keys))
+        metrics = Metrics()
+        app = create_app(service, config, log=log, metrics=metrics, limiter=limiter)
+        server = make_server(app, config.http, log, metrics)
+        threading.Thread(target=_maintain, args=(service, log, ended), name="maintenance", daemon=True).start()
+        asyncio.run(server.serve(sockets=[listener]))
+    finally:
+        ended.set()
+        storage.close()
+
+
+def _maintain(service: UnlockService, log: Log, ended: threading.Event) -> None:
+    while not ended.wait(_MAINTENANCE_SECONDS):
+        try:
+            for error in service.maintain():
+                log.failure("maintenance", error, code=error.code)
+        except Exception as error:
+            log.failure("maintenance", error)
+
+
+def _end_with_parent(grace: int) -> None:
+    """Stop when the parent was killed: nobody would hand signals on, and the address would stay taken."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+        # Where the parent lives, it does this.
+        time.sleep(grace + 5)
+        os.kill(os.getpid(), signal.SIGKILL)
