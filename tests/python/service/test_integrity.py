@@ -251,7 +251,7 @@ def test_over_http(world: FullService) -> None:
         for attestation in (body["attestation"], {**body["attestation"], "integrity_token": "x"}):
             answer = server.post("/v1/licenses", body | {"attestation": attestation})
             assert answer.status_code == 401
-            said.append(answer.json())
+            said.append({**answer.json(), "request_id": ""})
         # Which check failed helps nobody but an attacker.
         assert said[0] == said[1]
         assert said[0]["type"] == PREFIX + "attestation-refused"

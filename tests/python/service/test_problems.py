@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from corelocker.errors import CoreLockerError
 from corelocker.licensing.errors import DeviceLimitError, LicensingError, PurchaseUpstreamError
@@ -46,3 +47,19 @@ def test_what_clients_are_told_is_one_line_each() -> None:
         assert kind.title
         assert kind.detail.endswith(".")
         assert "\n" not in kind.detail
+
+
+def test_the_table_of_the_formats_page_is_this_one() -> None:
+    page = (Path(__file__).parents[3] / "docs/formats.md").read_text("utf-8")
+    table = page.partition("<!-- problems: checked")[2].partition("<!-- problems: end -->")[0]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line.startswith("| `")
+    ]
+    again = {"challenge-used": "new", "challenge-expired": "new"}
+    assert rows == [
+        [
+            f"`{code}`", str(kind.status), kind.detail, str(kind.retry_after or ""),
+            "wait" if kind.status in (429, 503) else again.get(code, "no"),
+        ]
+        for code, kind in PROBLEMS.items()
+    ]  # fmt: skip

@@ -8,7 +8,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,14 +20,17 @@ from support.unlock_world import PARALLEL, Phone, ServiceProcess, World, free_po
 Answer = tuple[int, dict[str, Any]]
 
 
-@pytest.fixture
-def pair(tmp_path: Path, postgres: PostgresServer) -> Iterator[tuple[World, list[ServiceProcess]]]:
-    """Two processes, started separately, on one PostgreSQL database."""
-    world = World(tmp_path, postgres.new_database())
+@pytest.fixture(scope="module")
+def pair(
+    tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer
+) -> Iterator[tuple[World, list[ServiceProcess]]]:
+    """Two processes, started separately, on one PostgreSQL database; each test takes purchases of its own."""
+    world = World(tmp_path_factory.mktemp("pair"), postgres.new_database())
     ports = [free_port(), free_port()]
     configs = [world.configure(port=port) for port in ports]
     world.migrate()
-    services = [world.start(config, port) for config, port in zip(configs, ports, strict=True)]
+    with ThreadPoolExecutor(2) as pool:
+        services = list(pool.map(world.start, configs, ports))
     yield world, services
     for service in services:
         service.stop()
@@ -65,21 +67,21 @@ def unlock(service: ServiceProcess, phone: Phone, grant: str) -> Answer:
 def test_identical_requests(pair: tuple[World, list[ServiceProcess]]) -> None:
     """50 times the same request, half of them to each process: one license."""
     world, services = pair
-    phone, grant = Phone(world), world.grant("p")
+    phone, grant = Phone(world), world.grant("identical")
     body = phone.unlock_body(challenge(services[0]), grant)
     answers = at_once([
         lambda service=services[number % 2]: post(f"{service.url}/v1/licenses", body)  # type: ignore[misc]
         for number in range(PARALLEL)
     ])  # fmt: skip
     assert codes(answers) == {"license": 1, "challenge-used": PARALLEL - 1}
-    licenses, entitlement = world.stored("p")
+    licenses, entitlement = world.stored("identical")
     assert len(licenses) == len(entitlement.places) == 1
 
 
 def test_many_devices(pair: tuple[World, list[ServiceProcess]]) -> None:
     """50 devices at two processes, 3 places: exactly 3 licenses."""
     world, services = pair
-    grant = world.grant("p")
+    grant = world.grant("many")
     phones = [Phone(world) for _ in range(PARALLEL)]
     bodies = [phone.unlock_body(challenge(services[0]), grant) for phone in phones]
     answers = at_once([
@@ -87,14 +89,14 @@ def test_many_devices(pair: tuple[World, list[ServiceProcess]]) -> None:
         for number, body in enumerate(bodies)
     ])  # fmt: skip
     assert codes(answers) == {"license": 3, "device-limit": PARALLEL - 3}
-    licenses, entitlement = world.stored("p")
+    licenses, entitlement = world.stored("many")
     assert len(licenses) == len(entitlement.places) == 3
 
 
 def test_each_takes_what_the_other_gave(pair: tuple[World, list[ServiceProcess]]) -> None:
     """A challenge of one counts at the other, once; a license of one is renewed, and revoked, at the other."""
     world, (one, two) = pair
-    phone, grant = Phone(world), world.grant("p")
+    phone, grant = Phone(world), world.grant("each")
     body = phone.unlock_body(challenge(one), grant)
     status, issued = post(f"{two.url}/v1/licenses", body)
     assert status == 201, issued

@@ -97,6 +97,12 @@ class Connection(H11Protocol):
         # A part of the next head may have come with the request.
         self._watch_head()
 
+    def shutdown(self) -> None:
+        super().shutdown()
+        if self.cycle is not None and not self.cycle.response_complete:
+            # The connection ends after this answer. uvicorn says so where the request has said it.
+            self.cycle.scope["headers"].append((b"connection", b"close"))
+
     def send_400_response(self, msg: str) -> None:
         error = sys.exception()
         too_large = isinstance(error, h11.RemoteProtocolError) and error.error_status_hint == 431

@@ -62,9 +62,6 @@ PROBLEMS: dict[str, ProblemKind] = {
     # the request
     "request-malformed": ProblemKind(400, "Malformed request", "The request is not of the documented form."),
     "canonical-json": ProblemKind(400, "Malformed request", "The request is not of the documented form."),
-    "attestation-evidence": ProblemKind(
-        400, "Malformed request", "The attestation is not of the form that its format has."
-    ),
     # A challenge that is not ours, old or used: all the client can do is to fetch another.
     "challenge-malformed": ProblemKind(409, "Challenge not usable", _NEW_CHALLENGE),
     "challenge-expired": ProblemKind(409, "Challenge expired", _NEW_CHALLENGE),
