@@ -126,7 +126,7 @@ def test_an_exception_is_its_types_and_places() -> None:
             raise StorageError("another-secret") from error
     except StorageError as error:
         described = describe_exception(error)
-    assert described["exception"] == ["corelocker.service.errors.StorageError", "builtins.KeyError"]
+    assert described["exception"] == ["corelocker.licensing.errors.StorageError", "builtins.KeyError"]
     assert "secret" not in json.dumps(described)
 
 
