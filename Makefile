@@ -17,7 +17,7 @@ setup-android: setup ## the Kotlin compiler and libraries for the Android layer
 	@tools/setup-android.sh
 
 demo: setup ## lock a real model, unlock it through the service, and show what each tier is worth
-	@$(PYTHON) -m corelocker demo
+	@$(PYTHON) -m tools.demo_model.demo
 
 test: setup ## every test and gate
 	@tools/test.sh

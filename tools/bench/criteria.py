@@ -30,7 +30,7 @@ from corelocker.errors import LockingError  # noqa: E402
 from corelocker.locking.criteria.ranking import Ranking, rank  # noqa: E402
 from corelocker.locking.criteria.synthetic import InputStats, synthesize  # noqa: E402
 
-from demo.model.fashion_mobilenet import trained  # noqa: E402
+from tools.demo_model.fashion_mobilenet import trained  # noqa: E402
 from tools.research.resnet_cifar import load, normalize  # noqa: E402
 
 RATIO = 1.35
@@ -48,7 +48,7 @@ def models(checkpoints: Path, cifar10: Path, images: int) -> list[Callable[[], M
         return path.stem.partition("-")[0], load(path), (torch.zeros(1, 3, 32, 32),), None, normalize(x), y
 
     def demo() -> Model:
-        with np.load(ROOT / "demo" / "data" / "fashion_test_2000.npz") as data:  # sorted by class
+        with np.load(ROOT / "tools" / "demo_model" / "data" / "fashion_test_2000.npz") as data:  # sorted by class
             chosen = np.linspace(0, len(data["y"]) - 1, min(images, len(data["y"]))).astype(np.int64)
             x, y = (
                 torch.from_numpy(data["x"][chosen][:, None]).float() / 255,

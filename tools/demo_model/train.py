@@ -1,6 +1,6 @@
-"""Train the demo classifier on Fashion-MNIST and write the files that demo/data holds.
+"""Train the demo classifier on Fashion-MNIST and write the files that tools/demo_model/data holds.
 
-    python tools/demo_model/train.py --data FOLDER [--epochs 6] [--seed 0] [--out demo/data]
+    python tools/demo_model/train.py --data FOLDER [--epochs 6] [--seed 0] [--out tools/demo_model/data]
 
 FOLDER holds train.npz and test.npz with x (n, 28, 28) uint8 and y (n,) uint8. Written to --out:
 fashion_mobilenet.safetensors (fp32, BatchNorm unfolded), fashion_test_2000.npz (200 test images of each class) and
@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from demo.model.fashion_mobilenet import CLASSES, FashionMobileNet
+from tools.demo_model.fashion_mobilenet import CLASSES, FashionMobileNet
 
 CROP_PADDING = 1
 SLIMMING = 2e-4
@@ -112,7 +112,9 @@ def train(x: torch.Tensor, y: torch.Tensor, epochs: int, seed: int, batch: int, 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the demo classifier on Fashion-MNIST.")
     parser.add_argument("--data", type=Path, required=True, help="folder with train.npz and test.npz")
-    parser.add_argument("--out", type=Path, default=Path("demo/data"), help="folder for the checkpoint and the images")
+    parser.add_argument(
+        "--out", type=Path, default=Path("tools/demo_model/data"), help="folder for the checkpoint and the images"
+    )
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, default=128)

@@ -43,8 +43,9 @@ from corelocker.locking.criteria.ranking import rank  # noqa: E402
 from corelocker.locking.criteria.sensitivity import SensitivityScorer  # noqa: E402
 from corelocker.locking.criteria.synthetic import synthesize  # noqa: E402
 from corelocker.locking.hardened import hardened  # noqa: E402
+from corelocker.locking.options import PresetName  # noqa: E402
 from corelocker.locking.plan import make_plan  # noqa: E402
-from corelocker.locking.presets import PresetName, preset  # noqa: E402
+from corelocker.locking.presets import preset  # noqa: E402
 from corelocker.locking.tiers import parse_tiers  # noqa: E402
 
 from tools.research import small_nets  # noqa: E402
@@ -119,7 +120,7 @@ def subject(
 ) -> tuple[nn.Module, list[DataSet], Recipe]:
     """A trained network, a tenth of its training data and test images, and how an attacker trains it."""
     if net == "demo":
-        from demo.model.fashion_mobilenet import trained
+        from tools.demo_model.fashion_mobilenet import trained
 
         sets = [
             _pictures(folder, "fashion-mnist/train", 6000, net),

@@ -24,8 +24,8 @@ from corelocker.audit.utility import (
     states_of_plan,
 )
 from corelocker.errors import ConfigError, CoreLockerError, FileAccessError
-from corelocker.export import ExportTarget, export_target
-from corelocker.export.source import capture
+from corelocker.exporting import ExportTarget, export_target
+from corelocker.exporting.source import capture
 from corelocker.locking.criteria import l1
 from corelocker.locking.plan import make_plan
 from corelocker.locking.tiers import parse_tiers

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from corelocker.cli import _models
 from support import trained_like, write_safetensors
 
 TIERS = "free=0.2,plus=0.1,full=0"
@@ -282,7 +281,6 @@ def test_every_help_has_an_example(shell: Shell) -> None:
         "verify",
         "restore",
         "export",
-        "demo",
         "keystore init",
         "keystore show",
         "keystore rotate",
@@ -333,14 +331,6 @@ def test_passphrase_from_a_file_or_a_terminal_and_never_shown(shell: Shell) -> N
     )  # fmt: skip
     assert done.returncode == 1
     assert "keystore-secret" in done.stderr
-
-
-def test_models_to_lock_are_told_from_values_of_options(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(shell.folder)
-    (shell.folder / "folder.pte").mkdir()
-    arguments = ["lock", "a.safetensors", "missing.pte", "folder.pte", "--source", "a.safetensors", "--seed", "x.pte"]
-    assert _models(arguments) == [Path("a.safetensors")]
-    assert _models(["lock"]) == []
 
 
 def test_file_commands_import_neither_torch_nor_coremltools(shell: Shell) -> None:

@@ -10,8 +10,9 @@ import pytest
 from corelocker.artifacts import Artifact
 from corelocker.artifacts.detect import open_artifacts
 from corelocker.locking.hardened import HARDENED_SHARE, cover, hardened_channels, input_layers, prices, readers
+from corelocker.locking.options import PresetName
 from corelocker.locking.plan import LayerSize
-from corelocker.locking.presets import PresetName, doubt
+from corelocker.locking.presets import caveat
 from hypothesis import given
 from hypothesis import strategies as st
 from support.models import coreml_models
@@ -207,10 +208,11 @@ def test_a_graph_of_one_artifact_counts_for_its_copies() -> None:
 
 
 def test_the_preset_locks_along_the_graph() -> None:
-    from corelocker.cli.lock import LockOptions, choose
+    from corelocker.locking.choose import choose_channels
+    from corelocker.locking.options import LockOptions
 
     (artifact,) = open_artifacts([exported("resnet", "portable")])
-    plan = choose([artifact], LockOptions(preset="hardened"), b"seed", lambda stage, done, total: None)
+    plan = choose_channels([artifact], LockOptions(preset="hardened"), b"seed", lambda stage, done, total: None)
     layers = sizes(artifact)
     found = {name: int((map_ > 0).sum()) for name, map_ in plan.tier_of[0].items()}
     inputs = input_layers([artifact])
@@ -240,11 +242,12 @@ def test_the_cover_holds_the_input_layers_and_what_works_beside_them() -> None:
 def test_what_was_not_shown_is_said_when_locking(
     name: str, preset: PresetName, warned: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from corelocker.cli.lock import LockOptions, choose
+    from corelocker.locking.choose import choose_channels
+    from corelocker.locking.options import LockOptions
 
     artifacts = open_artifacts([exported(name, "portable")])
-    choose(artifacts, LockOptions(preset=preset, criterion="l1"), b"seed", lambda stage, done, total: None)
+    choose_channels(artifacts, LockOptions(preset=preset, criterion="l1"), b"seed", lambda stage, done, total: None)
     shown = capsys.readouterr()
     assert shown.out == ""
     assert ("on two small language models only" in shown.err) == warned
-    assert (doubt(preset, artifacts) is not None) == warned
+    assert (caveat(preset, artifacts) is not None) == warned

@@ -23,7 +23,8 @@ from corelocker.audit.utility import Coverage, TierBytes, layer_maps, states_of_
 from corelocker.errors import CriterionError, LockingError
 from corelocker.locking.criteria import Scores, check_criterion, score
 from corelocker.locking.groups import group_layers
-from corelocker.locking.plan import Fill, Plan, Scope, TierMap, make_plan
+from corelocker.locking.options import Fill, Scope
+from corelocker.locking.plan import Plan, TierMap, make_plan
 from corelocker.locking.tiers import Tier, check_tiers, parse_tiers
 
 if TYPE_CHECKING:
@@ -206,8 +207,8 @@ def trace_graph(model: nn.Module, inputs: tuple[Any, ...]) -> ModuleGraph:
     minutes. Raises MissingExtraError without ExecuTorch, ExportError when the module cannot be exported.
     """
     from corelocker.artifacts.detect import open_artifacts
-    from corelocker.export import export_executorch
-    from corelocker.export.source import capture
+    from corelocker.exporting import export_executorch
+    from corelocker.exporting.source import capture
 
     with tempfile.TemporaryDirectory(prefix="corelocker-audit-") as folder:
         program = Path(folder) / "model.pte"

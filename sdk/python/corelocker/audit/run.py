@@ -41,9 +41,10 @@ from corelocker.audit.utility import (
     tier_bytes,
 )
 from corelocker.errors import ConfigError, LockingError
-from corelocker.locking.criteria import Criterion, Scores, check_criterion, l1, score
+from corelocker.locking.criteria import Scores, check_criterion, l1, score
 from corelocker.locking.groups import Member, group_layers
-from corelocker.locking.plan import Fill, Plan, Scope, Together, make_plan
+from corelocker.locking.options import CriterionName, Fill, Scope
+from corelocker.locking.plan import Plan, Together, make_plan
 from corelocker.locking.tiers import Tier, parse_tiers
 from corelocker.runs import Run
 
@@ -83,7 +84,7 @@ class AuditOptions:
     train_data: str | None = None
     metric: str = "top-1"
     tiers: str = "free=0.05,full=0"
-    criterion: Criterion = "l1"
+    criterion: CriterionName = "l1"
     scope: Scope = "layer"
     fill: Fill = "decoy"
     consumers: bool = False

@@ -23,9 +23,10 @@ from corelocker.audit import need
 from corelocker.audit.data import DataSet, Interval, Measured, Metric
 from corelocker.errors import ConfigError, FileAccessError, LockingError
 from corelocker.files import write_atomically
-from corelocker.locking.criteria import Criterion, Scores
+from corelocker.locking.criteria import Scores
 from corelocker.locking.lock import LockedArtifact, LockedFile, lock_artifacts
-from corelocker.locking.plan import Fill, Plan, Scope, make_plan
+from corelocker.locking.options import CriterionName, Fill, Scope
+from corelocker.locking.plan import Plan, make_plan
 from corelocker.locking.tiers import Tier
 from corelocker.runs import Run
 
@@ -163,7 +164,7 @@ def measure_module(module: nn.Module, data: DataSet, metric: Metric) -> list[Mea
 
 
 def _program_runner(state: State) -> Callable[[Tensor], Tensor]:
-    from corelocker.export._steps import quiet
+    from corelocker.exporting._steps import quiet
     from corelocker.runtime.executorch import RestoredModule
 
     torch = need("torch")
@@ -461,7 +462,7 @@ class Subject:
         fractions: Sequence[float],
         score: Callable[[WeightTensor], Scores],
         *,
-        criterion: Criterion,
+        criterion: CriterionName,
         scope: Scope = "layer",
         fill: Fill = "decoy",
         consumers: bool = False,

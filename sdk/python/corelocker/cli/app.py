@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,19 +13,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from corelocker import __version__
+from corelocker.cli.commands import LazyGroup
 from corelocker.errors import ConfigError, CoreLockerError, FileAccessError, TierError
+from corelocker.locking.options import LockWarning
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from corelocker.bundle.keystore import Keystore
-    from corelocker.digests import FileDigests
 
 app = typer.Typer(
     name="corelocker",
     help="Lock finished neural networks and restore them, bit for bit, on devices that have proven themselves.",
+    cls=LazyGroup,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # importing rich's markdown takes as long as everything else together
 )
@@ -67,17 +67,14 @@ def _root(
     """Options of the program itself."""
 
 
-def run(arguments: Sequence[str], originals: FileDigests | None = None) -> int:
-    """Run one command and return its exit code. Every CoreLockerError becomes one line, or JSON with `--json`.
-
-    `originals` are digests of files to lock that are being computed already.
-    """
-    from corelocker.cli import commands
-
-    commands.register(app, arguments)
+def run(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code. Every CoreLockerError becomes one line, or JSON with `--json`."""
     as_json = "--json" in arguments
     try:
-        app(list(arguments), obj=originals)
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", LockWarning)
+            warnings.showwarning = _show_warning(warnings.showwarning)
+            app(list(arguments))
     except SystemExit as stop:  # how typer ends, with 2 for wrong usage
         return stop.code if isinstance(stop.code, int) else 0
     except CoreLockerError as error:
@@ -90,6 +87,18 @@ def run(arguments: Sequence[str], originals: FileDigests | None = None) -> int:
         _report(FileAccessError.code, f"{error.filename or 'a file'}: {error.strerror or error}", as_json)
         return 1
     return 0
+
+
+def _show_warning(others: Callable[..., None]) -> Callable[..., None]:
+    """One line on standard error for a warning of this package; `others` shows those of other packages."""
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if issubclass(category, LockWarning):
+            print(f"corelocker: warning: {message}", file=sys.stderr)
+        else:
+            others(message, category, *place, **more)
+
+    return show
 
 
 def _report(code: str, message: str, as_json: bool) -> None:
@@ -141,20 +150,6 @@ def open_keystore(path: Path | None, passphrase_file: Path | None) -> Keystore:
     if not path.exists():
         raise FileAccessError(f"{path}: no such keystore", hint=f"Make one with `corelocker keystore init {path}`")
     return Keystore.open(path, lambda: passphrase(passphrase_file, f"Passphrase of {path}"))
-
-
-@contextmanager
-def keystore_beside(path: Path | None, passphrase_file: Path | None) -> Iterator[Callable[[], Keystore]]:
-    """Like `open_keystore`, while other work goes on: deriving the keystore's key takes a third of a second.
-
-    Yields a function that waits for the keystore and returns it, or raises what kept it from being opened.
-    """
-    if passphrase_file is None and "CORELOCKER_PASSPHRASE" not in os.environ:  # it may ask, so it comes first
-        store = open_keystore(path, passphrase_file)
-        yield lambda: store
-        return
-    with ThreadPoolExecutor(1) as pool:
-        yield pool.submit(open_keystore, path, passphrase_file).result
 
 
 def passphrase(file: Path | None, question: str, *, confirm: bool = False) -> bytes:

@@ -27,13 +27,13 @@ from corelocker.cli.lock import (
     Exclude,
     IncludeIo,
     InputStatistics,
-    LockOptions,
     OptionalCriterion,
     OptionalFill,
     OptionalScope,
     OptionalTiers,
     PresetOption,
     Source,
+    lock_options,
 )
 
 if TYPE_CHECKING:
@@ -91,25 +91,24 @@ def audit(
     A locked model is audited with --bundle and --keystore. An unlocked one is locked in memory with the given options; nothing
     is written but the report. The report tells where locked channels are: keep it with the publisher's secrets.
 
-    Example: corelocker audit demo.model.fashion_mobilenet:trained --data demo/data/fashion_test_2000.npz --criterion bn-scale
-    --tiers free=0.045,plus=0.01,full=0 --quick
+    Example: corelocker audit tools.demo_model.fashion_mobilenet:trained --data tools/demo_model/data/fashion_test_2000.npz
+    --criterion bn-scale --tiers free=0.045,plus=0.01,full=0 --quick
     """
     from corelocker.audit.report import html
     from corelocker.audit.run import AuditOptions, Sealed
     from corelocker.audit.run import audit as run_audit
-    from corelocker.cli.lock import choose
     from corelocker.errors import FileAccessError, OutputExistsError
     from corelocker.files import write_atomically
+    from corelocker.locking.choose import choose_channels
     from corelocker.locking.presets import preset as preset_of
-    from corelocker.locking.tiers import parse_tiers
 
     if out.exists() and not force:
         raise OutputExistsError(f"{out} exists already", hint="Choose another --out or pass --force")
     if not os.access(out.absolute().parent, os.W_OK):  # an audit may take hours: say so before
         raise FileAccessError(f"{out}: its folder is missing or cannot be written")
-    lock = LockOptions(
-        None if tiers is None else parse_tiers(tiers), criterion, scope, fill, consumers, include_io, tuple(exclude or ()),
-        source, model=model_factory or model, input_stats=input_stats, preset=preset,
+    lock = lock_options(
+        preset=preset, tiers=tiers, criterion=criterion, scope=scope, fill=fill, consumers=consumers, include_io=include_io,
+        exclude=exclude, source=source, model=model_factory or model, input_stats=input_stats,
     )  # fmt: skip
     named = preset_of(preset) if preset is not None else None
     ranked = criterion or (named.criterion if named else "l1")
@@ -117,7 +116,7 @@ def audit(
     def planned(
         artifacts: Sequence[Artifact], secret: bytes, scorer: Any, show: Callable[[str, int, int], None]
     ) -> Plan:
-        return choose(artifacts, lock, secret, show, scorer if ranked == "sensitivity" else None)
+        return choose_channels(artifacts, lock, secret, show, scorer if ranked == "sensitivity" else None)
 
     options = AuditOptions(
         model,
@@ -143,10 +142,10 @@ def audit(
     sealed = None
     if bundle is not None:
         from corelocker.bundle.clkey import KeyBundle
-        from corelocker.cli.restore import find_files
+        from corelocker.runtime.locate import locate_files
 
         opened = KeyBundle.open(bundle, publisher_thumbprint(publisher))
-        files = [(m.path, m.artifact, m.file) for m in find_files(Path(model), opened)]
+        files = [(m.path, m.artifact, m.file) for m in locate_files(Path(model), opened)]
         sealed = Sealed(opened, open_keystore(keystore, passphrase_file).content_key(opened.id), files)
     with progress_bar(json) as show:
         document = run_audit(options, sealed, show)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,18 +13,16 @@ from corelocker.cli.lock import (
     Exclude,
     IncludeIo,
     InputStatistics,
-    LockOptions,
     OptionalCriterion,
     OptionalFill,
     OptionalScope,
     Seed,
     Source,
-    choose,
+    lock_options,
 )
-from corelocker.errors import ConfigError, OutputExistsError
 
 if TYPE_CHECKING:
-    from corelocker.locking.plan import Plan
+    from corelocker.audit.calibrate_plan import CalibratedTier
 
 
 def calibrate(
@@ -68,91 +64,50 @@ def calibrate(
 
     Example: corelocker calibrate classifier.pte --data test.npz --target free=0.60 --target plus=0.85 --out plan.json
     """
-    from corelocker.artifacts.detect import open_artifact
-    from corelocker.audit.calibrate import calibrate as search
-    from corelocker.audit.calibrate import parse_targets
-    from corelocker.audit.data import load_data, load_metric
-    from corelocker.audit.utility import Evaluator, Subject, states_of_plan
-    from corelocker.locking.tiers import Tier, check_tiers
+    from corelocker.audit.calibrate_plan import calibrate_plan
 
-    if out.exists() and not force:
-        raise OutputExistsError(f"{out} exists already", hint="Choose another --out or pass --force")
-    measured_by = load_metric(metric)
-    targets = parse_targets(target, measured_by.higher_is_better)
-    check_tiers([Tier(t.name, 1 - (i + 1) / (len(targets) + 1)) for i, t in enumerate(targets)] + [Tier(full, 0.0)])
-    options = LockOptions(
-        None, criterion, scope, fill, consumers, include_io, tuple(exclude or ()), source, seed, None, None, model_factory,
-        input_stats,
+    options = lock_options(
+        criterion=criterion, scope=scope, fill=fill, consumers=consumers, include_io=include_io, exclude=exclude,
+        source=source, model=model_factory, input_stats=input_stats, seed=seed,
     )  # fmt: skip
     with progress_bar(json) as show:
-        scorer = None
-        module, example = None, None
-        if model_factory is not None:
-            from corelocker.factories import call_factory
-            from corelocker.locking.criteria.sensitivity import SensitivityScorer
-            from corelocker.locking.criteria.synthetic import InputStats
-
-            if criterion == "sensitivity":
-                stats = None if input_stats is None else InputStats.parse(input_stats)
-                scorer = SensitivityScorer.from_factory(model_factory, fill=fill or "decoy", stats=stats, progress=show)
-                module, example = scorer.module, scorer.example[0]
-            else:
-                made = call_factory(model_factory)
-                if not isinstance(made, tuple) or len(made) < 2 or not isinstance(made[1], tuple) or not made[1]:
-                    raise ConfigError(f"{model_factory}: must return (module, (example input,))")
-                module, example = made[0].eval(), made[1][0]
-        artifact = open_artifact(model)
-        subject = Subject(artifact, Evaluator(artifact, module), load_data(data, example), measured_by)
-        secret = secrets.token_bytes(32) if seed is None else seed.encode()
-
-        def plan_of(tiers: list[Tier]) -> Plan:
-            asked = replace(options, tiers=check_tiers(tiers))
-            return choose([artifact], asked, secret, lambda stage, done, total: None, scorer)
-
-        def worth(removed: float) -> float:
-            states, _, _ = states_of_plan(artifact, plan_of([Tier("free", removed), Tier("full", 0.0)]))
-            return subject.utility(states[0].files).value
-
-        trial = plan_of([Tier("free", 0.05), Tier("full", 0.0)])
-        channels = sum(map_.size for map_ in trial.tier_of[0].values())
-        found, course = search(
-            worth,
-            targets,
-            channels,
-            higher_is_better=measured_by.higher_is_better,
+        found = calibrate_plan(
+            model,
+            data,
+            target,
+            out,
+            options=options,
+            full=full,
+            metric=metric,
             tolerance=tolerance,
             most=most,
-            progress=lambda done, total: show("measure", done, total),
-        )
-        plan = plan_of([*(Tier(f.target.name, f.removed) for f in found), Tier(full, 0.0)])
-        states, _, _ = states_of_plan(artifact, plan)
-        tiers = subject.tiers(states)
-    plan.save(out, force=force)
-    rows: list[dict[str, Any]] = []
-    for index, tier in enumerate(tiers):
-        calibrated = found[index] if index < len(found) else None
-        rows.append(
-            {
-                "name": tier.name,
-                "target": calibrated.target.utility if calibrated else None,
-                "reached": calibrated.reached if calibrated else True,
-                "removed": plan.tiers[index].removed,
-                "utility": tier.utility.value,
-                "low": tier.utility.low,
-                "high": tier.utility.high,
-                "locked_bytes": tier.locked_bytes,
-                "locked_fraction": tier.locked_fraction,
-            }
+            force=force,
+            progress=show,
         )
     result = {
         "plan": str(out),
-        "metric": measured_by.name,
-        "samples": len(subject.data),
-        "chance": subject.chance,
-        "tiers": rows,
-        "evaluations": [vars(step) for step in course],
+        "metric": found.metric,
+        "samples": found.samples,
+        "chance": found.chance,
+        "tiers": [_row(tier) for tier in found.tiers],
+        "evaluations": [vars(step) for step in found.evaluations],
     }
     emit(json, result, lambda: _print(result))
+
+
+def _row(tier: CalibratedTier) -> dict[str, Any]:
+    measured, found = tier.measured, tier.found
+    return {
+        "name": measured.name,
+        "target": found.target.utility if found else None,
+        "reached": found.reached if found else True,
+        "removed": tier.removed,
+        "utility": measured.utility.value,
+        "low": measured.utility.low,
+        "high": measured.utility.high,
+        "locked_bytes": measured.locked_bytes,
+        "locked_fraction": measured.locked_fraction,
+    }
 
 
 def _print(result: dict[str, Any]) -> None:

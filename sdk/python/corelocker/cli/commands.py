@@ -6,10 +6,12 @@ would pay for what another one uses.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from importlib import import_module
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_command
 
 # name: (module, function or group of commands in it, what the list of commands says)
 COMMANDS = {
@@ -26,17 +28,24 @@ COMMANDS = {
     "entitlement": ("service", "entitlement", "Purchases, and the devices that use them."),
     "grant": ("service", "grant", "Purchases that the publisher's own backend signs."),
     "device": ("device", "app", "A device in software, for development and CI."),
-    "demo": ("demo", "demo", "Lock and unlock a small classifier, and show it."),
 }
 
 
-def register(app: typer.Typer, arguments: Sequence[str]) -> None:
-    """Add the command that the arguments name to the application, or all of them when they name none."""
-    wanted = next((argument for argument in arguments if not argument.startswith("-")), None)
-    for name in [wanted] if wanted in COMMANDS else COMMANDS:
-        module, member, summary = COMMANDS[name]
-        command = getattr(import_module(f"corelocker.cli.{module}"), member)
-        if isinstance(command, typer.Typer):
-            app.add_typer(command, name=name, short_help=summary)
-        else:
-            app.command(name, short_help=summary)(command)
+class LazyGroup(TyperGroup):
+    """A group whose commands are imported when they are asked for, as click's documentation shows it."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in COMMANDS:
+            return None
+        module, member, summary = COMMANDS[cmd_name]
+        found = getattr(import_module(f"corelocker.cli.{module}"), member)
+        if not isinstance(found, typer.Typer):
+            function, found = found, typer.Typer(add_completion=False, rich_markup_mode=None)
+            found.command(cmd_name)(function)
+        found._add_completion = False  # the root has it
+        command = get_command(found)
+        command.name, command.short_help = cmd_name, summary
+        return command

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from corelocker.cli import lock as locking
-from corelocker.cli.app import Force, Json, KeystorePath, PassphraseFile, emit, progress_bar
+from corelocker.cli.app import Force, Json, KeystorePath, PassphraseFile, emit, open_keystore, progress_bar
 from corelocker.cli.lock import (
     Consumers,
     Exclude,
     IncludeIo,
     InputStatistics,
-    LockOptions,
     OptionalCriterion,
     OptionalFill,
     OptionalScope,
@@ -24,11 +22,14 @@ from corelocker.cli.lock import (
     SavePlan,
     Seed,
     Source,
+    document,
+    lock_options,
+    report,
 )
 from corelocker.errors import ConfigError
 
 if TYPE_CHECKING:
-    from corelocker.export import ExportConfig
+    from corelocker.exporting import ExportResult
 
 
 class ExportFormat(StrEnum):
@@ -87,18 +88,13 @@ def export(
 
     Example: corelocker export --config corelocker.toml --out dist
     """
-    from corelocker.export import ExportConfig, ExportTarget, parse_config
-    from corelocker.locking.tiers import parse_tiers
+    from corelocker.exporting import ExportConfig, ExportTarget, parse_config
+    from corelocker.exporting import export as export_model
 
     if (model is None) == (config is None):
         raise ConfigError("name either a model (package.module:factory or a .pt2 file) or --config, not both")
-    options: LockOptions | None = None
     if config is not None:
         build = parse_config(config)
-        if build.lock is not None and lock:
-            given = {key: value for key, value in vars(build.lock).items() if value is not None}
-            keystore = given.pop("keystore", None) or keystore
-            options = LockOptions(**given, model=build.factory)
     else:
         targets = [
             ExportTarget(
@@ -111,70 +107,43 @@ def export(
             )
             for kind in (to or list(ExportFormat))
         ]
-        build = ExportConfig(str(model), model_id or name, model_version, None, tuple(targets))
-        if lock:
-            if model_version is None:
-                raise ConfigError("locking needs --model-version", hint="Or pass --no-lock")
-            options = LockOptions(
-                None if tiers is None else parse_tiers(tiers), criterion, scope, fill, consumers, include_io,
-                tuple(exclude or ()), source, seed, None, save_plan, build.factory, input_stats, preset,
-            )  # fmt: skip
-    _export(build, out, options, keystore, passphrase_file, force=force, as_json=json)
-
-
-def _export(
-    build: ExportConfig,
-    out: Path,
-    options: LockOptions | None,
-    keystore: Path | None,
-    passphrase_file: Path | None,
-    *,
-    force: bool,
-    as_json: bool,
-) -> None:
-    from corelocker.cli.app import open_keystore
-    from corelocker.export import export_target, load_model
-    from corelocker.files import move_into_place, staging_folder
-
+        if lock and model_version is None:
+            raise ConfigError("locking needs --model-version", hint="Or pass --no-lock")
+        options = lock_options(
+            preset=preset, tiers=tiers, criterion=criterion, scope=scope, fill=fill, consumers=consumers,
+            include_io=include_io, exclude=exclude, source=source, model=str(model), input_stats=input_stats, seed=seed,
+            save_plan=save_plan,
+        )  # fmt: skip
+        build = ExportConfig(str(model), model_id or name, model_version, options, None, tuple(targets))
+    wanted = build.lock if lock else None
     # Before the export: a wrong passphrase must not cost minutes.
-    store = open_keystore(keystore, passphrase_file) if options is not None else None
-    notes: dict[str, list[str]] = {}
-    with staging_folder(out) as folder:
-        with progress_bar(as_json) as show:
-            show("load", 0, 1)
-            source = load_model(build.factory)
-            show("load", 1, 1)
-            paths: list[Path] = []
-            for target in build.targets:
-                made = export_target(
-                    source, target, folder, progress=lambda step, done, total: show("export", done, total)
-                )
-                paths += made.files
-                notes[target.filename] = list(made.notes)
-        if options is None or store is None:
-            move_into_place(paths, out, force=force)
-            result: dict[str, Any] = {"outputs": [str(out / p.name) for p in paths], "notes": notes}
-            emit(as_json, result, lambda: _say(result["outputs"], notes))
-            return
-        publication, plan = locking.lock_files(
-            paths,
+    store = open_keystore(build.keystore or keystore, passphrase_file) if wanted is not None else None
+    with progress_bar(json) as show:
+        result = export_model(
+            build.factory,
+            build.targets,
             out,
-            options,
-            build.model_id or "model",
-            build.model_version or 0,
-            lambda: store,
+            lock=wanted,
+            model_id=build.model_id,
+            model_version=build.model_version,
+            keystore=store,
             force=force,
-            quiet=as_json,
+            progress=show,
         )
-    result = locking.document(publication, plan) | {"notes": notes}
+    _report(result, as_json=json)
+
+
+def _report(result: ExportResult, *, as_json: bool) -> None:
     if not as_json:
-        _say([], notes)
-    locking.report(result, as_json=as_json)
-
-
-def _say(outputs: list[str], notes: dict[str, list[str]]) -> None:
-    if outputs:
-        print(f"exported, not locked: {', '.join(outputs)}")
-    for name, lines in notes.items():
-        for line in lines:
-            print(f"{name}: {line}")
+        for name, lines in result.notes.items():
+            for line in lines:
+                print(f"{name}: {line}")
+    if result.lock is not None:
+        report(document(result.lock) | {"notes": result.notes}, as_json=as_json)
+        return
+    outputs = [str(path) for path in result.outputs]
+    emit(
+        as_json,
+        {"outputs": outputs, "notes": result.notes},
+        lambda: print(f"exported, not locked: {', '.join(outputs)}"),
+    )

@@ -20,7 +20,7 @@ from corelocker.artifacts import Part, WeightTensor
 from corelocker.artifacts.elements import Numbers
 from corelocker.artifacts.weights import Floats, SparsePart
 from corelocker.files import Bytes
-from corelocker.locking.plan import Fill
+from corelocker.locking.options import Fill
 
 Indices = npt.NDArray[np.int64]
 Rows = Bytes | Sequence[Bytes]  # the bytes of each channel; where they have equally many, the rows of one array

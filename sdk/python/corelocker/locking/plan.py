@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -21,12 +21,11 @@ import numpy.typing as npt
 from corelocker.artifacts import Artifact, WeightTensor
 from corelocker.errors import CriterionError, FileAccessError, LockingError, NothingToLockError, PlanError
 from corelocker.files import write_atomically
-from corelocker.locking.criteria import Criterion, Scores
+from corelocker.locking.criteria import Scores
 from corelocker.locking.groups import Member, group_layers
+from corelocker.locking.options import CriterionName, Fill, Scope
 from corelocker.locking.tiers import Tier, check_tiers
 
-Scope = Literal["layer", "global"]
-Fill = Literal["zero", "decoy"]
 TierMap = npt.NDArray[np.uint8]
 THREADS = 2  # more are slower: they contend for the pages of the file
 MAX_PLAN = 256 << 20
@@ -173,7 +172,7 @@ def make_plan(
     tiers: Sequence[Tier] | Callable[[], Sequence[Tier]],
     score: Callable[[WeightTensor], Scores],
     *,
-    criterion: Criterion,
+    criterion: CriterionName,
     scope: Scope,
     fill: Fill,
     seed: bytes,
@@ -297,7 +296,7 @@ def _spread(
     return tiers, chosen
 
 
-def _choose(scores: list[Scores], tiers: Sequence[Tier], scope: Scope, criterion: Criterion) -> list[TierMap]:
+def _choose(scores: list[Scores], tiers: Sequence[Tier], scope: Scope, criterion: CriterionName) -> list[TierMap]:
     if any(not np.isfinite(s).all() for s in scores):
         raise LockingError("a layer holds weights that are not finite numbers; such a model cannot be ranked")
     order = [np.argsort(-s, kind="stable") for s in scores]

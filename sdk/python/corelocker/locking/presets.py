@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 from corelocker.artifacts import Artifact
-from corelocker.locking.criteria import Criterion
-from corelocker.locking.plan import Fill, Scope
-
-PresetName = Literal["minimal", "balanced", "hardened"]
+from corelocker.locking.options import CriterionName, Fill, PresetName, Scope
 
 
 @dataclass(frozen=True)
@@ -24,7 +21,7 @@ class Preset:
         share: of the weights' bytes that are locked, spread as `corelocker.locking.hardened` says.
     """
 
-    criterion: Criterion
+    criterion: CriterionName
     scope: Scope
     fill: Fill
     include_io: bool
@@ -39,7 +36,7 @@ def preset(name: PresetName) -> Preset:
     `balanced`: a tenth of the channels of every inner layer.
 
     `hardened`: so much, and so spread, that training from what is left is worth little more than starting over; not so for every
-    model, see `doubt`. Without the layers that read the locked channels: for the same bytes they hold worse (docs/audit.md).
+    model, see `caveat`. Without the layers that read the locked channels: for the same bytes they hold worse (docs/audit.md).
     """
     from corelocker.locking.hardened import HARDENED_SHARE
 
@@ -50,7 +47,7 @@ def preset(name: PresetName) -> Preset:
     }[name]
 
 
-def doubt(name: PresetName, artifacts: Sequence[Artifact]) -> str | None:
+def caveat(name: PresetName, artifacts: Sequence[Artifact]) -> str | None:
     """Why what a preset promises was not shown for these models; None where it was measured on models like them.
 
     Known by their embeddings: a transformer without any, as one for images may be, is not recognized.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +16,8 @@ import numpy.typing as npt
 from corelocker.artifacts import Artifact, WeightTensor
 from corelocker.artifacts.weights import Floats
 from corelocker.errors import CriterionError
+from corelocker.locking.options import CriterionName
 
-Criterion = Literal["l1", "bn-scale", "random", "sensitivity"]
 Scores = npt.NDArray[np.float64]
 CHUNK = 1 << 23  # bytes of weights that are dequantized at a time
 MATCH = 0.98  # cosine between a folded, possibly quantized channel and its source
@@ -124,7 +123,7 @@ def _alike(candidate: WeightTensor, tensor: WeightTensor) -> bool:
     return bool(found.size and np.median(found) > MATCH)
 
 
-def score(criterion: Criterion, seed: bytes, source: Path | None) -> Callable[[WeightTensor], Scores]:
+def score(criterion: CriterionName, seed: bytes, source: Path | None) -> Callable[[WeightTensor], Scores]:
     """The function that scores a tensor's channels, float64 (channels,), higher is locked first.
 
     Raises CriterionError for bn-scale with a source that has no BatchNorm, and for sensitivity, which needs the model.
@@ -141,7 +140,7 @@ def score(criterion: Criterion, seed: bytes, source: Path | None) -> Callable[[W
     return lambda tensor: bn_scale(tensor, known)
 
 
-def check_criterion(criterion: Criterion, artifacts: list[Artifact], source: Path | None) -> None:
+def check_criterion(criterion: CriterionName, artifacts: list[Artifact], source: Path | None) -> None:
     """Refuse early what cannot work. Raises CriterionError."""
     if criterion != "bn-scale" or source is not None:
         return

@@ -23,7 +23,7 @@ from corelocker.locking.criteria import Scores
 from corelocker.locking.criteria.signal import Collapse
 from corelocker.locking.criteria.simulation import LockableLayer, fillings, replaced_state
 from corelocker.locking.criteria.synthetic import SMALL, flat_output, largest_input, need
-from corelocker.locking.plan import Fill
+from corelocker.locking.options import Fill
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

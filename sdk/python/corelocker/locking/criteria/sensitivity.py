@@ -24,7 +24,7 @@ from corelocker.locking.criteria.ranking import Ranking, rank
 from corelocker.locking.criteria.simulation import fold_batch_norms
 from corelocker.locking.criteria.synthetic import InputStats, need, synthesize
 from corelocker.locking.groups import Member, group_layers
-from corelocker.locking.plan import Fill
+from corelocker.locking.options import Fill
 
 if TYPE_CHECKING:
     from torch import nn

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from corelocker.errors import ExportError
-from corelocker.export._steps import need, short, step
+from corelocker.exporting._steps import need, short, step
 
 Inputs = tuple[Any, ...]
 SEED = 0
@@ -154,7 +154,7 @@ def _refuse_training_mode(spec: str, program: Any) -> None:
 
 def _load_pt2(path: Path) -> ExportSource:
     need("torch")
-    from corelocker.export.pt2 import load_archive
+    from corelocker.exporting.pt2 import load_archive
 
     program = load_archive(path)
     if program.example_inputs is None:

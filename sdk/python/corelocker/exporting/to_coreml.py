@@ -10,10 +10,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from corelocker.export._steps import Progress, need, no_progress, step
-from corelocker.export.config import ExportTarget, PackageQuantize, Precision
-from corelocker.export.result import Exported, check_output, kept_float, write_outputs
-from corelocker.export.source import ExportSource
+from corelocker.exporting._steps import need, step
+from corelocker.exporting.config import ExportTarget, PackageQuantize, Precision
+from corelocker.exporting.result import Exported, check_output, kept_float, write_outputs
+from corelocker.exporting.source import ExportSource
+from corelocker.progress import Progress, no_progress
 
 AUTHOR = "com.apple.CoreML"
 CONVERSION_DATE = "com.github.apple.coremltools.conversion_date"

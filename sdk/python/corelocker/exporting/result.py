@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from corelocker.errors import ConfigError, FileAccessError, OutputExistsError
-from corelocker.export._steps import Progress, step
+from corelocker.exporting._steps import step
 from corelocker.files import move_into_place, staging_folder
+from corelocker.progress import Progress
 
 SHOWN = 5  # names in a note
 

@@ -27,8 +27,8 @@ CLASSES = (
     "Bag",
     "Ankle boot",
 )
-CALIBRATION = Path(__file__).resolve().parents[1] / "data" / "fashion_calibration_100.npz"
-CHECKPOINT = Path(__file__).resolve().parents[1] / "data" / "fashion_mobilenet.safetensors"
+CALIBRATION = Path(__file__).resolve().parent / "data" / "fashion_calibration_100.npz"
+CHECKPOINT = Path(__file__).resolve().parent / "data" / "fashion_mobilenet.safetensors"
 
 # Every width but the stem's is a multiple of 40: a whole number of SIMD lanes (8), and 5 % of the channels is a whole
 # number (20), so the share of the weights in a 5 % tier does not depend on how a fraction is rounded.

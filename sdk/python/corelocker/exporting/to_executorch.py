@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from corelocker.errors import ExportError
-from corelocker.export._steps import Progress, need, no_progress, step
-from corelocker.export.config import Backend, ExportTarget, PteQuantize
-from corelocker.export.result import Exported, check_output, kept_float, write_outputs
-from corelocker.export.source import ExportSource
+from corelocker.exporting._steps import need, step
+from corelocker.exporting.config import Backend, ExportTarget, PteQuantize
+from corelocker.exporting.result import Exported, check_output, kept_float, write_outputs
+from corelocker.exporting.source import ExportSource
+from corelocker.progress import Progress, no_progress
 
 GROUP = 32  # weights of a row that share a 4-bit scale
 

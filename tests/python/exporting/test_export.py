@@ -28,16 +28,16 @@ from corelocker.errors import (
     OutputExistsError,
     TierError,
 )
-from corelocker.export import (
+from corelocker.exporting import (
     Exported,
     ExportTarget,
-    LockOptions,
     export_coreml,
     export_executorch,
     export_target,
     load_model,
     parse_config,
 )
+from corelocker.locking.options import LockOptions
 
 torch = pytest.importorskip("torch")
 torch.set_num_threads(1)
@@ -312,7 +312,7 @@ def test_nothing_to_quantize(tmp_path: Path, source: Any) -> None:
 def test_program_that_cannot_run_is_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from corelocker.export import to_executorch
+    from corelocker.exporting import to_executorch
 
     monkeypatch.setattr(to_executorch, "_unshare", lambda graph: None)  # then XNNPACK refuses the shared bias
     with pytest.raises(ExportError, match=r"cannot run the exported program: .*xnn_status_invalid_parameter"):
@@ -426,7 +426,7 @@ def test_the_same_source_gives_the_same_bytes(tmp_path: Path) -> None:
     """In another process, with another hash seed, in another order. And nothing is printed there."""
     script = (
         "import sys; from pathlib import Path; import torch; torch.set_num_threads(1)\n"
-        "from corelocker.export import *\n"
+        "from corelocker.exporting import *\n"
         "source = load_model('test_export:cnn'); import test_export\n"
         f"for target in test_export.TARGETS[::-1]: export_target(source, target, Path({str(tmp_path / 'there')!r}))\n"
     )
@@ -656,7 +656,7 @@ def test_pt2_whose_size_is_code_is_refused(pt2: Path, formula: str) -> None:
 
 
 def test_formulas_of_torch_are_formulas() -> None:
-    from corelocker.export.pt2 import _is_formula
+    from corelocker.exporting.pt2 import _is_formula
 
     for text in ("Symbol('s77', positive=True, integer=True)", "Mul(Integer(-2), Symbol('s0'))", "FloorDiv(s0, 2)"):
         assert _is_formula(text)
@@ -692,7 +692,7 @@ def test_damaged_pt2(pt2: Path) -> None:
 
 def test_example_config() -> None:
     config = parse_config(EXAMPLE)
-    assert config.factory == "demo.model.fashion_mobilenet:calibrated"
+    assert config.factory == "tools.demo_model.fashion_mobilenet:calibrated"
     assert (config.model_id, config.model_version) == ("fashion-classifier", 3)
     assert config.lock is not None
     assert [(tier.name, tier.removed) for tier in config.lock.tiers or ()] == [

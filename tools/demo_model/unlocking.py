@@ -1,4 +1,4 @@
-"""The second half of `corelocker demo`: the unlock service on this machine, and devices that it serves or refuses."""
+"""The second half of the demo: the unlock service on this machine, and devices that it serves or refuses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from corelocker.errors import CoreLockerError
 
 if TYPE_CHECKING:
     import requests
-
     from corelocker.bundle.keystore import Keystore
     from corelocker.device.software import SoftwareDevice
     from corelocker.service.admin import DevelopmentFiles
@@ -143,13 +142,12 @@ def _buy(grant_key: Path, product: str, order: str, until: int | None = None) ->
 def _service(config: Path, port: int) -> Iterator[float]:
     """`corelocker service run` in a process of its own; yields the seconds until it was ready."""
     import requests
-
     from corelocker.service.errors import ServiceRefusesToStartError
 
     begin = time.monotonic()
     log_path = config.with_suffix(".log")
     with log_path.open("wb") as log:
-        process = subprocess.Popen(  # noqa: S603 - our own program
+        process = subprocess.Popen(
             [sys.executable, "-m", "corelocker", "service", "run", "--config", str(config)],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log,
         )  # fmt: skip

@@ -1,7 +1,7 @@
 """What to export: one target, and `corelocker.toml`, which holds a whole build.
 
     [model]
-    factory = "demo.model.fashion_mobilenet:calibrated"   # or a .pt2 file
+    factory = "tools.demo_model.fashion_mobilenet:calibrated"   # or a .pt2 file
     id = "classifier"
     version = 3
 
@@ -40,14 +40,13 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from corelocker.errors import ConfigError, FileAccessError
-
-if TYPE_CHECKING:
-    from corelocker.locking.tiers import Tier
+from corelocker.locking.options import CriterionName, Fill, LockOptions, PresetName, Scope
+from corelocker.locking.tiers import parse_tiers
 
 Format = Literal["executorch", "coreml"]
 Backend = Literal["portable", "xnnpack"]
@@ -108,25 +107,6 @@ class ExportTarget:
 
 
 @dataclass(frozen=True)
-class LockOptions:
-    """Section `[lock]`; what is None was not given and is the command's default. Names as on the command line of `lock`."""
-
-    tiers: tuple[Tier, ...] | None = None
-    criterion: str | None = None
-    scope: str | None = None
-    fill: str | None = None
-    consumers: bool | None = None
-    include_io: bool | None = None
-    exclude: tuple[str, ...] | None = None
-    seed: str | None = None
-    source: Path | None = None
-    save_plan: Path | None = None
-    keystore: Path | None = None
-    preset: str | None = None
-    input_stats: str | None = None
-
-
-@dataclass(frozen=True)
 class ExportConfig:
     """A parsed `corelocker.toml`.
 
@@ -134,6 +114,7 @@ class ExportConfig:
         factory: what `load_model` takes.
         model_id, model_version: for the key bundle; both are there when `lock` is.
         lock: None when the file has no such section.
+        keystore: that of the section, if it names one.
         targets: at least one; no two write the same file.
     """
 
@@ -141,6 +122,7 @@ class ExportConfig:
     model_id: str | None
     model_version: int | None
     lock: LockOptions | None
+    keystore: Path | None
     targets: tuple[ExportTarget, ...]
 
 
@@ -148,10 +130,10 @@ Field = type | tuple[str, ...]
 MODEL: dict[str, Field] = {"factory": str, "id": str, "version": int}
 LOCK: dict[str, Field] = {
     "tiers": str,
-    "criterion": ("l1", "bn-scale", "random", "sensitivity"),
-    "scope": ("layer", "global"),
-    "fill": ("zero", "decoy"),
-    "preset": ("minimal", "balanced", "hardened"),
+    "criterion": get_args(CriterionName),
+    "scope": get_args(Scope),
+    "fill": get_args(Fill),
+    "preset": get_args(PresetName),
     "consumers": bool,
     "include_io": bool,
     "exclude": list,
@@ -202,7 +184,7 @@ def _parse(document: dict[str, Any], folder: Path) -> ExportConfig:
     if "model" not in document:
         raise ConfigError("needs a section [model] with the key factory")
     model = _table("[model]", document["model"], MODEL, required=("factory",))
-    lock = _lock(document["lock"], folder) if "lock" in document else None
+    lock, keystore = _lock(document["lock"], folder) if "lock" in document else (None, None)
     if lock is not None and (missing := [key for key in ("id", "version") if key not in model]):
         raise ConfigError(f"[model] needs the key {missing[0]!r} for locking")
     if not 0 <= model.get("version", 0) <= MAX_VERSION:
@@ -222,12 +204,13 @@ def _parse(document: dict[str, Any], folder: Path) -> ExportConfig:
     factory: str = model["factory"]
     if factory.endswith(".pt2"):
         factory = str(folder / factory)
-    return ExportConfig(factory, model.get("id"), model.get("version"), lock, tuple(targets))
+    if lock is not None:
+        lock = replace(lock, model=factory)
+    return ExportConfig(factory, model.get("id"), model.get("version"), lock, keystore, tuple(targets))
 
 
-def _lock(value: Any, folder: Path) -> LockOptions:
-    from corelocker.locking.tiers import parse_tiers
-
+def _lock(value: Any, folder: Path) -> tuple[LockOptions, Path | None]:
+    """The options of the section, and the keystore that it names."""
     given = _table("[lock]", value, LOCK)
     if "tiers" in given:
         given["tiers"] = parse_tiers(given["tiers"])
@@ -236,7 +219,8 @@ def _lock(value: Any, folder: Path) -> LockOptions:
     for key in ("source", "save_plan", "keystore"):
         if key in given:
             given[key] = folder / given[key]
-    return LockOptions(**given)
+    keystore = given.pop("keystore", None)
+    return LockOptions(**given), keystore
 
 
 def _table(where: str, value: Any, fields: dict[str, Field], required: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from corelocker.errors import ExportError, FileAccessError
-from corelocker.export._steps import need, step
+from corelocker.exporting._steps import need, step
 
 MAX_GRAPH = 256 << 20  # bytes of JSON
 NAME = re.compile(r"\w{1,64}")

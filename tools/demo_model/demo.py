@@ -1,4 +1,7 @@
-"""`corelocker demo`: the main job on a real model, with measured accuracies."""
+"""The main job on a real model, with measured accuracies: `make demo`.
+
+python -m tools.demo_model.demo [--images 2000] [--keep FOLDER] [--json]
+"""
 
 from __future__ import annotations
 
@@ -15,23 +18,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-
 from corelocker.cli.app import Json, emit, human, progress_bar, wide_console
 from corelocker.cli.device import require_service_extra
-from corelocker.errors import FileAccessError
+from corelocker.errors import CoreLockerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import numpy as np
     import numpy.typing as npt
-
     from corelocker.bundle.clkey import KeyBundle
-    from corelocker.export import ExportTarget
-    from corelocker.locking.publish import Publication
+    from corelocker.exporting import ExportTarget
+    from corelocker.locking.lock_files import LockResult
 
 TIERS = "free=0.045,plus=0.01,full=0"
-FACTORY = "demo.model.fashion_mobilenet:calibrated"
+DATA = Path(__file__).resolve().parent / "data"
+FACTORY = "tools.demo_model.fashion_mobilenet:calibrated"
 
 
 @dataclass(frozen=True)
@@ -69,40 +71,32 @@ def demo(
 ) -> None:
     """Lock a small Fashion-MNIST classifier for ExecuTorch and Core ML, restore it, and measure what each tier is worth.
 
-    Then run the unlock service on this machine and show whom it gives the model to, and whom not. Runs in a checkout of the
-    repository, where the model and its test images lie, and needs `corelocker[export,service]`.
+    Then run the unlock service on this machine and show whom it gives the model to, and whom not. Needs
+    `corelocker[export,service]`.
 
-    Example: corelocker demo --images 500
+    Example: python -m tools.demo_model.demo --images 500
     """
     require_service_extra()
-    root = _repository()
-    if str(root) not in sys.path:
-        sys.path.insert(0, str(root))
     if keep is not None:
         keep.mkdir(parents=True, exist_ok=True)
-        result = _run(root, keep, images, json)
+        result = _run(keep, images, json)
     else:
         with tempfile.TemporaryDirectory(prefix="corelocker-demo-") as folder:
-            result = _run(root, Path(folder), images, json)
+            result = _run(Path(folder), images, json)
     emit(json, result, lambda: _print(result))
     as_expected = all(step["as_expected"] for step in result["unlocking"])
     if not as_expected or not all(row["bit_exact"] for row in result["artifacts"]):
         raise typer.Exit(1)
 
 
-def _repository() -> Path:
-    for folder in (Path.cwd(), Path(__file__).resolve().parents[4]):
-        if (folder / "demo" / "data" / "fashion_mobilenet.safetensors").exists():
-            return folder
-    raise FileAccessError("the demo's model was not found", hint="Run it in a checkout of the CoreLocker repository")
-
-
-def _run(root: Path, folder: Path, images: int, as_json: bool) -> dict[str, Any]:
+def _run(folder: Path, images: int, as_json: bool) -> dict[str, Any]:
     from corelocker.bundle.clkey import KeyBundle
     from corelocker.bundle.keystore import Keystore
-    from corelocker.cli.demo_unlock import unlocking
-    from corelocker.cli.lock import LockOptions, lock_files
+    from corelocker.locking.lock_files import lock
+    from corelocker.locking.options import LockOptions
     from corelocker.locking.tiers import parse_tiers
+
+    from tools.demo_model.unlocking import unlocking
 
     originals, dist = folder / "original", folder / "dist"
     originals.mkdir(exist_ok=True)
@@ -114,21 +108,30 @@ def _run(root: Path, folder: Path, images: int, as_json: bool) -> dict[str, Any]
 
         # A publisher has a passphrase or a key-encryption key; the demo's keystore lives for a minute.
         store = Keystore.create(folder / f"keys-{secrets.token_hex(4)}.json", secrets.token_bytes(16).hex().encode())
-        checkpoint = root / "demo" / "data" / "fashion_mobilenet.safetensors"
+        checkpoint = DATA / "fashion_mobilenet.safetensors"
         # The seed makes the table repeatable; a publisher leaves it out.
-        options = LockOptions(parse_tiers(TIERS), criterion="bn-scale", source=checkpoint, seed="demo")
+        options = LockOptions(tiers=parse_tiers(TIERS), criterion="bn-scale", source=checkpoint, seed="demo")
         started = time.perf_counter()
-        publication, _ = lock_files(paths, dist, options, "fashion", 1, lambda: store, force=True, quiet=as_json)
+        with progress_bar(as_json) as show:
+            result = lock(
+                paths,
+                dist,
+                model_id="fashion",
+                model_version=1,
+                keystore=store,
+                options=options,
+                force=True,
+                progress=show,
+            )
         locked = time.perf_counter() - started
 
         def evaluate(path: Path, state: bytes) -> Future[float]:
-            return pool.submit(_evaluate, path, state, root, images)
+            return pool.submit(_evaluate, path, state, images)
 
-        bundle = KeyBundle.open(publication.bundle, store.publisher)
+        bundle = KeyBundle.open(result.bundle, store.publisher)
         key = store.content_key(bundle.id)
         measuring = [
-            _measure(publication, number, path, dist / path.name, bundle, key, evaluate)
-            for number, path in enumerate(paths)
+            _measure(result, number, path, dist / path.name, bundle, key, evaluate) for number, path in enumerate(paths)
         ]
         with progress_bar(as_json) as show:
             for done, accuracy in enumerate([future for row in measuring for future in row.accuracy.values()]):
@@ -137,7 +140,7 @@ def _run(root: Path, folder: Path, images: int, as_json: bool) -> dict[str, Any]
         rows = [row.finished() for row in measuring]
         started = time.perf_counter()
         shown = unlocking(
-            folder, store, publication.bundle, dist / paths[0].name, paths[0],
+            folder, store, result.bundle, dist / paths[0].name, paths[0],
             lambda state: evaluate(paths[0], state).result(), rows[0].accuracy["original"],
         )  # fmt: skip
         unlocked = time.perf_counter() - started
@@ -145,7 +148,7 @@ def _run(root: Path, folder: Path, images: int, as_json: bool) -> dict[str, Any]
         "tiers": list(bundle.tiers),
         "images": images,
         "artifacts": [vars(row) for row in rows],
-        "bundle_bytes": publication.bundle_bytes,
+        "bundle_bytes": result.bundle_bytes,
         "export_s": round(exported, 2),
         "lock_s": round(locked, 2),
         "unlocking": [vars(step) for step in shown],
@@ -159,7 +162,7 @@ def _workers() -> ProcessPoolExecutor:
 
 
 def _export(pool: ProcessPoolExecutor, folder: Path, show: Callable[[str, int, int], None]) -> list[Path]:
-    from corelocker.export import ExportTarget
+    from corelocker.exporting import ExportTarget
 
     targets = (  # the one that takes longest first
         ExportTarget("fashion_int8", "executorch", quantize="int8"),
@@ -174,7 +177,7 @@ def _export(pool: ProcessPoolExecutor, folder: Path, show: Callable[[str, int, i
 
 
 def _export_one(target: ExportTarget, folder: Path) -> Path:
-    from corelocker.export import export_target, load_model
+    from corelocker.exporting import export_target, load_model
 
     source = load_model(FACTORY)
     import torch
@@ -184,7 +187,7 @@ def _export_one(target: ExportTarget, folder: Path) -> Path:
 
 
 def _measure(
-    publication: Publication,
+    result: LockResult,
     number: int,
     original: Path,
     locked: Path,
@@ -195,8 +198,7 @@ def _measure(
     """Accuracy of the original and of every tier, each loaded from memory as a device would."""
     from corelocker.runtime.restored import restore
 
-    artifact = publication.artifacts[number]
-    file = artifact.files[0].file.name
+    artifact, file = result.artifacts[number], bundle.artifacts[number].files[0].path
     weights, sealed = (p if p.is_file() else p / file for p in (original, locked))
     accuracy = {"original": evaluate(original, weights.read_bytes())}
     milliseconds, exact = 0.0, False
@@ -207,15 +209,16 @@ def _measure(
             state = bytes(restored)
         accuracy[name] = evaluate(locked, state)
         exact = state == weights.read_bytes()
-    fraction = artifact.locked_bytes / artifact.weight_bytes
-    return Measuring(original.name, accuracy, artifact.locked_bytes, fraction, round(milliseconds, 2), exact)
+    return Measuring(
+        original.name, accuracy, artifact.locked_bytes, artifact.locked_fraction, round(milliseconds, 2), exact
+    )
 
 
-def _evaluate(path: Path, state: bytes, root: Path, images: int) -> float:
+def _evaluate(path: Path, state: bytes, images: int) -> float:
     """Top-1 in percent of the model at `path`, with the weights (a program, or a package's weight file) in `state`."""
     import numpy as np
 
-    with np.load(root / "demo" / "data" / "fashion_test_2000.npz") as data:
+    with np.load(DATA / "fashion_test_2000.npz") as data:
         chosen = np.linspace(0, len(data["y"]) - 1, images).astype(np.int64)
         x, y = data["x"][chosen].astype(np.float32)[:, None] / 255, data["y"][chosen]
     _use_one_thread()
@@ -255,7 +258,6 @@ def _evaluate_pte(path: Path, program: bytes, x: npt.NDArray[np.float32], y: npt
 def _evaluate_package(path: Path, weights: bytes, x: npt.NDArray[np.float32], y: npt.NDArray[np.uint8]) -> float:
     """Top-1 in percent by the Linux evaluator of mlprograms (fp32 arithmetic; Core ML itself runs on Apple's systems alone)."""
     import torch
-
     from corelocker.audit.mlprogram import MlProgramEvaluator
 
     program = MlProgramEvaluator(path, weights)
@@ -293,3 +295,10 @@ def _print(result: dict[str, Any]) -> None:
     for step in result["unlocking"]:
         mark = "ok" if step["as_expected"] else "WRONG"
         console.print(f"  {mark:5} {step['what']}: {step['outcome']}", markup=False, highlight=False)
+
+
+if __name__ == "__main__":  # a process that multiprocessing starts imports this too
+    try:
+        typer.run(demo)
+    except CoreLockerError as error:
+        sys.exit(f"demo: {error} [{error.code}]")

@@ -8,23 +8,17 @@ import logging
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import partialmethod
 from types import ModuleType
 from typing import Any, TextIO
 
 from corelocker.errors import CoreLockerError, ExportError, MissingExtraError
-
-Progress = Callable[[str, int, int], None]
-"""Called with the step's name, how much of it is done, and how much there is."""
+from corelocker.progress import Progress, no_progress
 
 MAX_HELD = 1 << 16  # characters
 MESSAGE = 240  # characters of another library's message that an error repeats
-
-
-def no_progress(step: str, done: int, total: int) -> None:
-    """A Progress that shows nothing."""
 
 
 def need(module: str) -> ModuleType:

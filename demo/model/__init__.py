@@ -1,1 +1,0 @@
-"""The demo classifier: its architecture, and factories that `corelocker export` can call."""

@@ -1,0 +1,92 @@
+"""One build: a torch model exported to all targets and locked. What `corelocker export` does and a build script calls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from corelocker.errors import ConfigError
+from corelocker.exporting.config import ExportTarget
+from corelocker.exporting.source import load_model
+from corelocker.exporting.target import export_target
+from corelocker.files import move_into_place, staging_folder
+from corelocker.progress import Progress, no_progress
+
+if TYPE_CHECKING:
+    from corelocker.bundle.keystore import Keystore
+    from corelocker.locking.lock_files import LockResult
+    from corelocker.locking.options import LockOptions
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What an export wrote.
+
+    Attributes:
+        outputs: the paths of the exported models, or of the locked ones and their key bundle.
+        notes: for each target's file name, what went otherwise than asked.
+        lock: None where nothing was to be locked.
+    """
+
+    outputs: tuple[Path, ...]
+    notes: dict[str, list[str]]
+    lock: LockResult | None
+
+
+def export(
+    model: str,
+    targets: Sequence[ExportTarget],
+    out: Path | str,
+    *,
+    lock: LockOptions | None = None,
+    model_id: str | None = None,
+    model_version: int | None = None,
+    keystore: Keystore | None = None,
+    force: bool = False,
+    progress: Progress = no_progress,
+) -> ExportResult:
+    """Export a torch model for phones into the folder `out` and lock all of it under one key bundle. Needs the extra `export`.
+
+    Args:
+        model: `package.module:factory`, or the path of a `.pt2` file; see `load_model`.
+        targets: the files to write.
+        lock: how to lock; without it the exported files are written as they are. With it the unlocked files are not kept, and
+            `model_id`, `model_version` and `keystore` are needed as for `corelocker.lock`.
+        force: replace outputs that exist.
+        progress: called with (stage, done, total).
+
+    All outputs appear at once, or nothing does. Raises ConfigError, MissingExtraError, ExportError, and what `corelocker.lock`
+    raises.
+    """
+    if lock is not None and (model_id is None or model_version is None or keystore is None):
+        raise ConfigError("locking needs a model id, a model version and a keystore")
+    out, notes, paths = Path(out), {}, []
+    with staging_folder(out) as folder:
+        progress("load", 0, 1)
+        source = load_model(model)
+        progress("load", 1, 1)
+        for target in targets:
+            made = export_target(
+                source, target, folder, progress=lambda step, done, total: progress("export", done, total)
+            )
+            paths += made.files
+            notes[target.filename] = list(made.notes)
+        if lock is None or model_id is None or model_version is None or keystore is None:
+            move_into_place(paths, out, force=force)
+            return ExportResult(tuple(out / path.name for path in paths), notes, None)
+        from corelocker.locking.lock_files import lock as lock_files
+
+        locked = lock_files(
+            paths,
+            out,
+            model_id=model_id,
+            model_version=model_version,
+            keystore=keystore,
+            options=lock,
+            force=force,
+            progress=progress,
+        )
+    outputs = [path for artifact in locked.artifacts for path in artifact.outputs]
+    return ExportResult((*outputs, locked.bundle), notes, locked)

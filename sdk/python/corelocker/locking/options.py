@@ -1,0 +1,76 @@
+"""How to lock: the options of `corelocker lock`, of a build script and of `[lock]` in a corelocker.toml.
+
+Imports little, so that wrong options are told before anything else begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from corelocker.locking.tiers import Tier, parse_tiers
+
+CriterionName = Literal["l1", "bn-scale", "random", "sensitivity"]
+Scope = Literal["layer", "global"]
+Fill = Literal["zero", "decoy"]
+PresetName = Literal["minimal", "balanced", "hardened"]
+
+DEFAULT_TIERS = "free=0.05,full=0"
+
+
+class LockWarning(UserWarning):
+    """A lock may be worth less than its options promise."""
+
+
+@dataclass(frozen=True)
+class LockOptions:
+    """How to lock.
+
+    Attributes:
+        preset: named options; whatever is given beside it counts instead.
+        tiers: in order; by default the preset's, or free=0.05,full=0.
+        criterion: what ranks channels; by default the preset's, or "l1". "sensitivity" runs the model and needs `model`.
+        scope: rank within each layer or over the whole network; by default the preset's, or "global" for sensitivity, else
+            "layer".
+        fill: what stands in the place of locked channels; by default the preset's, or "decoy".
+        consumers: whether the next layers' weights that read a locked channel are locked too.
+        include_io: whether input and output layers are locked too.
+        exclude: patterns (as of fnmatch) of layers that are left alone.
+        source: training checkpoint (.safetensors), for bn-scale and l1 of a model whose BatchNorms are folded.
+        seed: makes the lock repeatable. Whoever knows it can find the decoys: it is secret.
+        plan: a saved plan, whose channels are locked; then what chooses channels does not count.
+        save_plan: where the plan is saved. It tells where the access key was: it is secret.
+        model: `package.module:factory` of the trained torch module, for sensitivity.
+        input_stats: MEAN[,MEAN...]/STD[,STD...] of the model's input, for sensitivity.
+    """
+
+    preset: PresetName | None = None
+    tiers: Sequence[Tier] | None = None
+    criterion: CriterionName | None = None
+    scope: Scope | None = None
+    fill: Fill | None = None
+    consumers: bool = False
+    include_io: bool = False
+    exclude: Sequence[str] = ()
+    source: Path | None = None
+    seed: str | None = None
+    plan: Path | None = None
+    save_plan: Path | None = None
+    model: str | None = None
+    input_stats: str | None = None
+
+    @property
+    def ranks_by_sensitivity(self) -> bool:
+        """Whether the model is run to rank its channels."""
+        from corelocker.locking.presets import preset
+
+        if self.criterion is None and self.preset is not None:
+            return preset(self.preset).criterion == "sensitivity"
+        return self.criterion == "sensitivity"
+
+
+def default_tiers() -> tuple[Tier, ...]:
+    """The tiers where none are given and no preset has its own."""
+    return parse_tiers(DEFAULT_TIERS)
