@@ -163,7 +163,8 @@ def test_bad_locked_files(shell: Shell) -> None:
     place = 12 + int.from_bytes(bundle[8:12], "little") + 64 + 200  # inside the first section
     for damage, code in (
         (bundle[:-1], "bundle-truncated"), (bundle[:40], "bundle-truncated"), (bundle + b"\0", "bundle-trailing"),
-        (b"CLKEYB01" + bundle[8:], "bundle-version"), (b"CLKEYS02" + bundle[8:], "bundle-magic"), (bundle[:8] + b"\xff\xff\xff\xff" + bundle[12:], "bundle-header"),
+        (b"CLKEYB01" + bundle[8:], "bundle-version"), (b"CLKEYS02" + bundle[8:], "bundle-magic"),
+        (bundle[:8] + b"\xff\xff\xff\xff" + bundle[12:], "bundle-header"),
         (bundle.replace(b'"model_version":3', b'"model_version":4'), "bundle-signature"),
         (flipped_at(bundle, place), "bundle-content-key"),
     ):  # fmt: skip
