@@ -3,7 +3,7 @@
     PYTHONPATH=sdk/python python tests/fuzz/fuzz_bundle.py [corpus folder] [-max_total_time=60 and other libFuzzer options]
 
 The first byte says what the others are: a bundle; a header, which gets a good signature; a section's plaintext, which gets
-encrypted, opened, and used to restore a file; a patch that fits its digests; a keystore. Without a corpus it starts from the
+encrypted, opened, and used to restore a file; a patch that fits its samples; a keystore. Without a corpus it starts from the
 vectors.
 """
 
@@ -18,11 +18,14 @@ import tempfile
 from pathlib import Path
 
 import atheris
+import numpy as np
 
 with atheris.instrument_imports(include=["corelocker"]):
-    from corelocker.bundle import jose, keystore
+    from corelocker.bundle import jose
     from corelocker.bundle.clkey import KeyBundle
+    from corelocker.bundle.keystore import Keystore, protection
     from corelocker.bundle.patch import Patch
+    from corelocker.bundle.sample import sample
     from corelocker.errors import CoreLockerError
     from corelocker.runtime.restored import RestoredFile
 
@@ -36,7 +39,7 @@ LOCKED = bytes(100)
 
 
 def signed(header: bytes) -> bytes:
-    start = struct.pack("<8sI", b"CLKEYB01", len(header)) + header
+    start = struct.pack("<8sI", b"CLKEYB02", len(header)) + header
     return start + jose.sign(KEY, start)
 
 
@@ -57,11 +60,11 @@ def fuzz_header(data: bytes) -> None:
     fuzz_bundle(blob)
 
 
-def section(plaintext: bytes, replaces: str) -> KeyBundle:
+def section(plaintext: bytes, locked_sample: str) -> KeyBundle:
     """A bundle for a file of 100 bytes with one section that opens."""
     fields = {
         "format": "corelocker-key-bundle",
-        "version": "1.0",
+        "version": "2.0",
         "bundle": "6f1d0c3e-9b52-4c7a-8a31-1f6f54a0c2d9",
         "model": "m",
         "model_version": 1,
@@ -71,7 +74,7 @@ def section(plaintext: bytes, replaces: str) -> KeyBundle:
         "artifacts": [{"name": "A", "format": "x", "files": [{"path": "A", "size": 100, "sha256": "0" * 64}]}],
         "sections": [
             {"artifact": 0, "file": 0, "tier": 1, "offset": 0, "length": len(plaintext) + 16}
-            | {"nonce": "A" * 16, "replaces": replaces}
+            | {"nonce": "A" * 16, "sample": locked_sample}
         ],
     }
     header = json.dumps(fields).encode()
@@ -85,20 +88,22 @@ def fuzz_section(data: bytes, path: Path) -> None:
 
 
 def fuzz_patch(data: bytes, path: Path) -> None:
-    """A patch with the digests that belong to it, so that a good one is applied."""
+    """A patch with the samples that belong to it, so that a good one is applied."""
     patch = Patch.parse(data, len(LOCKED))
-    expected = bytearray(LOCKED)
+    expected = np.frombuffer(LOCKED, np.uint8).copy()
+    locked_sample = sample(expected, patch.table)
     patch.apply(expected)
-    digests = json.dumps({"puts": hashlib.sha256(patch.payload).hexdigest(), "file": "0" * 64}).encode()
-    bundle = section(struct.pack("<I", len(digests)) + digests + data, patch.digest(LOCKED).hex())
-    with RestoredFile.open(path, [bundle.decrypt(bundle.sections[0], CONTENT_KEY)]) as restored:
-        assert restored[:] == expected
+    after = {"sample": sample(expected, patch.table).hex(), "file": hashlib.sha256(expected).hexdigest()}
+    text = json.dumps(after).encode()
+    bundle = section(struct.pack("<I", len(text)) + text + data, locked_sample.hex())
+    with RestoredFile.open(path, [bundle.decrypt(bundle.sections[0], CONTENT_KEY)], check="always") as restored:
+        assert restored[:] == expected.tobytes()
 
 
 def fuzz_keystore(data: bytes, path: Path) -> None:
     path.write_bytes(data)
     path.chmod(0o600)
-    keystore.Keystore.open(path, b"passphrase")
+    Keystore.open(path, b"passphrase")
 
 
 def main() -> None:
@@ -107,8 +112,8 @@ def main() -> None:
         locked.write_bytes(LOCKED)
         seeds.mkdir()
         # scrypt would take all the time.
-        keystore._SCRYPT_N, keystore._LEAST_N, keystore._MOST_MEMORY = 2, 2, 1 << 16
-        keystore.Keystore.create(store, b"passphrase")
+        protection._SCRYPT_N, protection._LEAST_N, protection._MOST_MEMORY = 2, 2, 1 << 16
+        Keystore.create(store, b"passphrase")
         (seeds / "keystore").write_bytes(b"\3" + store.read_bytes())
         for vector in json.loads(VECTORS.read_text())["vectors"]:
             blob = base64.b64decode(vector["bundle"])
@@ -117,10 +122,12 @@ def main() -> None:
                 (seeds / f"{vector['name']}-header").write_bytes(
                     b"\1" + blob[12:][: struct.unpack_from("<I", blob, 8)[0]]
                 )
-        digests = json.dumps({"puts": "0" * 64, "file": "0" * 64}).encode()
-        patch = struct.pack("<8sIIQQIII", b"CLPATCH1", 1, 0, 2, 7, 2, 2, 1) + b"ab"
+        after = json.dumps({"sample": "0" * 64, "file": "0" * 64}).encode()
+        patch = struct.pack("<8sIIQQIIIxxxx", b"CLPATCH2", 1, 0, 2, 7, 2, 2, 1) + b"ab"
+        flip = struct.pack("<8sIIQQIIIBBBx", b"CLPATCH2", 1, 0, 1, 7, 8, 8, 1, 1, 32, 0) + b"\3"
+        (seeds / "flip").write_bytes(b"\4" + flip)
         (seeds / "patch").write_bytes(b"\4" + patch)
-        (seeds / "section").write_bytes(b"\2" + struct.pack("<I", len(digests)) + digests + patch)
+        (seeds / "section").write_bytes(b"\2" + struct.pack("<I", len(after)) + after + patch)
 
         def one_input(data: bytes) -> None:
             try:

@@ -69,15 +69,12 @@ class Patch:
         `parse` when runs overlap or leave the file, or a flip is malformed.
         """
         source = _bytes_of(file)
-        rows = [(PatchRun(*run, Kind.REPLACE, 0, 0), b"") for run in _encodable(runs)]
-        rows += [(PatchRun(*_normal(f.run), f.kind, f.width, f.constant), f.table + f.mask) for f in flips]
+        rows: list[tuple[PatchRun, Flip | None]] = [(PatchRun(*r, Kind.REPLACE, 0, 0), None) for r in _encodable(runs)]
+        rows += [(PatchRun(*_normal(flip.run), flip.kind, flip.width, flip.constant), flip) for flip in flips]
         rows.sort(key=lambda entry: entry[0].offset)
         table = np.array([(*row, 0) for row, _ in rows], RUN)
         end = check_runs(table, len(source))
-        parts = (b"".join(_slices(row, source)) if row.kind == Kind.REPLACE else part for row, part in rows)
-        payload = memoryview(b"".join(parts))
-        if len(payload) != (size := total_size(table)):
-            raise PatchPayloadError(f"the flips bring {len(payload)} bytes with them, the runs take {size}")
+        payload = memoryview(b"".join(part for row, flip in rows for part in _part(row, flip, source)))
         check_flips(table, payload)
         return cls(table, payload, end)
 
@@ -195,6 +192,15 @@ def _check_magic(magic: bytes) -> None:
 
 def _bytes_of(data: Data) -> memoryview:
     return memoryview(cast("Buffer", data)).cast("B")
+
+
+def _part(run: PatchRun, flip: Flip | None, source: memoryview) -> Iterable[bytes | memoryview]:
+    """The payload part of a run, in pieces."""
+    if flip is None:
+        return _slices(run, source)
+    if len(flip.table) != run.table_size or len(flip.table) + len(flip.mask) != run.part_size:
+        raise PatchPayloadError(f"the flip at {run.offset} has a table or a mask of another length")
+    return flip.table, flip.mask
 
 
 def _slices(run: PatchRun, source: memoryview) -> Iterator[bytes | memoryview]:
