@@ -32,7 +32,8 @@ from corelocker.service.core import UnlockService
 from corelocker.service.errors import EntitlementUnknownError, LicenseUnknownError
 from corelocker.service.keys import KeystoreKeys, open_keys
 from corelocker.service.messages import ChallengeRequest, Issued, RenewRequest, UnlockRequest
-from corelocker.service.storage import PurchaseKey, Storage
+from corelocker.service.records import PurchaseKey
+from corelocker.service.storage import Storage
 from cryptography.hazmat.primitives.asymmetric import ec
 
 APP = "com.example.app"
@@ -203,7 +204,7 @@ def test_check_config_finds_and_exits(tmp_path: Path) -> None:
     answer = place.on_service("service", "check-config", code=1)
     assert (answer["ok"], [finding["code"] for finding in answer["findings"]]) == (False, ["keystore-permission"])
     assert "keystore-permission" in place("service", "check-config", "--config", "unlock/service.toml", code=1)
-    assert place.json("service", "check-config", "--config", "none.toml", code=2)["error"]["code"] == "config"
+    assert place.json("service", "check-config", "--config", "none.toml", code=1)["error"]["code"] == "file-access"
 
 
 def test_a_database_is_made(tmp_path: Path) -> None:

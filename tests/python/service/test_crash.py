@@ -20,7 +20,7 @@ from corelocker.licensing.errors import DeviceLimitError, LicensingError
 from corelocker.service.core import UnlockService
 from corelocker.service.errors import ChallengeUsedError, StorageError
 from corelocker.service.messages import ChallengeRequest, RenewRequest, UnlockRequest
-from corelocker.service.storage import AuditRow, PurchaseKey
+from corelocker.service.records import AuditRow, PurchaseKey
 from support.postgres import PostgresServer
 from support.unlock_world import APP, Phone, World, post
 

@@ -19,7 +19,7 @@ from corelocker.service import errors as refusals
 from corelocker.service.messages import UnlockRequest
 from corelocker.service.play_integrity import PlayIntegrity
 from corelocker.service.problems import PREFIX
-from corelocker.service.storage import PurchaseKey
+from corelocker.service.records import PurchaseKey
 from support import attestation_forge as forge
 from support.full_service import APP, NOW, Device, FullService, full_service
 from support.http_server import serving

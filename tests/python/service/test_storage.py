@@ -14,18 +14,17 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from corelocker.purchases.entitlements import Entitlement, Place, Purchase
 from corelocker.service.errors import StorageError
-from corelocker.service.storage import (
-    REVISION,
+from corelocker.service.records import (
     AttestKey,
     AuditRow,
     PurchaseKey,
-    Storage,
     StoredEntitlement,
     StoredLicense,
     entitlement_json,
     entitlement_of_json,
-    metadata,
 )
+from corelocker.service.schema import REVISION, metadata
+from corelocker.service.storage import Storage
 
 KEY = PurchaseKey("google-play", "com.example.app", "an id")
 PURCHASE = Purchase(
@@ -275,8 +274,8 @@ def test_a_durable_commit_is_synced(tmp_path: Path) -> None:
     found = {}
     for durable in (True, False):
         with storage.transaction(durable=durable) as transaction:
-            found[durable] = transaction._cursor.execute("PRAGMA synchronous").fetchone()[0]
-            assert transaction._cursor.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+            found[durable] = transaction._connection.exec_driver_sql("PRAGMA synchronous").scalar()
+            assert transaction._connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
     assert found == {True: 2, False: 1}
     storage.close()
 

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import sqlalchemy as sa
 from corelocker.licensing.tokens import Signer
 from corelocker.service.config_file import load_config
 from corelocker.service.core import UnlockService
@@ -76,15 +77,9 @@ class SteppingKeys:
 
 
 def stepping_storage(step: Steps) -> type[Storage]:
-    """Storage with a step before each transaction, before its commit and after it, and around each statement."""
+    """Storage with a step before each transaction, before its commit and after it."""
 
     class SteppingStorage(Storage):
-        def run(self, cursor: Any, statement: Any, parameters: Any) -> Any:
-            step()
-            cursor = super().run(cursor, statement, parameters)
-            step()
-            return cursor
-
         @contextmanager
         def transaction(self, *, durable: bool = True) -> Iterator[Transaction]:
             step()
@@ -96,10 +91,17 @@ def stepping_storage(step: Steps) -> type[Storage]:
     return SteppingStorage
 
 
+def step_around_statements(storage: Storage, step: Steps) -> None:
+    """A step on either side of each statement that the database executes."""
+    sa.event.listen(storage._engine, "before_cursor_execute", step)
+    sa.event.listen(storage._engine, "after_cursor_execute", step)
+
+
 def run(config_path: str, at: int, now: float, license_id: str | None, body: dict[str, Any]) -> dict[str, Any]:
     config = load_config(config_path)
     step = Steps(at)
     storage = stepping_storage(step).open(config.database_url)
+    step_around_statements(storage, step)
     service = UnlockService(config, storage, SteppingKeys(open_keys(config.keys), step), clock=lambda: now)
     # What the first request of a process does once is not what is tested here.
     storage.secret()

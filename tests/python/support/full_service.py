@@ -5,17 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pytest
+from corelocker.attestation.verdict import Reason
 from corelocker.bundle import jose
 from corelocker.bundle.content_keys import new_content_key
 from corelocker.bundle.keystore import FileKek, Kek, Keystore
+from corelocker.licensing import errors
 from corelocker.licensing.attested_request import AttestedRequest, renewal_token
 from corelocker.licensing.development import DevelopmentRoot
 from corelocker.licensing.device_key import SoftwareDeviceKey, prove
@@ -23,6 +27,7 @@ from corelocker.licensing.evidence import Format, evidence_to_json
 from corelocker.licensing.license import License, read_license
 from corelocker.licensing.tokens import SoftwareSigner, TrustedKeys
 from corelocker.purchases.grant import issue_grant
+from corelocker.service import errors as refusals
 from corelocker.service.config_file import load_config
 from corelocker.service.core import UnlockService
 from corelocker.service.keys import KeystoreKeys
@@ -41,6 +46,8 @@ NOW = int(forge.NOW.timestamp())
 DAY = 86400
 TIERS = ("free", "plus", "full")
 AUDIENCE, SENDER = "https://unlock.example.com/notices", "push@project.iam.gserviceaccount.com"
+TOKEN = "opaque-token.AO-J1OwA_abcdefgh"
+TOKEN_ID = hashlib.sha256(TOKEN.encode()).hexdigest()
 
 
 def pem(key: ec.EllipticCurvePublicKey) -> str:
@@ -361,3 +368,68 @@ def push_token(now: float, **changes: Any) -> str:
     return "Bearer " + jws.serialize_compact(
         header, json.dumps(claims), RSAKey.import_key(GOOGLE_KEY), registry=registry
     )
+
+
+# --- what Google answers, and what is left behind
+
+
+def one_time(**changes: Any) -> dict[str, Any]:
+    return {
+        "productLineItem": [{"productId": "full", "productOfferDetails": {"quantity": 1, "refundableQuantity": 1}}],
+        "purchaseStateContext": {"purchaseState": "PURCHASED"},
+        "testPurchaseContext": {"fopType": "TEST"},
+        "acknowledgementState": "ACKNOWLEDGEMENT_STATE_ACKNOWLEDGED",
+    } | changes
+
+
+def subscription(expiry: str, **changes: Any) -> dict[str, Any]:
+    return {
+        "subscriptionState": "SUBSCRIPTION_STATE_ACTIVE",
+        "lineItems": [{"productId": "full", "expiryTime": expiry}],
+        "acknowledgementState": "ACKNOWLEDGEMENT_STATE_ACKNOWLEDGED",
+        "testPurchase": {},
+    } | changes
+
+
+def outcome(world: FullService) -> tuple[str, str]:
+    row = world.storage.audit_rows(limit=1)[0]
+    return row.event, row.outcome
+
+
+def reason(refused: pytest.ExceptionInfo[refusals.AttestationRefusedError]) -> Reason:
+    return refused.value.reason
+
+
+def no_license(world: FullService) -> bool:
+    return world.storage.list_licenses() == []
+
+
+# --- what requests are bent in, and many at once
+
+RELAYS: dict[str, Callable[[FullService], dict[str, Any]]] = {
+    "app": lambda world: {"app": OTHER_APP},
+    "bundle": lambda world: {"bundle": world.second},
+    "tier": lambda world: {"tier": "plus"},
+    "purchase": lambda world: {"token": world.grant("order-2")["token"]},
+    "challenge": lambda world: {"challenge": world.challenge()},
+}
+
+
+def in_parallel(count: int, action: Callable[[int], object]) -> list[str]:
+    results: list[str] = []
+    start = threading.Barrier(count)
+
+    def run(index: int) -> None:
+        start.wait()
+        try:
+            action(index)
+            results.append("ok")
+        except errors.LicensingError as error:
+            results.append(error.code)
+
+    threads = [threading.Thread(target=run, args=(index,)) for index in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results

@@ -93,11 +93,14 @@ class PostgresServer:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def new_database(self) -> str:
-        """The SQLAlchemy URL of a new, empty database."""
+        """The SQLAlchemy URL of a new, empty database: a schema and a role of its own, which take no files to make."""
         name = f"t{uuid.uuid4().hex}"
+        role = sql.Identifier(name)
         with psycopg.connect(self._conninfo("postgres"), autocommit=True) as connection:
-            connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(name)))
-        return f"postgresql+psycopg://{SERVER_USER}@/{name}?host={self.folder}"
+            connection.execute(sql.SQL("CREATE ROLE {} LOGIN").format(role))
+            connection.execute(sql.SQL("CREATE SCHEMA {} AUTHORIZATION {}").format(role, role))
+            connection.execute(sql.SQL("ALTER ROLE {} SET search_path = {}").format(role, role))
+        return f"postgresql+psycopg://{name}@/postgres?host={self.folder}"
 
     def _conninfo(self, database: str) -> str:
         return f"host={self.folder} user={SERVER_USER} dbname={database} connect_timeout=5"

@@ -43,7 +43,8 @@ from corelocker.service.config_file import load_config
 from corelocker.service.core import UnlockService
 from corelocker.service.keys import KeystoreKeys
 from corelocker.service.messages import ChallengeRequest, Issued, RenewRequest, UnlockRequest
-from corelocker.service.storage import PurchaseKey, Storage, StoredLicense
+from corelocker.service.records import PurchaseKey, StoredLicense
+from corelocker.service.storage import Storage
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 

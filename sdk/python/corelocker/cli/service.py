@@ -14,7 +14,8 @@ from corelocker.errors import ConfigError, MissingExtraError
 if TYPE_CHECKING:
     from corelocker.service.admin import Product
     from corelocker.service.config import ServiceConfig
-    from corelocker.service.storage import PurchaseKey, Storage, StoredLicense
+    from corelocker.service.records import PurchaseKey, StoredLicense
+    from corelocker.service.storage import Storage
 
 service = typer.Typer(help="The unlock service: set it up, check it, run it.", no_args_is_help=True)
 license_ = typer.Typer(help="Licenses that the unlock service has issued.", no_args_is_help=True)
@@ -178,7 +179,8 @@ def migrate(config: ConfigOption = DEFAULT_CONFIG, json: Json = False) -> None:
     Example: corelocker service migrate --config service.toml
     """
     _require_extra()
-    from corelocker.service.storage import REVISION, Storage
+    from corelocker.service.schema import REVISION
+    from corelocker.service.storage import Storage
 
     Storage.open(_config(config).database_url, migrate=True).close()
     emit(json, {"version": REVISION}, lambda: print(f"the database is of version {REVISION}"))

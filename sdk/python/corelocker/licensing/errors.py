@@ -271,12 +271,13 @@ class DeviceLimitError(PurchaseError):
     """The purchase is in use on as many devices as it allows.
 
     Attributes:
-        retry_at: the time (Unix seconds) from which a new device may take a place, if nothing changes.
+        retry_at: the time (Unix seconds) from which a new device may take a place, if nothing changes; None when no
+            place ever comes free, because perpetual licenses hold them.
     """
 
     code = "device-limit"
 
-    def __init__(self, message: str, *, retry_at: int) -> None:
+    def __init__(self, message: str, *, retry_at: int | None) -> None:
         super().__init__(message)
         self.retry_at = retry_at
 

@@ -14,6 +14,7 @@ statements gives the same state, so replayed or late notifications change nothin
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -91,12 +92,15 @@ class Place:
         taken_at: when the device took the place.
         used_at: last time the device unlocked or renewed.
         released: given up by its owner; it still cools down before another device may take it.
+        perpetual: the device got a license without an end, which works whatever the service says later. So the place
+            never comes free: it counts against the device limit for ever, unless an operator takes it away at once.
     """
 
     device: str
     taken_at: int
     used_at: int
     released: bool = False
+    perpetual: bool = False
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,8 @@ class DeviceRules:
 
     A place whose owner gave it up can be taken `cooldown` seconds after it was taken; a place that was not given up,
     once its device has not been seen for `cooldown` seconds (a lost phone, a reinstalled app). So each place changes
-    hands at most once in a cool-down, and a device in use is never pushed out.
+    hands at most once in a cool-down, and a device in use is never pushed out. The place of a perpetual license never
+    comes free.
     """
 
     devices: int = 3
@@ -224,7 +229,7 @@ def entitled(entitlement: Entitlement, app: str, bundle: str, tier: str, now: in
 def activate(entitlement: Entitlement, device: str, now: int, rules: DeviceRules) -> Entitlement:
     """Give the device key a place of the purchase, or refresh the place that it holds.
 
-    Raises DeviceLimitError, which says when the next place comes free, when all places are held.
+    Raises DeviceLimitError when all places are held; it says when the next one comes free, if ever.
     """
     if any(place.device == device for place in entitlement.places):
         return _touch(entitlement, device, now)
@@ -232,9 +237,10 @@ def activate(entitlement: Entitlement, device: str, now: int, rules: DeviceRules
     # were tightened or two purchases became one.
     by_age = sorted(entitlement.places, key=lambda place: (_free_at(place, rules), place.used_at, place.device))
     leaving = by_age[: max(0, len(by_age) - rules.devices + 1)]
-    if leaving and _free_at(leaving[-1], rules) > now:
+    free_at = _free_at(leaving[-1], rules) if leaving else now
+    if free_at > now:
         message = f"the purchase is in use on {len(by_age)} devices already"
-        raise DeviceLimitError(message, retry_at=_free_at(leaving[-1], rules))
+        raise DeviceLimitError(message, retry_at=None if free_at == math.inf else int(free_at))
     kept = [place for place in entitlement.places if place not in leaving]
     return replace(entitlement, places=(*kept, Place(device, now, now)))
 
@@ -249,8 +255,16 @@ def renew(entitlement: Entitlement, device: str, now: int) -> Entitlement:
     return _touch(entitlement, device, now)
 
 
+def hold_for_ever(entitlement: Entitlement, device: str) -> Entitlement:
+    """Note that the device got a perpetual license: its place never comes free."""
+    places = tuple(replace(place, perpetual=True) if place.device == device else place for place in entitlement.places)
+    return replace(entitlement, places=places)
+
+
 def release(entitlement: Entitlement, device: str, *, at_once: bool = False) -> Entitlement:
     """Give up the device's place; it cools down before another device can take it, unless an operator says `at_once`.
+
+    The place of a perpetual license goes only at once: the device keeps what it has.
 
     Raises DeviceInactiveError when the device holds no place.
     """
@@ -303,13 +317,15 @@ def _rank(purchase: Purchase) -> tuple[bool, int, int, bool, int, bool, str]:
     return purchase.final, purchase.as_of_ms, severity, *ends, purchase.acknowledged, text
 
 
-def _free_at(place: Place, rules: DeviceRules) -> int:
+def _free_at(place: Place, rules: DeviceRules) -> float:
+    if place.perpetual:
+        return math.inf
     return (place.taken_at if place.released else place.used_at) + rules.cooldown
 
 
 def _touch(entitlement: Entitlement, device: str, now: int) -> Entitlement:
     places = tuple(
-        Place(device, place.taken_at, max(place.used_at, now)) if place.device == device else place
+        replace(place, used_at=max(place.used_at, now), released=False) if place.device == device else place
         for place in entitlement.places
     )
     return entitlement if places == entitlement.places else replace(entitlement, places=places)

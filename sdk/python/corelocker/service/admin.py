@@ -31,13 +31,8 @@ from corelocker.purchases.entitlements import Entitlement, Provider, release
 from corelocker.service.config import ServiceConfig
 from corelocker.service.config_file import load_config
 from corelocker.service.errors import EntitlementUnknownError, LicenseUnknownError
-from corelocker.service.storage import (
-    AuditRow,
-    PurchaseKey,
-    Storage,
-    StoredEntitlement,
-    StoredLicense,
-)
+from corelocker.service.records import AuditRow, PurchaseKey, StoredEntitlement, StoredLicense
+from corelocker.service.storage import Storage
 
 GRANT_ISSUER = "backend"
 

@@ -22,7 +22,8 @@ from corelocker.bundle import jose
 from corelocker.errors import ConfigError, CoreLockerError
 from corelocker.service.config import AppConfig, ServiceConfig
 from corelocker.service.keys import open_keys
-from corelocker.service.verifiers import RevocationSource, try_verifiers
+from corelocker.service.revocation_source import RevocationSource
+from corelocker.service.verifiers import try_verifiers
 
 Level = Literal["error", "warning"]
 

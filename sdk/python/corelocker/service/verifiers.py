@@ -1,12 +1,11 @@
-"""What the proofs and purchases of one configured app are verified with, and Google's list of revoked keys."""
+"""What the proofs and purchases of one configured app are verified with."""
 
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,10 +20,8 @@ from corelocker.attestation.apple_app_attest import AppAttestPolicy
 from corelocker.attestation.chain import TrustAnchors
 from corelocker.attestation.key_description import SecurityLevel
 from corelocker.attestation.play_integrity import PlayIntegrityPolicy
-from corelocker.attestation.revocation import RevocationList
 from corelocker.bundle import jose
 from corelocker.errors import ConfigError, CoreLockerError
-from corelocker.licensing.http_client import new_session
 from corelocker.licensing.tokens import TrustedKeys
 from corelocker.purchases.app_store import (
     AppStore,
@@ -36,9 +33,8 @@ from corelocker.purchases.google_api import GoogleApi, credentials_of
 from corelocker.purchases.google_play import API_URL, SCOPE, GooglePlay, GooglePlayConfig
 from corelocker.purchases.grant import GrantConfig
 from corelocker.purchases.play_notices import CERTIFICATES_URL, GoogleKeys, PlayNotices
-from corelocker.purchases.upstream import ask, refuse_failure
 from corelocker.service import play_integrity
-from corelocker.service.config import AndroidConfig, AppConfig, AttestationConfig, ServiceConfig
+from corelocker.service.config import AndroidConfig, AppConfig, ServiceConfig
 from corelocker.service.play_integrity import PlayIntegrity
 
 _T = TypeVar("_T")
@@ -292,69 +288,3 @@ def _text(file: Path) -> str:
         return _read(file).decode()
     except ValueError:
         raise ConfigError(f"{file}: not a text") from None
-
-
-# --- the revocation list -------------------------------------------------------------------------
-
-
-class RevocationSource:
-    """Google's status list, from a file that something else keeps fresh or fetched from an address.
-
-    The newest list that could be read stays in use; how old it may be is for the policy to say. Only one thread
-    fetches at a time, and the others go on with the list that there is.
-    """
-
-    def __init__(self, config: AttestationConfig, *, timeout: float = 10.0) -> None:
-        self._file = config.revocation_list
-        self._url = config.revocation_url
-        # Leaves time for several attempts before the list is stale.
-        self._refresh = min(3600, config.revocation_max_age // 4)
-        self._timeout = timeout
-        self._loading = threading.Lock()
-        self._list: RevocationList | None = None
-        self._stamp: int | None = None
-        self._tried_at = 0.0
-
-    def current(self, now: float) -> RevocationList | None:
-        """The list to decide by, None when there never was one."""
-        if self._file is not None:
-            self._load_file()
-        elif self._url is not None and self._due(now):
-            first = self._list is None
-            if self._loading.acquire(blocking=first):
-                try:
-                    if self._due(now):
-                        self._fetch(now)
-                finally:
-                    self._loading.release()
-        return self._list
-
-    def _due(self, now: float) -> bool:
-        if not self._tried_at <= now < self._tried_at + 60:
-            # Never tried, or a minute ago; what remains is whether the list is old enough.
-            return self._list is None or now - self._list.fetched_at.timestamp() >= self._refresh
-        return False
-
-    def _load_file(self) -> None:
-        file = self._file
-        if file is None:
-            return
-        try:
-            found = file.stat()
-            if found.st_mtime_ns != self._stamp:
-                data = file.read_bytes()
-                self._list = RevocationList.parse(data, datetime.fromtimestamp(found.st_mtime, UTC))
-                self._stamp = found.st_mtime_ns
-        except (OSError, CoreLockerError):
-            # The last good list counts until it is stale.
-            return
-
-    def _fetch(self, now: float) -> None:
-        self._tried_at = now
-        try:
-            with new_session() as session:
-                answer = ask(session, "GET", self._url or "", timeout=self._timeout)
-            refuse_failure(answer)
-            self._list = RevocationList.parse(answer.body, datetime.fromtimestamp(now, UTC))
-        except CoreLockerError:
-            return

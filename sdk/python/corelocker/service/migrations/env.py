@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from corelocker.service.storage import metadata
+from corelocker.service.schema import metadata
 
 context.configure(
     connection=context.config.attributes["connection"],

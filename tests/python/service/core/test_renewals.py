@@ -1,0 +1,121 @@
+"""Renewals: by whom, how long, and of what."""
+
+from __future__ import annotations
+
+import pytest
+from corelocker.attestation.verdict import Reason
+from corelocker.licensing import errors
+from corelocker.service import admin
+from corelocker.service import errors as refusals
+from corelocker.service.messages import RenewRequest
+from corelocker.service.records import PurchaseKey
+from support.full_service import (
+    APP,
+    DAY,
+    NOW,
+    RELAYS,
+    Device,
+    FullService,
+    reason,
+)
+
+
+@pytest.mark.parametrize(("first", "then"), [("android", "development"), ("android", "app-attest"),
+                                             ("android", "android"), ("app-attest", "device-key"),
+                                             ("app-attest", "development"), ("app-attest", "app-attest"),
+                                             ("development", "android"), ("development", "app-attest")])  # fmt: skip
+def test_a_renewal_takes_the_proof_that_fits_the_first_one(world: FullService, first: str, then: str) -> None:
+    device = Device.new()
+    issued = world.unlock(device, proof=first)
+    with pytest.raises(refusals.FormatNotAllowedError):
+        world.renew(device, issued.license_id, then)
+
+
+@pytest.mark.parametrize("proof", ["development", "device-key"])
+def test_a_renewal_by_another_device_key(world: FullService, proof: str) -> None:
+    owner, thief = Device.new(), Device.new()
+    issued = world.unlock(owner)
+    with pytest.raises(refusals.AttestationRefusedError) as refused:
+        world.renew(thief, issued.license_id, proof)
+    assert reason(refused) is Reason.SIGNATURE
+
+
+@pytest.mark.parametrize("part", ["app", "bundle", "tier", "challenge"])
+def test_a_device_key_proof_is_for_one_renewal(world: FullService, part: str) -> None:
+    device = Device.new()
+    issued = world.unlock(device, proof="android")
+    with pytest.raises(refusals.AttestationRefusedError):
+        world.renew(device, issued.license_id, "device-key", **RELAYS[part](world))
+    body = world.renew_body(device, issued.license_id, "device-key")
+    with pytest.raises(refusals.AttestationRefusedError):
+        world.service.renew(issued.license_id, RenewRequest.from_json(body | {"challenge": world.challenge()}))
+
+
+@pytest.mark.parametrize(
+    "license_id", ["", "x", "../..", "0" * 36, "A" * 5000, "8c7f0a52-3d1e-4b69-9a40-5e2f6c1d7b83", "\0", "'; --"]
+)
+def test_a_license_that_was_never_issued(world: FullService, license_id: str) -> None:
+    with pytest.raises(refusals.LicenseUnknownError):
+        world.renew(Device.new(), license_id)
+
+
+def test_a_license_can_be_renewed_for_a_while_after_its_end(world: FullService) -> None:
+    device = Device.new()
+    issued = world.unlock(device)
+    world.clock.now = NOW + 210 * DAY - 1
+    world.renew(device, issued.license_id, "device-key")
+    world.clock.now += 1
+    with pytest.raises(errors.LicenseExpiredError):
+        world.renew(device, issued.license_id, "device-key")
+
+
+def test_a_revoked_license_is_not_renewed_and_its_device_gets_no_other(any_world: FullService) -> None:
+    device, other = Device.new(), Device.new()
+    first = any_world.unlock(device)
+    renewed = any_world.renew(device, first.license_id)
+    spared = any_world.unlock(other)
+    assert admin.revoke_license(any_world.storage, first.license_id, reason="lost", clock=any_world.clock) == 2
+    for license_id in (first.license_id, renewed.license_id):
+        with pytest.raises(errors.LicenseRevokedError):
+            any_world.renew(device, license_id)
+    with pytest.raises(errors.LicenseRevokedError):
+        any_world.unlock(device)
+    any_world.renew(other, spared.license_id)
+    key = PurchaseKey("grant", APP, "sub:order-1")
+    admin.allow_device(any_world.storage, key, device.thumbprint, clock=any_world.clock)
+    any_world.unlock(device)
+    with pytest.raises(errors.LicenseRevokedError):
+        any_world.renew(device, first.license_id)
+
+
+def test_a_license_that_is_revoked_after_it_was_read(world: FullService, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The renewal has read the license; it is revoked, and the device let in again, before the renewal decides."""
+    device = Device.new()
+    first = world.unlock(device)
+    stale = world.storage.license(first.license_id)
+    admin.revoke_license(world.storage, first.license_id, clock=world.clock)
+    admin.allow_device(world.storage, PurchaseKey("grant", APP, "sub:order-1"), device.thumbprint, clock=world.clock)
+    monkeypatch.setattr(world.storage, "license", lambda jti: stale)
+    with pytest.raises(errors.LicenseRevokedError):
+        world.renew(device, first.license_id)
+    assert len(world.storage.list_licenses()) == 1
+
+
+def test_a_closed_purchase_unlocks_nothing_for_anybody(world: FullService) -> None:
+    device, other = Device.new(), Device.new()
+    first, spared = world.unlock(device), world.unlock(other)
+    admin.revoke_license(world.storage, first.license_id, purchase=True, clock=world.clock)
+    for refused in (lambda: world.renew(other, spared.license_id), lambda: world.unlock(Device.new())):
+        with pytest.raises(errors.PurchaseRevokedError):
+            refused()
+
+
+def test_a_license_of_an_app_that_is_gone(world: FullService) -> None:
+    device = Device.new()
+    issued = world.unlock(device, proof="android")
+    text = (world.folder / "service.toml").read_text()
+    start, end = text.index("[apps.android]"), text.index("[apps.apple]")
+    (world.folder / "service.toml").write_text(text[:start] + text[end:])
+    world.service = world.open()
+    with pytest.raises(refusals.FormatNotAllowedError):
+        world.renew(device, issued.license_id, "device-key")
