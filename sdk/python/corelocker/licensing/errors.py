@@ -148,9 +148,19 @@ class AttestationError(LicensingError):
 
 
 class EvidenceError(AttestationError):
-    """The JSON of an attestation is not of the shape that its format has."""
+    """The JSON of an attestation is not of the shape that its format has.
+
+    Args:
+        expected: what belongs there, one line.
+        pointer: JSON pointer (RFC 6901) from the attestation to the member that is wrong, such as "/chain/0".
+    """
 
     code = "attestation-evidence"
+
+    def __init__(self, expected: str, *, pointer: str = "") -> None:
+        super().__init__(f"the attestation's {pointer or 'object'}: {expected}")
+        self.expected = expected
+        self.pointer = pointer
 
 
 # --- purchases -----------------------------------------------------------------------------------

@@ -86,22 +86,24 @@ def evidence_from_json(value: Mapping[str, object]) -> Evidence:
 
     Raises EvidenceError.
     """
-    match value:
-        case {"format": Format.ANDROID_KEY, "chain": list(chain)} if len(value) == 2 and len(chain) <= MAX_CHAIN:
-            return AndroidKeyEvidence(_chain(chain))
-        case {"format": Format.ANDROID_KEY, "chain": list(chain), "integrity_token": token} if (
-            len(value) == 3 and len(chain) <= MAX_CHAIN
-        ):
-            return AndroidKeyEvidence(_chain(chain), _integrity_token(token))
-        case {"format": Format.APPLE_APP_ATTEST, "key_id": key_id, "attestation": data} if len(value) == 3:
-            return AppAttestEvidence(_bytes(key_id, 32), _bytes(data, MAX_OBJECT))
-        case {"format": Format.APPLE_APP_ATTEST, "key_id": key_id, "assertion": data} if len(value) == 3:
-            return AppAssertEvidence(_bytes(key_id, 32), _bytes(data, MAX_OBJECT))
-        case {"format": Format.DEVELOPMENT, "certificate": data, "signature": signature} if len(value) == 3:
-            return DevelopmentEvidence(_bytes(data, MAX_CERTIFICATE), _bytes(signature, 128))
-        case {"format": Format.DEVICE_KEY, "proof": proof} if len(value) == 2:
-            return DeviceKeyEvidence(_bytes(proof, 32))
-    raise EvidenceError("the attestation has an unknown format, or other members than its format has")
+    match value.get("format"):
+        case Format.ANDROID_KEY:
+            _require(value, "chain", optional="integrity_token")
+            token = _integrity_token(value["integrity_token"]) if "integrity_token" in value else None
+            return AndroidKeyEvidence(_chain(value["chain"]), token)
+        case Format.APPLE_APP_ATTEST if "assertion" in value:
+            _require(value, "key_id", "assertion")
+            return AppAssertEvidence(_bytes(value, "key_id", 32), _bytes(value, "assertion", MAX_OBJECT))
+        case Format.APPLE_APP_ATTEST:
+            _require(value, "key_id", "attestation")
+            return AppAttestEvidence(_bytes(value, "key_id", 32), _bytes(value, "attestation", MAX_OBJECT))
+        case Format.DEVELOPMENT:
+            _require(value, "certificate", "signature")
+            return DevelopmentEvidence(_bytes(value, "certificate", MAX_CERTIFICATE), _bytes(value, "signature", 128))
+        case Format.DEVICE_KEY:
+            _require(value, "proof")
+            return DeviceKeyEvidence(_bytes(value, "proof", 32))
+    raise EvidenceError("android-key, apple-app-attest, development or device-key", pointer="/format")
 
 
 def evidence_to_json(evidence: Evidence) -> dict[str, object]:
@@ -133,32 +135,53 @@ def evidence_to_json(evidence: Evidence) -> dict[str, object]:
             return {"format": str(Format.DEVICE_KEY), "proof": jose.encode_base64url(proof)}
 
 
-def _bytes(value: object, limit: int) -> bytes:
-    if not isinstance(value, str) or len(value) > (limit * 4 + 2) // 3:
-        raise EvidenceError("the attestation holds a value that is no text, or too long")
+def _require(value: Mapping[str, object], *members: str, optional: str | None = None) -> None:
+    """The object has these members beside `format`, and no others."""
+    for name in members:
+        if name not in value:
+            raise EvidenceError("this member is missing", pointer=f"/{name}")
+    if not value.keys() <= {"format", *members, optional}:
+        raise EvidenceError(f"no other members than {', '.join(('format', *members))}")
+
+
+def _bytes(value: Mapping[str, object], name: str, limit: int) -> bytes:
+    return _decoded(value[name], limit, f"/{name}")
+
+
+def _decoded(text: object, limit: int, pointer: str) -> bytes:
+    expected = f"unpadded base64url of at most {limit} bytes"
+    if not isinstance(text, str) or len(text) > (limit * 4 + 2) // 3:
+        raise EvidenceError(expected, pointer=pointer)
     try:
-        return jose.decode_base64url(value)
+        return jose.decode_base64url(text)
     except ValueError as error:
-        raise EvidenceError("the attestation holds a value that is not unpadded base64url") from error
+        raise EvidenceError(expected, pointer=pointer) from error
 
 
-def _chain(values: list[object]) -> tuple[bytes, ...]:
-    return (*(_bytes(item, MAX_CERTIFICATE) for item in values[:1]), *map(_issuer, values[1:]))
+def _chain(values: object) -> tuple[bytes, ...]:
+    if not isinstance(values, list) or len(values) > MAX_CHAIN:
+        raise EvidenceError(f"a list of at most {MAX_CHAIN} certificates", pointer="/chain")
+    return tuple(
+        # Many phones send the same certificates above their own.
+        _shared_certificate(text, index) if index and isinstance(text, str) else _certificate(text, index)
+        for index, text in enumerate(values)
+    )
+
+
+def _certificate(text: object, index: int) -> bytes:
+    return _decoded(text, MAX_CERTIFICATE, f"/chain/{index}")
+
+
+_shared_certificate = lru_cache(maxsize=128)(_certificate)
 
 
 def _integrity_token(value: object) -> str:
-    if not isinstance(value, str) or not 1 <= len(value) <= MAX_INTEGRITY_TOKEN:
-        raise EvidenceError("the integrity token is no text, empty or too long")
-    if not value.isascii() or not value.isprintable():
-        raise EvidenceError("the integrity token has other characters than printable ASCII")
+    if (
+        not isinstance(value, str)
+        or not 1 <= len(value) <= MAX_INTEGRITY_TOKEN
+        or not value.isascii()
+        or not value.isprintable()
+    ):
+        expected = f"a text of 1 to {MAX_INTEGRITY_TOKEN} printable ASCII characters"
+        raise EvidenceError(expected, pointer="/integrity_token")
     return value
-
-
-@lru_cache(maxsize=128)
-def _shared_certificate(text: str) -> bytes:
-    return _bytes(text, MAX_CERTIFICATE)
-
-
-def _issuer(value: object) -> bytes:
-    """A certificate above the leaf; many phones send the same."""
-    return _shared_certificate(value) if isinstance(value, str) else _bytes(value, MAX_CERTIFICATE)

@@ -101,7 +101,7 @@ class Connection(H11Protocol):
         super().shutdown()
         if self.cycle is not None and not self.cycle.response_complete:
             # The connection ends after this answer. uvicorn says so where the request has said it.
-            self.headers.append((b"connection", b"close"))
+            cast(list[tuple[bytes, bytes]], self.cycle.scope["headers"]).append((b"connection", b"close"))
 
     def send_400_response(self, msg: str) -> None:
         error = sys.exception()

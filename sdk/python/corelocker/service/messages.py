@@ -189,7 +189,7 @@ def _evidence(value: object) -> Evidence:
     try:
         return evidence_from_json(value)
     except EvidenceError as error:
-        raise RequestError(str(error), pointer="#/attestation") from None
+        raise RequestError(error.expected, pointer=f"#/attestation{error.pointer}") from None
 
 
 # By provider: the members of a purchase, and which of them is its proof.
