@@ -14,7 +14,10 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
+from corelocker.service.config_file import load_config
+from corelocker.service.http import create_app
 from corelocker.service.problems import PREFIX, PROBLEMS
+from starlette.routing import Route
 from support.http_server import Server, serving
 from support.unlock_world import World
 
@@ -45,6 +48,19 @@ def test_every_route_is_in_the_document(served: tuple[Server, World]) -> None:
         filled = path.replace("{license_id}", "x").replace("{app}", "x")
         assert server.request(method.upper(), filled).status_code != 405
         assert server.request("DELETE", filled).status_code == 405
+
+
+def test_the_document_has_every_route_and_no_other(served: tuple[Server, World]) -> None:
+    server, world = served
+    routes = create_app(server.service, load_config(world.config_path)).routes
+    found = {
+        (route.path, method.lower())
+        for route in routes
+        if isinstance(route, Route)
+        for method in (route.methods or set()) - {"HEAD"}
+    }
+    assert found == {*OPERATIONS}
+    assert len(routes) == len(OPERATIONS)
 
 
 def test_every_code_is_in_the_document_with_its_status() -> None:
