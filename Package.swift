@@ -1,0 +1,33 @@
+// swift-tools-version: 6.0
+import PackageDescription
+
+var coreDependencies: [Target.Dependency] = ["CCoreLocker"]
+var targets: [Target] = []
+#if os(Linux)
+    // CryptoKit is on Apple systems only; on Linux, where the core is tested, OpenSSL takes its place.
+    targets.append(
+        .systemLibrary(
+            name: "COpenSSL", path: "sdk/apple/COpenSSL", pkgConfig: "libcrypto", providers: [.apt(["libssl-dev"])]))
+    coreDependencies.append("COpenSSL")
+#endif
+
+targets += [
+    .target(
+        name: "CCoreLocker",
+        path: "sdk/cpp",
+        exclude: ["CMakeLists.txt", "CMakePresets.json", "README.md", "cmake", "tools", "src/executorch.cpp"],
+        sources: ["src"],
+        publicHeadersPath: "include",
+        cxxSettings: [.headerSearchPath("src")]),
+    .target(name: "CoreLocker", dependencies: coreDependencies, path: "sdk/apple/CoreLocker"),
+    .testTarget(
+        name: "CoreLockerTests", dependencies: ["CoreLocker", "CCoreLocker"], path: "tests/apple/CoreLockerTests"),
+]
+
+let package = Package(
+    name: "CoreLocker",
+    platforms: [.iOS(.v17), .macOS(.v14)],
+    products: [.library(name: "CoreLocker", targets: ["CoreLocker"])],
+    targets: targets,
+    swiftLanguageModes: [.v6],
+    cxxLanguageStandard: .cxx17)
