@@ -1,0 +1,52 @@
+import Foundation
+
+/// What proves a purchase to the service.
+public struct Purchase: Sendable, Equatable {
+    let members: [String: String]
+    /// What the attestation covers.
+    let token: String
+
+    /// A StoreKit 2 transaction: `VerificationResult.jwsRepresentation`.
+    public static func appStore(_ jwsRepresentation: String) -> Purchase {
+        Purchase(members: ["provider": "app-store", "transaction": jwsRepresentation], token: jwsRepresentation)
+    }
+
+    /// A grant that the publisher's own backend signed.
+    public static func grant(_ token: String) -> Purchase {
+        Purchase(members: ["provider": "grant", "token": token], token: token)
+    }
+
+    var json: JSON { .object(members.mapValues(JSON.text)) }
+}
+
+/// The bytes of an unlock request that its attestation vouches for (`docs/formats.md`, Attested request).
+struct AttestedRequest: Sendable {
+    let challenge: String
+    let app: String
+    let bundle: UUID
+    let tier: String
+    let device: String
+    /// The purchase's token, or ``renewal(of:)`` of the license's id.
+    let purchaseToken: String
+
+    /// What stands for the purchase when a license is renewed, so that a proof for the one is none for the other.
+    static func renewal(of license: String) -> String { "renew:\(license)" }
+
+    /// The 32 bytes that the attestation carries.
+    func digest() throws(CoreLockerError) -> Data {
+        let purchase = Cryptography.sha256(Data(purchaseToken.utf8))
+        return Cryptography.sha256(
+            try CanonicalJSON.encode(
+                .object([
+                    "app": .text(app), "bundle": .text(bundle.uuidString.lowercased()), "challenge": .text(challenge),
+                    "device_key": .text(device), "purchase": .text(Base64URL.encode(purchase)), "tier": .text(tier),
+                    "type": .text("corelocker-request-v1"),
+                ])))
+    }
+}
+
+/// Proves the device to the service: App Attest on a phone, a development key in a simulator.
+public protocol Attester: Sendable {
+    /// The `attestation` member of a request, whose bytes are `digest` (SHA-256 of the canonical request, 32 bytes).
+    func evidence(for digest: Data) async throws -> [String: String]
+}

@@ -1,0 +1,50 @@
+import Foundation
+
+/// Canonical JSON (RFC 8785) for the domain of `docs/formats.md`: texts, integers below 2^53, and objects of those.
+enum CanonicalJSON {
+    /// The UTF-8 bytes.
+    ///
+    /// - Throws: `canonicalJSON` for a value outside of the domain.
+    static func encode(_ value: JSON) throws(CoreLockerError) -> Data {
+        var output = Data()
+        try write(value, to: &output)
+        return output
+    }
+
+    private static func write(_ value: JSON, to output: inout Data) throws(CoreLockerError) {
+        switch value {
+        case .text(let text): write(text, to: &output)
+        case .integer(let number) where abs(number) <= JSON.maxInteger: output.append(contentsOf: String(number).utf8)
+        case .object(let members):
+            output.append(UInt8(ascii: "{"))
+            // RFC 8785 sorts names by their UTF-16 code units.
+            let names = members.keys.sorted { Array($0.utf16).lexicographicallyPrecedes(Array($1.utf16)) }
+            for (index, name) in names.enumerated() {
+                if index > 0 { output.append(UInt8(ascii: ",")) }
+                write(name, to: &output)
+                output.append(UInt8(ascii: ":"))
+                try write(members[name] ?? .null, to: &output)
+            }
+            output.append(UInt8(ascii: "}"))
+        default: throw CoreLockerError(.canonicalJSON, "A value has no canonical JSON")
+        }
+    }
+
+    private static func write(_ text: String, to output: inout Data) {
+        output.append(UInt8(ascii: "\""))
+        for byte in text.utf8 {
+            switch byte {
+            case 0x08: output.append(contentsOf: #"\b"#.utf8)
+            case 0x09: output.append(contentsOf: #"\t"#.utf8)
+            case 0x0a: output.append(contentsOf: #"\n"#.utf8)
+            case 0x0c: output.append(contentsOf: #"\f"#.utf8)
+            case 0x0d: output.append(contentsOf: #"\r"#.utf8)
+            case UInt8(ascii: "\""): output.append(contentsOf: #"\""#.utf8)
+            case UInt8(ascii: "\\"): output.append(contentsOf: #"\\"#.utf8)
+            case 0..<0x20: output.append(contentsOf: String(format: "\\u%04x", byte).utf8)
+            default: output.append(byte)
+            }
+        }
+        output.append(UInt8(ascii: "\""))
+    }
+}

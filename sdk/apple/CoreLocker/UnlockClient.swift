@@ -1,0 +1,261 @@
+import Foundation
+
+/// Fetches, keeps and renews the licenses of key bundles, and restores locked files with them.
+///
+/// ```swift
+/// let client = UnlockClient(configuration: configuration, deviceKey: key, attester: attester, store: store)
+/// try await client.unlock(bundle, tier: "full", purchase: .appStore(transaction.jwsRepresentation))
+/// let model = try await client.restore(modelURL, with: bundle)
+/// ```
+public actor UnlockClient {
+    private let configuration: AppConfiguration
+    private let deviceKey: any DeviceKey
+    private let attester: any Attester
+    private let store: any LicenseStore
+    private let clock: DeviceClock
+    private let service: ServiceClient
+    private var observers: [UUID: [UUID: AsyncStream<UnlockState>.Continuation]] = [:]
+
+    /// A client for the app whose `corelocker.json` is `configuration`.
+    public init(
+        configuration: AppConfiguration, deviceKey: any DeviceKey, attester: any Attester, store: any LicenseStore
+    ) {
+        self.init(
+            configuration: configuration, deviceKey: deviceKey, attester: attester, store: store,
+            clocks: DeviceClock.systemReading, transport: URLSessionTransport(), retries: RetryPolicy())
+    }
+
+    init(
+        configuration: AppConfiguration, deviceKey: any DeviceKey, attester: any Attester, store: any LicenseStore,
+        clocks: @escaping @Sendable () -> ClockReading, transport: any Transport, retries: RetryPolicy
+    ) {
+        self.configuration = configuration
+        self.deviceKey = deviceKey
+        self.attester = attester
+        self.store = store
+        clock = DeviceClock(store: store, read: clocks)
+        service = ServiceClient(base: configuration.service, transport: transport, retries: retries)
+    }
+
+    /// Fetches a license for a tier of the bundle, and keeps it in place of an older one.
+    ///
+    /// - Throws: ``CoreLockerError``; then an older license stays. `CancellationError` when the task was cancelled.
+    public func unlock(_ bundle: KeyBundle, tier: String, purchase: Purchase) async throws {
+        try await unlock(bundle.identity, tier: tier, purchase: purchase)
+    }
+
+    func unlock(_ bundle: BundleIdentity, tier: String, purchase: Purchase) async throws {
+        _ = try bundle.tier(named: tier)
+        let expected = try expectation(bundle, tier: tier)
+        publish(.unlocking, of: bundle)
+        try await publishing(bundle) {
+            let (app, key, attester) = (self.configuration.app, self.deviceKey.publicKey, self.attester)
+            let id = bundle.id
+            let answer = try await self.service.exchange("/v1/licenses", challenge: .object([:])) { challenge in
+                let digest = try AttestedRequest(
+                    challenge: challenge.nonce, app: app, bundle: id, tier: tier, device: key.thumbprint,
+                    purchaseToken: purchase.token
+                ).digest()
+                let evidence = try await attester.evidence(for: digest)
+                return .object([
+                    "challenge": .text(challenge.nonce), "app": .text(app), "bundle": .text(id.uuidString.lowercased()),
+                    "tier": .text(tier), "device_key": key.jwk, "attestation": .object(evidence.mapValues(JSON.text)),
+                    "purchase": purchase.json,
+                ])
+            }
+            try self.repairMark()
+            try self.keep(answer, bundle, expected)
+        }
+    }
+
+    /// Fetches the next license for the one that is kept, which may have ended. The new one counts, also when its tier is lower or its end earlier.
+    ///
+    /// When the service says that the right is gone (revoked, refunded, replaced, or the place given to another device), the kept license goes too.
+    ///
+    /// - Throws: ``CoreLockerError``: `notUnlocked` without a license, else as ``unlock(_:tier:purchase:)``.
+    public func renew(_ bundle: KeyBundle) async throws { try await renew(bundle.identity, byDeviceKey: false) }
+
+    /// With `byDeviceKey` the device key itself answers in place of an attestation.
+    func renew(_ bundle: BundleIdentity, byDeviceKey: Bool) async throws {
+        let held = try License(try stored(bundle), keys: configuration.licenseKeys)
+        let expected = try expectation(bundle, tier: nil)
+        try await publishing(bundle) {
+            let (attester, key, app) = (self.attester, self.deviceKey, self.configuration.app)
+            let asked: JSON = byDeviceKey ? .object(["device_key": key.publicKey.jwk]) : .object([:])
+            do {
+                let answer = try await self.service.exchange(ServiceClient.renewal(of: held.id), challenge: asked) {
+                    let digest = try AttestedRequest(
+                        challenge: $0.nonce, app: app, bundle: bundle.id, tier: held.tier,
+                        device: key.publicKey.thumbprint, purchaseToken: AttestedRequest.renewal(of: held.id)
+                    ).digest()
+                    let evidence =
+                        byDeviceKey
+                        ? try DeviceKeyProof.evidence($0.sealed, digest: digest, deviceKey: key)
+                        : try await attester.evidence(for: digest)
+                    return .object([
+                        "challenge": .text($0.nonce), "attestation": .object(evidence.mapValues(JSON.text)),
+                    ])
+                }
+                try self.keep(answer, bundle, expected)
+            } catch let error as CoreLockerError where error.code.endsTheRight {
+                try self.store.removeLicense(bundle: bundle.id)
+                throw error
+            }
+        }
+    }
+
+    /// Renews when it is time to, and does nothing otherwise. Apps call it when they start and when the network is back.
+    ///
+    /// - Returns: whether a renewal was tried and done.
+    @discardableResult
+    public func renewIfDue(_ bundle: KeyBundle) async throws -> Bool {
+        if let verified = try? current(bundle.identity), verified.state == .valid { return false }
+        try await renew(bundle)
+        return true
+    }
+
+    /// The license's tier and claims, checked as if it had just come. Needs no network.
+    ///
+    /// - Throws: ``CoreLockerError``: `notUnlocked` without one, or the `license-` code that says why it cannot be used now.
+    public func license(for bundle: KeyBundle) throws -> License { try current(bundle.identity).license }
+
+    /// Restores a locked file in memory as far as the license goes. Needs no network.
+    ///
+    /// - Parameters:
+    ///   - tier: a lower tier than the license's; nil for the license's own.
+    ///   - check: when the whole file is read and compared.
+    /// - Throws: ``CoreLockerError`` as ``license(for:)``, or one of the `bundle-`, `patch-` and `restore-` codes.
+    public func restore(
+        _ file: URL, with bundle: KeyBundle, tier: String? = nil, check: FullCheck = .automatic
+    ) throws -> RestoredFile {
+        let license = try current(bundle.identity).license
+        let keyTier = try bundle.tier(named: license.tier)
+        let contentKey = try license.open(with: deviceKey)
+        let target = try tier.map { try bundle.tier(named: $0) } ?? keyTier
+        return try bundle.restore(file, tier: target, contentKey: contentKey, keyTier: keyTier, check: check)
+    }
+
+    /// Removes the license of the bundle from the device, if there is one.
+    public func forget(_ bundle: KeyBundle) throws {
+        try store.removeLicense(bundle: bundle.id)
+        publish(.locked, of: bundle.identity)
+    }
+
+    /// What to show now.
+    public func state(of bundle: KeyBundle) -> UnlockState { state(of: bundle.identity) }
+
+    func state(of bundle: BundleIdentity) -> UnlockState {
+        do {
+            let verified = try current(bundle)
+            let end = verified.license.expiresAt
+            if verified.state == .grace, let end {
+                return .offline(until: Date(timeIntervalSince1970: Double(end + configuration.offlineGrace)))
+            }
+            return .unlocked(tier: verified.license.tier, until: end.map { Date(timeIntervalSince1970: Double($0)) })
+        } catch let error as CoreLockerError {
+            return UnlockState(refusal: error)
+        } catch {
+            return .refused(.fileAccess)
+        }
+    }
+
+    /// The bundle's state, now and whenever it changes.
+    public func states(of bundle: KeyBundle) -> AsyncStream<UnlockState> {
+        let (stream, continuation) = AsyncStream<UnlockState>.makeStream(bufferingPolicy: .bufferingNewest(1))
+        let observer = UUID()
+        observers[bundle.id, default: [:]][observer] = continuation
+        continuation.onTermination = { [weak self] _ in
+            Task { await self?.removeObserver(observer, of: bundle.id) }
+        }
+        continuation.yield(state(of: bundle))
+        return stream
+    }
+
+    private func removeObserver(_ observer: UUID, of bundle: UUID) { observers[bundle]?[observer] = nil }
+
+    private func publish(_ state: UnlockState, of bundle: BundleIdentity) {
+        observers[bundle.id]?.values.forEach { $0.yield(state) }
+    }
+
+    /// Runs `work` and publishes how it ended.
+    private func publishing(_ bundle: BundleIdentity, _ work: () async throws -> Void) async throws {
+        do {
+            try await work()
+            publish(state(of: bundle), of: bundle)
+        } catch {
+            let kept = state(of: bundle)
+            if let refusal = error as? CoreLockerError, kept == .locked {
+                publish(UnlockState(refusal: refusal), of: bundle)
+            } else {
+                publish(kept, of: bundle)
+            }
+            throw error
+        }
+    }
+
+    private var thumbprint: String { deviceKey.publicKey.thumbprint }
+
+    private func current(_ bundle: BundleIdentity) throws -> VerifiedLicense {
+        try VerifiedLicense(
+            try stored(bundle), keys: configuration.licenseKeys, expected: try expectation(bundle, tier: nil), clock: clock)
+    }
+
+    private func stored(_ bundle: BundleIdentity) throws -> String {
+        guard let token = try store.license(bundle: bundle.id) else {
+            throw CoreLockerError(.notUnlocked, "This device holds no license for the key bundle")
+        }
+        return token
+    }
+
+    private func expectation(_ bundle: BundleIdentity, tier: String?) throws(CoreLockerError) -> ExpectedLicense {
+        guard bundle.publisher == configuration.publisher else {
+            throw CoreLockerError(.bundlePublisher, "Another publisher than the app expects signed the key bundle")
+        }
+        return ExpectedLicense(
+            issuer: configuration.issuer, app: configuration.app, environment: configuration.environment,
+            bundle: bundle.id.uuidString.lowercased(), modelVersion: bundle.modelVersion, device: thumbprint, tier: tier,
+            offlineGrace: configuration.offlineGrace)
+    }
+
+    /// Keeps the license of an answer, once it is known to be good and to open on this device.
+    private func keep(_ answer: Fields, _ bundle: BundleIdentity, _ expected: ExpectedLicense) throws {
+        guard let token = answer.members["license"]?.text else {
+            throw CoreLockerError(.licenseFormat, "The service's answer holds no license")
+        }
+        let verified = try VerifiedLicense(token, keys: configuration.licenseKeys, expected: expected, clock: clock)
+        _ = try verified.license.open(with: deviceKey)
+        try store.save(token, bundle: bundle.id)
+    }
+
+    /// Drops a damaged mark; the time at which the new license was issued takes its place.
+    ///
+    /// Only after the service has answered: offline, whoever damages the record must not turn the clock back with it.
+    private func repairMark() throws {
+        do {
+            _ = try store.mark()
+        } catch let error as CoreLockerError where error.code == .licenseClock {
+            try store.removeMark()
+        }
+    }
+}
+
+extension ErrorCode {
+    /// Whether a renewal that is refused so means that the license must go.
+    fileprivate var endsTheRight: Bool {
+        switch self {
+        case .licenseRevoked, .purchaseRevoked, .purchaseSuperseded, .deviceInactive: true
+        default: false
+        }
+    }
+}
+
+extension UnlockState {
+    init(refusal: CoreLockerError) {
+        switch refusal.code {
+        case .notUnlocked: self = .locked
+        case .licenseExpired: self = .expired
+        case let code where code.endsTheRight: self = .revoked
+        default: self = .refused(refusal.code)
+        }
+    }
+}

@@ -1,0 +1,97 @@
+import Foundation
+
+@testable import CoreLocker
+
+/// The vectors of `tests/vectors`, which every implementation runs.
+enum Vectors {
+    static let folder = URL(fileURLWithPath: #filePath)
+        .deletingLastPathComponent().deletingLastPathComponent().deletingLastPathComponent()
+        .appendingPathComponent("vectors")
+
+    static func file(_ name: String) throws -> JSON {
+        try JSONReader.read(try Data(contentsOf: folder.appendingPathComponent(name)))
+    }
+
+    static func cases(_ file: JSON) throws -> [JSON] {
+        guard let cases = file["vectors"]?.array, !cases.isEmpty else { throw Missing() }
+        return cases
+    }
+
+    struct Missing: Error {}
+}
+
+extension JSON {
+    var name: String { self["name"]?.text ?? "" }
+
+    func text(_ name: String) throws -> String {
+        guard let value = self[name]?.text else { throw Vectors.Missing() }
+        return value
+    }
+
+    func hex(_ name: String) throws -> Data {
+        guard let value = Data(lowercaseHex: try text(name)) else { throw Vectors.Missing() }
+        return value
+    }
+
+    func base64(_ name: String) throws -> Data {
+        guard let value = Data(base64Encoded: try text(name)) else { throw Vectors.Missing() }
+        return value
+    }
+
+    func number(_ name: String) throws -> Int64 {
+        guard let value = self[name]?.integer else { throw Vectors.Missing() }
+        return value
+    }
+
+    var isPresent: Bool { self != .null }
+}
+
+/// The code of the error that `work` throws, "ok" when it throws none.
+func outcome(_ work: () throws -> Void) -> String {
+    do {
+        try work()
+        return "ok"
+    } catch let error as CoreLockerError {
+        return error.code.rawValue
+    } catch {
+        return "another error: \(error)"
+    }
+}
+
+func outcome(_ work: () async throws -> Void) async -> String {
+    do {
+        try await work()
+        return "ok"
+    } catch let error as CoreLockerError {
+        return error.code.rawValue
+    } catch {
+        return "another error: \(error)"
+    }
+}
+
+/// A private JWK as a device key.
+func deviceKey(_ jwk: JSON?) throws -> SoftwareDeviceKey {
+    guard case .object(var members)? = jwk, let scalar = members.removeValue(forKey: "d")?.text.flatMap(Base64URL.decode),
+        let publicKey = PublicKey(jwk: .object(members)), let key = SoftwareDeviceKey(scalar: scalar, publicKey: publicKey)
+    else { throw Vectors.Missing() }
+    return key
+}
+
+/// A store in memory.
+final class MemoryStore: LicenseStore, @unchecked Sendable {
+    private let lock = NSLock()
+    private var licenses: [UUID: String] = [:]
+    private var kept: ClockMark?
+
+    init(license: String? = nil, bundle: UUID? = nil, mark: ClockMark? = nil) {
+        if let license, let bundle { licenses[bundle] = license }
+        kept = mark
+    }
+
+    func license(bundle: UUID) -> String? { lock.withLock { licenses[bundle] } }
+    func save(_ license: String, bundle: UUID) { lock.withLock { licenses[bundle] = license } }
+    func removeLicense(bundle: UUID) { lock.withLock { licenses[bundle] = nil } }
+    func mark() -> ClockMark? { lock.withLock { kept } }
+    func save(_ mark: ClockMark) { lock.withLock { kept = mark } }
+    func removeMark() { lock.withLock { kept = nil } }
+}
