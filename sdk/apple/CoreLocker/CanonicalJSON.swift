@@ -1,6 +1,6 @@
 import Foundation
 
-/// Canonical JSON (RFC 8785) for the domain of `docs/formats.md`: texts, integers below 2^53, and objects of those.
+/// Canonical JSON (RFC 8785) for the domain of `docs/formats.md`: no number but integers below 2^53.
 enum CanonicalJSON {
     /// The UTF-8 bytes.
     ///
@@ -15,6 +15,15 @@ enum CanonicalJSON {
         switch value {
         case .text(let text): write(text, to: &output)
         case .integer(let number) where abs(number) <= JSON.maxInteger: output.append(contentsOf: String(number).utf8)
+        case .boolean(let flag): output.append(contentsOf: (flag ? "true" : "false").utf8)
+        case .null: output.append(contentsOf: "null".utf8)
+        case .array(let values):
+            output.append(UInt8(ascii: "["))
+            for (index, item) in values.enumerated() {
+                if index > 0 { output.append(UInt8(ascii: ",")) }
+                try write(item, to: &output)
+            }
+            output.append(UInt8(ascii: "]"))
         case .object(let members):
             output.append(UInt8(ascii: "{"))
             // RFC 8785 sorts names by their UTF-16 code units.
@@ -26,7 +35,7 @@ enum CanonicalJSON {
                 try write(members[name] ?? .null, to: &output)
             }
             output.append(UInt8(ascii: "}"))
-        default: throw CoreLockerError(.canonicalJSON, "A value has no canonical JSON")
+        case .integer, .otherNumber: throw CoreLockerError(.canonicalJSON, "A value has no canonical JSON")
         }
     }
 

@@ -30,7 +30,7 @@ public final class RestoredFile: @unchecked Sendable {
     private let handle: OpaquePointer
 
     /// Maps the file at `path` and applies the sections' patches: all of them or none.
-    init(path: String, file: BundledFile, sections: [DecryptedSection], check: FullCheck) throws(CoreLockerError) {
+    init(path: String, file: BundledFile, sections: [DecryptedSection], check: FullCheck) throws {
         // One block of digests, so that their addresses stay valid during the call: two samples and the file's SHA-256 a section.
         var digests = [UInt8](file.sha256)
         for section in sections { digests += section.section.sample + section.sample + section.file }
@@ -119,7 +119,7 @@ extension KeyBundle {
             let opened = try wanted.map { try decrypt($0, contentKey: keys[$0.tier]) }
             do {
                 return try RestoredFile(path: url.path, file: candidate.entry, sections: opened, check: check)
-            } catch let error where error.code == .restoreReplaced || error.code == .restoreAlready {
+            } catch let error as CoreLockerError where error.code == .restoreReplaced || error.code == .restoreAlready {
                 refusal = refusal ?? error
             }
         }

@@ -41,7 +41,7 @@ import Testing
                 throw error
             }
         }
-        #expect(found == (try vector.text("expect")), "\(vector.name)")
+        try expectEqual(found, vector.text("expect"), vector.name)
         #expect(service.problems == [], "\(vector.name)")
         #expect(service.isDone, "\(vector.name)")
         #expect(retryAt.map { Int64($0.timeIntervalSince1970) } == vector["retry_at"]?.integer, "\(vector.name)")
@@ -67,7 +67,7 @@ import Testing
     private func configuration(_ file: JSON) throws -> AppConfiguration {
         let config = try #require(file["config"])
         let keys = try #require(config["license_keys"]?["keys"] ?? config["service_keys"])
-        let document = JSONDocument.text(
+        let document = try CanonicalJSON.encode(
             .object([
                 "format": .text("corelocker-app-config"), "version": .text("1.0"),
                 "service": .text("https://unlock.example.com"), "issuer": .text(try config.text("issuer")),
@@ -75,19 +75,7 @@ import Testing
                 "license_keys": .object(["keys": keys]),
                 "publisher": .text(config["publisher"]?.text ?? "89Aj91QY-dr-8IHqi8Omb99c0qDV2ah_Svz3ibq64NM"),
             ]))
-        return try AppConfiguration(Data(document.utf8))
-    }
-}
-
-/// Plain JSON text of values that canonical JSON does not cover (arrays).
-enum JSONDocument {
-    static func text(_ value: JSON) -> String {
-        switch value {
-        case .array(let values): "[\(values.map(text).joined(separator: ","))]"
-        case .object(let members):
-            "{\(members.map { "\(text(.text($0.key))):\(text($0.value))" }.joined(separator: ","))}"
-        default: String(decoding: (try? CanonicalJSON.encode(value)) ?? Data("null".utf8), as: UTF8.self)
-        }
+        return try AppConfiguration(document)
     }
 }
 

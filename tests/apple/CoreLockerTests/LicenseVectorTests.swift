@@ -8,7 +8,7 @@ import Testing
         for vector in try Vectors.cases(try Vectors.file("jwk_thumbprint.json")) {
             let key = vector["jwk"].flatMap(PublicKey.init(jwk:))
             if try vector.text("expect") == "ok" {
-                #expect(key?.thumbprint == (try vector.text("thumbprint")), "\(vector.name)")
+                try expectEqual(key?.thumbprint, vector.text("thumbprint"), vector.name)
             } else {
                 #expect(key == nil, "\(vector.name)")
             }
@@ -20,14 +20,16 @@ import Testing
         let key = try deviceKey(file["device_key"])
         for vector in try Vectors.cases(file) {
             let found = outcome {
-                let claims = try JSONReader.read(Data(try vector.text("claims").utf8)).object ?? [:]
-                let canonical = try CanonicalJSON.encode(.object(claims.filter { $0.key != "wk" }))
-                #expect(String(decoding: canonical, as: UTF8.self) == (try vector.text("canonical")), "\(vector.name)")
+                if let canonical = vector["canonical"]?.text {
+                    let claims = try JSONReader.read(Data(try vector.text("claims").utf8)).object ?? [:]
+                    let own = try CanonicalJSON.encode(.object(claims.filter { $0.key != "wk" }))
+                    #expect(String(decoding: own, as: UTF8.self) == canonical, "\(vector.name)")
+                }
                 let sealed = Base64URL.decode(try vector.text("wk")) ?? Data()
                 let opened = try key.open(sealed, info: try vector.hex("info"))
-                #expect(opened == (try vector.hex("content_key")), "\(vector.name)")
+                try expectEqual(opened, vector.hex("content_key"), vector.name)
             }
-            #expect(found == (try vector.text("expect")), "\(vector.name)")
+            try expectEqual(found, vector.text("expect"), vector.name)
         }
     }
 
@@ -60,12 +62,12 @@ import Testing
                 contentKey = try verified.license.open(with: key).bytes
                 state = verified.state.rawValue
             }
-            #expect(found == (try vector.text("expect")), "\(vector.name)")
+            try expectEqual(found, vector.text("expect"), vector.name)
             if found == "ok" {
-                #expect(state == (try vector.text("state")), "\(vector.name)")
-                #expect(contentKey == (try vector.hex("content_key")), "\(vector.name)")
+                try expectEqual(state, vector.text("state"), vector.name)
+                try expectEqual(contentKey, vector.hex("content_key"), vector.name)
             }
-            if let after = vector["mark_after"] { #expect(store.mark() == (try mark(after)), "\(vector.name)") }
+            if let after = vector["mark_after"] { try expectEqual(store.mark(), mark(after), vector.name) }
         }
     }
 
@@ -92,10 +94,12 @@ import Testing
                 proof = try DeviceKeyProof.prove(sealed, digest: try vector.hex("digest"), deviceKey: key)
             }
             switch try vector.text("expect") {
-            case "ok": #expect(proof == Base64URL.decode(try vector.text("proof")), "\(vector.name)")
+            case "ok": try expectEqual(proof, Base64URL.decode(vector.text("proof")), vector.name)
             case "license-wrap": #expect(found == "license-wrap", "\(vector.name)")
             // What a service refuses is none of a device's verdicts; but it never makes such a proof.
-            default: #expect(proof == nil || proof != Base64URL.decode(try vector.text("proof")), "\(vector.name)")
+            default:
+                let refused = Base64URL.decode(try vector.text("proof"))
+                #expect(proof == nil || proof != refused, "\(vector.name)")
             }
         }
     }

@@ -1,4 +1,5 @@
 import Foundation
+import Testing
 
 @testable import CoreLocker
 
@@ -44,6 +45,13 @@ extension JSON {
     }
 
     var isPresent: Bool { self != .null }
+}
+
+/// `#expect` with arguments that may throw.
+func expectEqual<Value: Equatable>(
+    _ found: Value, _ expected: Value, _ name: String, sourceLocation: SourceLocation = #_sourceLocation
+) {
+    #expect(found == expected, "\(name)", sourceLocation: sourceLocation)
 }
 
 /// The code of the error that `work` throws, "ok" when it throws none.
