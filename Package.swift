@@ -21,7 +21,7 @@ targets += [
         cxxSettings: [.headerSearchPath("src")]),
     .target(name: "CoreLocker", dependencies: coreDependencies, path: "sdk/apple/CoreLocker"),
     .testTarget(
-        name: "CoreLockerTests", dependencies: ["CoreLocker"], path: "tests/apple/CoreLockerTests"),
+        name: "CoreLockerTests", dependencies: ["CoreLocker", "CCoreLocker"], path: "tests/apple/CoreLockerTests"),
 ]
 
 let package = Package(

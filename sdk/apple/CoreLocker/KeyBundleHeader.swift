@@ -34,6 +34,8 @@ struct Section: Equatable, Sendable {
 /// The signed header of a key bundle (`docs/formats.md`, Key bundle).
 struct KeyBundleHeader: Sendable {
     static let tagSize: UInt64 = 16
+    /// What AES-256-GCM encrypts under one nonce (NIST SP 800-38D, 5.2.1.1), and its tag.
+    private static let maxSection: Int64 = (1 << 36) - 32 + 16
 
     let bundle: UUID
     let model: String
@@ -135,9 +137,9 @@ struct KeyBundleHeader: Sendable {
             highest[place] = tier
             let offset = UInt64(try entry.integer("offset", 0...JSON.maxInteger))
             guard offset == end else { throw entry.refusal("does not begin where the section before ends") }
-            let length = UInt64(try entry.integer("length", Int64(tagSize)...JSON.maxInteger))
-            (end, _) = end.addingReportingOverflow(length)
-            guard end <= UInt64(JSON.maxInteger) else { throw entry.refusal("ends beyond 2^53") }
+            let length = UInt64(try entry.integer("length", Int64(tagSize)...maxSection))
+            // At most 2^53 + 2^36, so this does not overflow.
+            end += length
             sections.append(
                 Section(
                     index: index, artifact: artifact, file: file, tier: tier, offset: offset, length: length,
