@@ -8,6 +8,7 @@
 #include <openssl/hpke.h>
 #include <openssl/kdf.h>
 #include <openssl/param_build.h>
+#include <openssl/pem.h>
 
 static inline int corelocker_hkdf(const unsigned char *key, size_t key_size, const unsigned char *salt, size_t salt_size,
                                   const unsigned char *info, size_t info_size, unsigned char *out, size_t size) {

@@ -80,4 +80,18 @@
             return try? recipient.open(sealed.dropFirst(65))
         }
     }
+
+    /// A P-256 signing key of a development identity.
+    struct DevelopmentSigningKey: Sendable {
+        private let key: P256.Signing.PrivateKey
+
+        /// From PKCS #8 in PEM; nil when it is none on P-256.
+        init?(pem: String) {
+            guard let key = try? P256.Signing.PrivateKey(pemRepresentation: pem) else { return nil }
+            self.key = key
+        }
+
+        /// The DER-encoded ECDSA signature with SHA-256.
+        func sign(_ data: Data) -> Data? { try? key.signature(for: data).derRepresentation }
+    }
 #endif

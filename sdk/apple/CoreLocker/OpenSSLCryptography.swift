@@ -140,4 +140,35 @@
             return Data(plaintext[..<size])
         }
     }
+
+    /// A P-256 signing key of a development identity.
+    final class DevelopmentSigningKey: @unchecked Sendable {
+        // An EVP_PKEY is not changed by signing.
+        private let key: OpaquePointer
+
+        /// From PKCS #8 in PEM; nil when it is none on P-256.
+        init?(pem: String) {
+            let bytes = [UInt8](pem.utf8)
+            guard let memory = BIO_new_mem_buf(bytes, Int32(bytes.count)) else { return nil }
+            defer { BIO_free(memory) }
+            guard let key = PEM_read_bio_PrivateKey(memory, nil, nil, nil) else { return nil }
+            self.key = key
+        }
+
+        deinit { EVP_PKEY_free(key) }
+
+        /// The DER-encoded ECDSA signature with SHA-256.
+        func sign(_ data: Data) -> Data? {
+            guard let context = EVP_MD_CTX_new() else { return nil }
+            defer { EVP_MD_CTX_free(context) }
+            let input = [UInt8](data)
+            var size = 0
+            guard EVP_DigestSignInit(context, nil, EVP_sha256(), nil, key) == 1,
+                EVP_DigestSign(context, nil, &size, input, input.count) == 1
+            else { return nil }
+            var signature = [UInt8](repeating: 0, count: size)
+            guard EVP_DigestSign(context, &signature, &size, input, input.count) == 1 else { return nil }
+            return Data(signature[..<size])
+        }
+    }
 #endif
