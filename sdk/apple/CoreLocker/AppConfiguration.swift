@@ -43,7 +43,7 @@ public struct AppConfiguration: Sendable {
         let fields = try Fields(data, "corelocker.json", .appConfig)
         guard fields.members["format"]?.text == "corelocker-app-config" else { throw fields.refusal("another format") }
         let version = try fields.text("version", longest: 16)
-        guard version.range(of: #"^1\.[0-9]{1,6}$"#, options: .regularExpression) != nil else {
+        guard version.range(of: #"^1\.[0-9]{1,6}\z"#, options: .regularExpression) != nil else {
             throw fields.refusal("version \(version) is not one that this release reads")
         }
         guard let environment = AppEnvironment(rawValue: try fields.text("environment", longest: 16)) else {
@@ -57,17 +57,18 @@ public struct AppConfiguration: Sendable {
         guard Base64URL.decode(publisher)?.count == 32 else { throw fields.refusal("publisher is no key thumbprint") }
         let keys = try fields.child("license_keys").objects("keys")
         licenseKeys = keys.compactMap { PublicKey(jwk: .object($0.members)) }
-        guard (1...16).contains(keys.count), licenseKeys.count == keys.count else {
-            throw fields.refusal("license_keys are not 1 to 16 public keys on P-256")
+        guard (1...8).contains(keys.count), licenseKeys.count == keys.count else {
+            throw fields.refusal("license_keys are not 1 to 8 public keys on P-256")
         }
         offlineGrace = fields.has("offline_grace") ? try fields.integer("offline_grace", 0...31_536_000) : 0
     }
 
     private static func service(_ fields: Fields, _ environment: AppEnvironment) throws(CoreLockerError) -> URL {
         let text = try fields.text("service", longest: 2048)
-        guard let url = URL(string: text), let host = url.host, !host.isEmpty, url.query == nil, url.fragment == nil,
-            url.user == nil, url.password == nil,
-            url.scheme == "https" || (url.scheme == "http" && environment == .development)
+        let form = #"^https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[A-Za-z0-9._~!$&'()*+,;=:@%/-]*)?$"#
+        guard text.utf8.allSatisfy({ (0x21...0x7e).contains($0) }), text.range(of: form, options: .regularExpression) != nil,
+            let url = URL(string: text), (1...65_535).contains(url.port ?? 443),
+            url.scheme == "https" || environment == .development
         else { throw fields.refusal("service is no address; use https, or http in development") }
         return url
     }

@@ -1,6 +1,6 @@
 import Foundation
 
-/// Canonical JSON (RFC 8785) for the domain of `docs/formats.md`: no number but integers below 2^53.
+/// Canonical JSON (RFC 8785) for the domain of `docs/formats.md`: texts, integers below 2^53, objects of those, ASCII names.
 enum CanonicalJSON {
     /// The UTF-8 bytes.
     ///
@@ -11,23 +11,16 @@ enum CanonicalJSON {
         return output
     }
 
+    private static var outside: CoreLockerError { CoreLockerError(.canonicalJSON, "A value has no canonical JSON") }
+
     private static func write(_ value: JSON, to output: inout Data) throws(CoreLockerError) {
         switch value {
         case .text(let text): write(text, to: &output)
         case .integer(let number) where abs(number) <= JSON.maxInteger: output.append(contentsOf: String(number).utf8)
-        case .boolean(let flag): output.append(contentsOf: (flag ? "true" : "false").utf8)
-        case .null: output.append(contentsOf: "null".utf8)
-        case .array(let values):
-            output.append(UInt8(ascii: "["))
-            for (index, item) in values.enumerated() {
-                if index > 0 { output.append(UInt8(ascii: ",")) }
-                try write(item, to: &output)
-            }
-            output.append(UInt8(ascii: "]"))
         case .object(let members):
             output.append(UInt8(ascii: "{"))
-            // RFC 8785 sorts names by their UTF-16 code units.
-            let names = members.keys.sorted { Array($0.utf16).lexicographicallyPrecedes(Array($1.utf16)) }
+            guard members.keys.allSatisfy({ $0.utf8.allSatisfy { $0 < 0x80 } }) else { throw outside }
+            let names = members.keys.sorted { $0.utf8.lexicographicallyPrecedes($1.utf8) }
             for (index, name) in names.enumerated() {
                 if index > 0 { output.append(UInt8(ascii: ",")) }
                 write(name, to: &output)
@@ -35,7 +28,7 @@ enum CanonicalJSON {
                 try write(members[name] ?? .null, to: &output)
             }
             output.append(UInt8(ascii: "}"))
-        case .integer, .otherNumber: throw CoreLockerError(.canonicalJSON, "A value has no canonical JSON")
+        case .integer, .array, .boolean, .null: throw outside
         }
     }
 

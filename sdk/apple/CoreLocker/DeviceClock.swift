@@ -31,7 +31,7 @@ public struct ClockMark: Sendable, Equatable {
 
     /// Throws `licenseClock` when the record is damaged.
     init(json data: Data) throws(CoreLockerError) {
-        let fields = try Fields(data, "the record of the time", .licenseClock, onlyIntegers: true)
+        let fields = try Fields(data, "the record of the time", .licenseClock)
         guard let time = fields.members["time"]?.integer, let ticks = fields.members["ticks"]?.integer,
             let boot = fields.members["boot"]?.text
         else { throw fields.refusal("damaged; unlock again") }

@@ -81,6 +81,7 @@ public enum ErrorCode: String, Sendable, CaseIterable {
     case providerNotAllowed = "provider-not-allowed"
     case deviceKey = "device-key"
     case attestation
+    case attestationRefused = "attestation-refused"
     case attestationEvidence = "attestation-evidence"
     case purchase
     case purchaseFormat = "purchase-format"

@@ -7,10 +7,10 @@ struct Fields {
     let code: ErrorCode
 
     /// - Throws: `code` when `data` is no strict JSON object.
-    init(_ data: Data, _ place: String, _ code: ErrorCode, onlyIntegers: Bool = false) throws(CoreLockerError) {
+    init(_ data: Data, _ place: String, _ code: ErrorCode) throws(CoreLockerError) {
         let value: JSON
         do {
-            value = try JSONReader.read(data, onlyIntegers: onlyIntegers)
+            value = try JSONReader.read(data)
         } catch {
             throw CoreLockerError(code, "\(place): \(error.reason)")
         }
@@ -33,19 +33,19 @@ struct Fields {
         return value
     }
 
-    /// 1 to `longest` printable characters.
+    /// Plain text of 1 to `longest` code points.
     func text(_ name: String, longest: Int) throws(CoreLockerError) -> String {
-        guard let value = members[name]?.text, Self.isPrintable(value, longest: longest) else {
-            throw refusal("\(name) is no text of 1 to \(longest) printable characters")
+        guard let value = members[name]?.text, Self.isPlain(value, longest: longest) else {
+            throw refusal("\(name) is no text of 1 to \(longest) plain characters")
         }
         return value
     }
 
     func texts(_ name: String, longest: Int) throws(CoreLockerError) -> [String] {
         let values = members[name]?.array
-        let texts = values?.compactMap { $0.text.flatMap { Self.isPrintable($0, longest: longest) ? $0 : nil } }
+        let texts = values?.compactMap { $0.text.flatMap { Self.isPlain($0, longest: longest) ? $0 : nil } }
         guard let texts, texts.count == values?.count else {
-            throw refusal("\(name) is no list of texts of 1 to \(longest) printable characters")
+            throw refusal("\(name) is no list of texts of 1 to \(longest) plain characters")
         }
         return texts
     }
@@ -77,13 +77,13 @@ struct Fields {
         return data
     }
 
-    private static func isPrintable(_ text: String, longest: Int) -> Bool {
+    private static func isPlain(_ text: String, longest: Int) -> Bool {
         let scalars = text.unicodeScalars
         return (1...longest).contains(scalars.count)
             && scalars.allSatisfy { scalar in
-                switch scalar.properties.generalCategory {
-                case .control, .format, .surrogate, .privateUse, .unassigned, .lineSeparator, .paragraphSeparator: false
-                case .spaceSeparator: scalar == " "
+                switch scalar.value {
+                // Controls, line separators, and marks that turn the direction of writing.
+                case 0x00...0x1f, 0x7f...0x9f, 0x200e...0x200f, 0x2028...0x202e, 0x2066...0x2069: false
                 default: true
                 }
             }

@@ -1,13 +1,11 @@
 import Foundation
 
-/// A JSON value as this library reads it: integers are exact, names are unique.
+/// A JSON value under the rules of `docs/formats.md` (JSON): numbers are integers below 2^53, names are unique.
 enum JSON: Equatable, Sendable {
     case object([String: JSON])
     case array([JSON])
     case text(String)
     case integer(Int64)
-    /// A number with a fraction or an exponent, or one beyond 2^53 - 1. No format of ours uses any.
-    case otherNumber
     case boolean(Bool)
     case null
 
@@ -29,14 +27,14 @@ struct JSONFault: Error {
     let reason: String
 }
 
-/// A strict JSON reader (RFC 8259). Foundation's takes the last of two members with one name, which a signed header must not have.
+/// A strict JSON reader. Foundation's takes the last of two members with one name, fractions and any depth, which these formats must not have.
 struct JSONReader {
-    private static let maxDepth = 64
+    private static let maxDepth = 32
 
-    /// The value in `data`, UTF-8. With `onlyIntegers`, any number that is not an integer below 2^53 is refused (as RFC 7493 advises).
-    static func read(_ data: Data, onlyIntegers: Bool = false) throws(JSONFault) -> JSON {
+    /// The value in `data`, UTF-8.
+    static func read(_ data: Data) throws(JSONFault) -> JSON {
         guard String(validating: data, as: UTF8.self) != nil else { throw JSONFault(reason: "not UTF-8") }
-        var reader = JSONReader(bytes: [UInt8](data), onlyIntegers: onlyIntegers)
+        var reader = JSONReader(bytes: [UInt8](data))
         reader.skipSpace()
         let value = try reader.value(depth: 0)
         reader.skipSpace()
@@ -45,13 +43,9 @@ struct JSONReader {
     }
 
     private let bytes: [UInt8]
-    private let onlyIntegers: Bool
     private var position = 0
 
-    private init(bytes: [UInt8], onlyIntegers: Bool) {
-        self.bytes = bytes
-        self.onlyIntegers = onlyIntegers
-    }
+    private init(bytes: [UInt8]) { self.bytes = bytes }
 
     private var next: UInt8? { position < bytes.count ? bytes[position] : nil }
 
@@ -68,10 +62,10 @@ struct JSONReader {
     }
 
     private mutating func value(depth: Int) throws(JSONFault) -> JSON {
-        guard depth < Self.maxDepth else { throw JSONFault(reason: "nests too deep") }
         switch next {
-        case UInt8(ascii: "{"): return try object(depth: depth)
-        case UInt8(ascii: "["): return try array(depth: depth)
+        case UInt8(ascii: "{"), UInt8(ascii: "["):
+            guard depth < Self.maxDepth else { throw JSONFault(reason: "nests too deep") }
+            return next == UInt8(ascii: "{") ? try object(depth: depth) : try array(depth: depth)
         case UInt8(ascii: "\""): return .text(try string())
         case UInt8(ascii: "t") where take("true"): return .boolean(true)
         case UInt8(ascii: "f") where take("false"): return .boolean(false)
@@ -184,17 +178,10 @@ struct JSONReader {
         let leadingZero = next == UInt8(ascii: "0")
         let count = digits()
         guard count == 1 || (count > 1 && !leadingZero) else { throw JSONFault(reason: "neither a value nor a number") }
-        let end = position
-        if take(".") {
-            guard digits() > 0 else { throw JSONFault(reason: "a fraction without digits") }
-        }
-        if take("e") || take("E") {
-            if !take("+") { _ = take("-") }
-            guard digits() > 0 else { throw JSONFault(reason: "an exponent without digits") }
-        }
-        let text = String(decoding: bytes[start..<end], as: UTF8.self)
-        if end == position, let value = Int64(text), abs(value) <= JSON.maxInteger { return .integer(value) }
-        guard !onlyIntegers else { throw JSONFault(reason: "a number that is no integer below 2^53") }
-        return .otherNumber
+        let text = String(decoding: bytes[start..<position], as: UTF8.self)
+        guard next != UInt8(ascii: "."), next != UInt8(ascii: "e"), next != UInt8(ascii: "E"), let value = Int64(text),
+            abs(value) <= JSON.maxInteger
+        else { throw JSONFault(reason: "a number that is no integer below 2^53") }
+        return .integer(value)
     }
 }

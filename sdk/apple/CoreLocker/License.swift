@@ -86,7 +86,8 @@ struct ExpectedLicense: Sendable {
     let bundle: String
     let modelVersion: Int64
     let device: String
-    let tier: String?
+    /// The tiers that are accepted.
+    let tiers: [String]
     let offlineGrace: Int64
 }
 
@@ -119,7 +120,7 @@ struct VerifiedLicense: Sendable {
         try require(
             license.modelVersion == expected.modelVersion, .licenseModelVersion,
             "The license is for model version \(license.modelVersion), not \(expected.modelVersion)")
-        try require(expected.tier == nil || license.tier == expected.tier, .licenseTier, "The license is for another tier")
+        try require(expected.tiers.contains(license.tier), .licenseTier, "The license is for another tier")
 
         let now = try clock.now(for: license, offlineGrace: expected.offlineGrace)
         try require(now >= license.notBefore, .licenseNotYetValid, "The license is not valid yet")

@@ -124,8 +124,7 @@ struct ServiceClient: Sendable {
         guard type.hasPrefix(problemPrefix) else { throw fields.refusal("a problem of another program") }
         let message = fields.has("detail") ? try fields.text("detail", longest: 512) : title
         let name = String(type.dropFirst(problemPrefix.count))
-        // What was wrong with the proof is told to the operator alone.
-        let code = name == "attestation-refused" ? .attestation : ErrorCode(rawValue: name) ?? .service
+        let code = ErrorCode(rawValue: name) ?? .service
         let retryAt = code == .deviceLimit && fields.has("retry_at") ? try fields.integer("retry_at", 0...JSON.maxInteger) : nil
         return CoreLockerError(
             code, code == .service ? "\(message) (\(name))" : message,

@@ -10,7 +10,7 @@ enum SignedToken {
         guard token.unicodeScalars.count <= maxSize, parts.count == 3, let head = Base64URL.decode(parts[0]),
             let payload = Base64URL.decode(parts[1]), let signature = Base64URL.decode(parts[2])
         else { throw CoreLockerError(.licenseFormat, "The license is no signed token of at most \(maxSize) characters") }
-        let header = try Fields(head, "the license's header", .licenseFormat, onlyIntegers: true)
+        let header = try Fields(head, "the license's header", .licenseFormat)
         guard header.members["typ"] == .text(type), header.members["alg"] == .text("ES256") else {
             throw CoreLockerError(.licenseType, "The token is not of type \(type) with ES256")
         }
@@ -24,6 +24,6 @@ enum SignedToken {
         guard candidates.contains(where: { Cryptography.verify(signature, of: signed, key: $0) }) else {
             throw CoreLockerError(.licenseSignature, "No key that the app pins signed the license")
         }
-        return try Fields(payload, "the license", .licenseFormat, onlyIntegers: true).members
+        return try Fields(payload, "the license", .licenseFormat).members
     }
 }

@@ -213,8 +213,8 @@ public actor UnlockClient {
         }
         return ExpectedLicense(
             issuer: configuration.issuer, app: configuration.app, environment: configuration.environment,
-            bundle: bundle.id.uuidString.lowercased(), modelVersion: bundle.modelVersion, device: thumbprint, tier: tier,
-            offlineGrace: configuration.offlineGrace)
+            bundle: bundle.id.uuidString.lowercased(), modelVersion: bundle.modelVersion, device: thumbprint,
+            tiers: tier.map { [$0] } ?? Array(bundle.tiers.dropFirst()), offlineGrace: configuration.offlineGrace)
     }
 
     /// Keeps the license of an answer, once it is known to be good and to open on this device.

@@ -60,8 +60,7 @@ import Testing
     @Test func patches() throws {
         for vector in try Vectors.cases(try Vectors.file("patch.json")) {
             let patch = try vector.base64("patch")
-            let size = UInt64(bitPattern: vector["file_size"]?.integer ?? -1)
-            if vector["file_size"]?.integer != nil {
+            if let size = vector["file_size"].flatMap({ UInt64($0.text ?? "") ?? $0.integer.map(UInt64.init) }) {
                 let error = patch.withUnsafeBytes { corelocker_check_patch($0.baseAddress, $0.count, size) }
                 #expect(String(cString: corelocker_error_name(error)) == vector["expect"]?.text, "\(vector.name)")
             }

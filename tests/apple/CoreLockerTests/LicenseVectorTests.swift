@@ -81,7 +81,26 @@ import Testing
             issuer: try json.text("issuer"), app: try json.text("app"),
             environment: try #require(AppEnvironment(rawValue: try json.text("environment"))),
             bundle: try json.text("bundle"), modelVersion: try json.number("model_version"),
-            device: key.publicKey.thumbprint, tier: json["tier"]?.text, offlineGrace: try json.number("offline_grace"))
+            device: key.publicKey.thumbprint,
+            tiers: try #require(json["tiers"]?.array).compactMap(\.text), offlineGrace: try json.number("offline_grace"))
+    }
+
+    @Test func appConfigurations() throws {
+        for vector in try Vectors.cases(try Vectors.file("app_config.json")) {
+            var read: AppConfiguration?
+            let found = outcome { read = try AppConfiguration(try vector.base64("file")) }
+            expectEqual(found, try vector.text("expect"), vector.name)
+            guard let read, let values = vector["values"] else { continue }
+            expectEqual(read.service.absoluteString, try values.text("service"), vector.name)
+            expectEqual(read.issuer, try values.text("issuer"), vector.name)
+            expectEqual(read.app, try values.text("app"), vector.name)
+            expectEqual(read.environment.rawValue, try values.text("environment"), vector.name)
+            expectEqual(read.publisher, try values.text("publisher"), vector.name)
+            expectEqual(read.offlineGrace, try values.number("offline_grace"), vector.name)
+            expectEqual(
+                read.licenseKeys.map(\.thumbprint), try #require(values["license_keys"]?.array).compactMap(\.text),
+                vector.name)
+        }
     }
 
     @Test func deviceKeyProofs() throws {

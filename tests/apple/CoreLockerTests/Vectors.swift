@@ -9,8 +9,25 @@ enum Vectors {
         .deletingLastPathComponent().deletingLastPathComponent().deletingLastPathComponent()
         .appendingPathComponent("vectors")
 
+    /// The content of a file. A number that the formats do not allow, in a vector or in how it is judged, becomes a text.
     static func file(_ name: String) throws -> JSON {
-        try JSONReader.read(try Data(contentsOf: folder.appendingPathComponent(name)))
+        value(try JSONSerialization.jsonObject(with: try Data(contentsOf: folder.appendingPathComponent(name))))
+    }
+
+    private static func value(_ any: Any) -> JSON {
+        switch any {
+        case let text as String: .text(text)
+        case let members as [String: Any]: .object(members.mapValues(value))
+        case let values as [Any]: .array(values.map(value))
+        case let number as NSNumber: self.number(number)
+        default: .null
+        }
+    }
+
+    private static func number(_ number: NSNumber) -> JSON {
+        let digits = "\(number)"
+        if let value = Int64(digits), abs(value) <= JSON.maxInteger { return .integer(value) }
+        return .text(digits)
     }
 
     static func cases(_ file: JSON) throws -> [JSON] {
@@ -43,6 +60,9 @@ extension JSON {
         guard let value = self[name]?.integer else { throw Vectors.Missing() }
         return value
     }
+
+    /// A number of any kind.
+    var double: Double? { integer.map(Double.init) ?? text.flatMap(Double.init) }
 
     var isPresent: Bool { self != .null }
 }
