@@ -56,10 +56,11 @@ public struct AppConfiguration: Sendable {
         publisher = try fields.text("publisher", longest: 43)
         guard Base64URL.decode(publisher)?.count == 32 else { throw fields.refusal("publisher is no key thumbprint") }
         let keys = try fields.child("license_keys").objects("keys")
-        licenseKeys = keys.compactMap { PublicKey(jwk: .object($0.members)) }
-        guard (1...8).contains(keys.count), licenseKeys.count == keys.count else {
+        let read = keys.compactMap { PublicKey(jwk: .object($0.members)) }
+        guard (1...8).contains(keys.count), read.count == keys.count else {
             throw fields.refusal("license_keys are not 1 to 8 public keys on P-256")
         }
+        licenseKeys = read.reduce(into: []) { if !$0.contains($1) { $0.append($1) } }
         offlineGrace = fields.has("offline_grace") ? try fields.integer("offline_grace", 0...31_536_000) : 0
     }
 

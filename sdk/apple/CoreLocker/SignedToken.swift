@@ -18,7 +18,7 @@ enum SignedToken {
             throw header.refusal("holds more than alg, typ and kid")
         }
         let kid = header.members["kid"]
-        guard kid == nil || kid == .null || kid?.text != nil else { throw header.refusal("kid is no text") }
+        guard kid == nil || kid?.text != nil else { throw header.refusal("kid is no text") }
         let candidates = keys.filter { kid?.text == nil || $0.thumbprint == kid?.text }
         let signed = Data("\(parts[0]).\(parts[1])".utf8)
         guard candidates.contains(where: { Cryptography.verify(signature, of: signed, key: $0) }) else {
