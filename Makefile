@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 PYTHON := .venv/bin/python
 
-.PHONY: help demo test test-python test-cpp test-android lint bench fuzz vectors setup setup-cpp setup-android clean
+.PHONY: help demo test test-python test-cpp test-android test-apple lint bench fuzz vectors setup setup-cpp setup-android setup-apple clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -12,6 +12,9 @@ setup: ## the Python environment in .venv
 
 setup-cpp: setup ## compilers and libraries for the C++ layer (Debian packages, needs root)
 	@tools/setup-cpp.sh
+
+setup-apple: ## Swift for Linux in a chroot (Debian trixie, needs root)
+	@tools/setup-apple.sh
 
 setup-android: setup ## the Kotlin compiler and libraries for the Android layer
 	@tools/setup-android.sh
@@ -30,6 +33,9 @@ test-cpp: setup-cpp ## C++ tests: host, sanitizers, arm64, cross-compile gates
 
 test-android: setup-android ## Android gates without Gradle: core, API dump, ktlint, detekt
 	@tools/test-android.sh
+
+test-apple: setup setup-apple ## Swift package: build and tests on Linux, in a chroot (needs root)
+	@tools/test-apple.sh
 
 lint: setup ## ruff and mypy
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy

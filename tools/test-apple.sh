@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# Builds and tests the Swift package on Linux, and says at the end what passed, was skipped and failed.
+#
+# Usage: tools/test-apple.sh [GATE..], by default all. A gate that cannot run prints "SKIPPED <gate>: <reason>"; with CI=true that fails.
+# tools/setup-apple.sh installs Swift in a chroot. ACCEPT=1 writes the public API anew in place of comparing it.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+build=.build/apple
+logs=$build/logs
+all_gates=(format test)
+passed=() skipped=() failed=()
+mkdir -p "$logs"
+
+swift_root=${CORELOCKER_SWIFT_ROOT:-${XDG_CACHE_HOME:-$HOME/.cache}/corelocker/swift-trixie}
+
+# Why a gate cannot run; nothing when it can.
+obstacle() {
+  case $1 in
+    workflow) command -v "$HOME/go/bin/actionlint" >/dev/null || command -v actionlint >/dev/null || echo "no actionlint" ;;
+    *) [ -e "$swift_root/.set-up" ] || echo "no Swift" ;;
+  esac
+}
+
+swift_test() { tools/swift.sh swift test --scratch-path "$@"; }
+
+gate_format() { tools/swift.sh swift format lint --strict --recursive Package.swift sdk/apple tests/apple; }
+
+# Swift Testing's summary is its last line; a run without tests is a failure.
+gate_test() {
+  swift_test "$build/debug" -Xswiftc -warnings-as-errors 2>&1 | tee "$logs/summary" && grep -q 'Test run with [1-9][0-9]* tests passed' "$logs/summary"
+}
+
+# The Swift client, the real unlock service and the C core, on this machine.
+gate_end-to-end() { .venv/bin/python tests/apple/end_to_end.py "$build"; }
+
+gate_api() {
+  rm -rf "$build/symbols"
+  mkdir -p "$build/symbols"
+  tools/swift.sh swift build --scratch-path "$build/debug" --target CoreLocker -Xswiftc -emit-symbol-graph -Xswiftc \
+    -emit-symbol-graph-dir -Xswiftc "/src/$build/symbols" || return
+  .venv/bin/python tools/swift_api.py "$build/symbols/CoreLocker.symbols.json" sdk/apple/api/CoreLocker.api ${ACCEPT:+--accept}
+}
+
+gate_asan() { swift_test "$build/asan" --sanitize=address 2>&1 | tee "$logs/asan-summary" && grep -q 'Test run with [1-9][0-9]* tests passed' "$logs/asan-summary"; }
+
+gate_workflow() { "$(command -v actionlint || echo "$HOME/go/bin/actionlint")" .github/workflows/*.yml; }
+
+run_gate() {
+  local gate=$1 reason start=$SECONDS
+  reason=$(obstacle "$gate" | head -n 1)
+  if [ -n "$reason" ]; then
+    echo "SKIPPED $gate: $reason; tools/setup-apple.sh installs it"
+    skipped+=("$gate")
+  elif "gate_$gate" >"$logs/$gate.log" 2>&1; then
+    echo "PASSED $gate ($((SECONDS - start)) s)"
+    passed+=("$gate")
+  else
+    echo "FAILED $gate ($((SECONDS - start)) s), the end of $logs/$gate.log:"
+    tail -n 40 "$logs/$gate.log"
+    failed+=("$gate")
+  fi
+}
+
+for gate in "${@:-${all_gates[@]}}"; do run_gate "$gate"; done
+echo "Apple gates: ${#passed[@]} passed, ${#skipped[@]} skipped, ${#failed[@]} failed"
+[ ${#failed[@]} -eq 0 ] && { [ "${CI:-}" != true ] || [ ${#skipped[@]} -eq 0 ]; }
