@@ -1,4 +1,4 @@
-"""Prints the public API of a Swift module from its symbol graph, one declaration a line, and compares it with the file in the repository.
+"""Prints the public API of a Swift module from its symbol graph, a declaration a line, and compares it with a recorded file.
 
     python tools/swift_api.py CoreLocker.symbols.json sdk/apple/api/CoreLocker.api [--accept]
 """
