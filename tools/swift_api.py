@@ -1,6 +1,6 @@
 """Prints the public API of a Swift module from its symbol graph, a declaration a line, and compares it with a recorded file.
 
-    python tools/swift_api.py CoreLocker.symbols.json sdk/apple/api/CoreLocker.api [--accept]
+python tools/swift_api.py CoreLocker.symbols.json sdk/apple/api/CoreLocker.api [--accept]
 """
 
 from __future__ import annotations
