@@ -23,7 +23,7 @@ struct corelocker_file {
 namespace {
 
 // Restores an opened file and hands it over, or closes it.
-corelocker_error finish(const Request& request, Mapping mapping, corelocker_file** file) {
+corelocker_error finish(Request& request, Mapping mapping, corelocker_file** file) {
   auto* const handle = static_cast<corelocker_file*>(std::malloc(sizeof(corelocker_file)));
   Restored restored;
   corelocker_error error = handle != nullptr ? CORELOCKER_OK : CORELOCKER_MEMORY;
@@ -40,7 +40,7 @@ corelocker_error finish(const Request& request, Mapping mapping, corelocker_file
 }  // namespace
 
 corelocker_error corelocker_open_path(const char* path, const corelocker_options* options, corelocker_file** file) {
-  const Request request(options);
+  Request request(options);
   if (file == nullptr) return CORELOCKER_ARGUMENT;
   *file = nullptr;
   if (path == nullptr || !request.valid()) return CORELOCKER_ARGUMENT;
@@ -51,7 +51,7 @@ corelocker_error corelocker_open_path(const char* path, const corelocker_options
 
 corelocker_error corelocker_open_fd(int fd, uint64_t offset, uint64_t length, const corelocker_options* options,
                                     corelocker_file** file) {
-  const Request request(options);
+  Request request(options);
   if (file == nullptr) return CORELOCKER_ARGUMENT;
   *file = nullptr;
   if (!request.valid()) return CORELOCKER_ARGUMENT;
@@ -62,7 +62,7 @@ corelocker_error corelocker_open_fd(int fd, uint64_t offset, uint64_t length, co
 
 corelocker_error corelocker_open_buffer(void* bytes, size_t size, const corelocker_options* options,
                                         corelocker_file** file) {
-  const Request request(options);
+  Request request(options);
   if (file == nullptr) return CORELOCKER_ARGUMENT;
   *file = nullptr;
   if ((bytes == nullptr && size > 0) || !request.valid()) return CORELOCKER_ARGUMENT;

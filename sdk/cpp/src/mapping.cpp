@@ -82,9 +82,9 @@ void keep_out_of_dumps(uint8_t* base, size_t size) {
 #endif
 }
 
-}  // namespace
-
 size_t page_size() { return static_cast<size_t>(sysconf(_SC_PAGESIZE)); }
+
+}  // namespace
 
 bool can_take_pages() {
 #ifdef __linux__
@@ -125,6 +125,8 @@ corelocker_error Mapping::open_fd(int fd, uint64_t offset, uint64_t length, Mapp
   opened.identity.offset = offset;
   opened.identity.length = length;
   opened.size = static_cast<size_t>(length);
+  opened.page = page_size();
+  opened.lead = static_cast<size_t>(offset % opened.page);
   opened.fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
   if (opened.fd < 0) return CORELOCKER_FILE_ACCESS;
   *mapping = opened;
@@ -138,17 +140,15 @@ Mapping Mapping::of_buffer(void* bytes, size_t size) {
   return mapping;
 }
 
-size_t Mapping::lead() const { return static_cast<size_t>(identity.offset % page_size()); }
-
 corelocker_error Mapping::map() {
   if (size == 0) return CORELOCKER_OK;
-  const size_t mapped = size + lead();
+  const size_t mapped = size + lead;
   void* const start =
-      mmap(nullptr, mapped, PROT_READ | PROT_WRITE, kPrivate, fd, static_cast<off_t>(identity.offset - lead()));
+      mmap(nullptr, mapped, PROT_READ | PROT_WRITE, kPrivate, fd, static_cast<off_t>(identity.offset - lead));
   if (start == MAP_FAILED) return map_error();
   base = static_cast<uint8_t*>(start);
   base_size = mapped;
-  data = base + lead();
+  data = base + lead;
   keep_out_of_dumps(base, base_size);
   return CORELOCKER_OK;
 }
@@ -157,7 +157,6 @@ corelocker_error Mapping::allocate() {
   copied = true;
   if (size == 0) return CORELOCKER_OK;
   const size_t slack = size < kHugePage ? 0 : kHugePage;
-  const size_t page = page_size();
   const size_t wanted = (size + page - 1) / page * page;
   void* const start = mmap(nullptr, wanted + slack, PROT_READ | PROT_WRITE, kPrivate | MAP_ANONYMOUS, -1, 0);
   if (start == MAP_FAILED) return map_error();
@@ -181,7 +180,6 @@ corelocker_error Mapping::read(uint64_t from, uint64_t to) const {
 
 corelocker_error Mapping::take_pages(size_t first, size_t last) const {
 #ifdef __linux__
-  const size_t page = page_size();
   if (madvise(base + first * page, (last - first) * page, MADV_POPULATE_WRITE) == 0) return CORELOCKER_OK;
   if (errno == EFAULT) return CORELOCKER_FILE_CHANGED;
   if (errno == ENOMEM) return CORELOCKER_MEMORY;
@@ -195,10 +193,10 @@ corelocker_error Mapping::take_pages(size_t first, size_t last) const {
 bool Mapping::owns(uint64_t position, size_t length) const {
   if (copied || !of_file()) return true;
   if (own == nullptr || length == 0) return false;
-  const size_t start = lead() + static_cast<size_t>(position);
-  const size_t last = (start + length - 1) / page_size();
-  for (size_t page = start / page_size(); page <= last; page++) {
-    if ((own[page / 8] >> page % 8 & 1) == 0) return false;
+  const size_t start = lead + static_cast<size_t>(position);
+  const size_t last = (start + length - 1) / page;
+  for (size_t i = start / page; i <= last; i++) {
+    if ((own[i / 8] >> i % 8 & 1) == 0) return false;
   }
   return true;
 }
@@ -210,8 +208,12 @@ corelocker_error Mapping::copy_out(uint64_t position, size_t length, uint8_t* ta
 }
 
 void Mapping::copy_own(uint64_t position, size_t length, uint8_t* target) const {
+  if (own == nullptr) {
+    if (owns(position, length)) std::memcpy(target, data + position, length);
+    return;
+  }
   while (length > 0) {
-    const size_t to_page_end = page_size() - (lead() + static_cast<size_t>(position)) % page_size();
+    const size_t to_page_end = page - (lead + static_cast<size_t>(position)) % page;
     const size_t part = std::min(length, to_page_end);
     if (owns(position, part)) std::memcpy(target, data + position, part);
     position += part;

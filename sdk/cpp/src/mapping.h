@@ -27,6 +27,8 @@ struct Mapping {
   size_t size = 0;
   bool copied = false;           // all pages are the handle's own, and `read` fills them
   const uint8_t* own = nullptr;  // of a mapped file: one bit for each page that is the handle's own; while it is opened
+  size_t page = 1;               // bytes
+  size_t lead = 0;               // bytes of the file's first page before the part that was opened
   int fd = -1;                   // the file, -1 for a buffer and when there is nothing to watch any more
   FileIdentity identity;
 
@@ -35,10 +37,8 @@ struct Mapping {
   static Mapping of_buffer(void* bytes, size_t size);
 
   bool of_file() const { return fd >= 0; }
-  // Bytes of the file's first page before the part that was opened.
-  size_t lead() const;
   // Whether mapped bytes would lie as runtimes rely on.
-  bool aligned() const { return lead() % CORELOCKER_ALIGNMENT == 0; }
+  bool aligned() const { return lead % CORELOCKER_ALIGNMENT == 0; }
 
   // Maps the file: a page is read when it is touched, and takes memory of its own when it is written.
   corelocker_error map();
@@ -64,7 +64,6 @@ struct Mapping {
   void close();
 };
 
-size_t page_size();
 // Whether `take_pages` works here.
 bool can_take_pages();
 

@@ -16,6 +16,7 @@ constexpr size_t kHeaderSize = 24;
 constexpr size_t kRunSize = 24;
 constexpr size_t kKindOffset = 20;
 constexpr size_t kReservedOffset = 23;
+constexpr size_t kConsumedAtOnce = 16384;
 
 bool valid_kind(const uint8_t* row) {
   const uint8_t kind = row[kKindOffset];
@@ -80,6 +81,18 @@ void exchange_bytes(uint8_t* __restrict a, uint8_t* __restrict b, size_t size) {
     std::memcpy(b, &x, 8);
   }
   for (; size > 0; a++, b++, size--) std::swap(*a, *b);
+}
+
+// Copies and wipes a part at a time, which leaves a large payload out of the cache only once.
+void consume(uint8_t* __restrict target, uint8_t* __restrict source, size_t size) {
+  while (size > 0) {
+    const size_t part = std::min(size, kConsumedAtOnce);
+    std::memcpy(target, source, part);
+    corelocker_wipe(source, part);
+    target += part;
+    source += part;
+    size -= part;
+  }
 }
 
 }  // namespace
@@ -147,8 +160,8 @@ void apply_run(const Run& run, uint64_t from, uint64_t to, uint8_t* file, uint8_
   const auto change = [&](uint8_t* bytes, uint64_t position, size_t size) {
     if (run.kind != Kind::kReplace) {
       corelocker::flip(flip, bytes, size, mask, run.width == 4 ? position * 2 : position / (run.width / 8));
-    } else if (payload == Payload::kCopied) {
-      std::memcpy(bytes, part + position, size);
+    } else if (payload == Payload::kConsumed) {
+      consume(bytes, part + position, size);
     } else {
       exchange_bytes(bytes, part + position, size);
     }

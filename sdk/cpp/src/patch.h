@@ -54,7 +54,7 @@ class Patch {
 
 // What becomes of the payload of a run that replaces.
 enum class Payload : uint8_t {
-  kCopied,    // it stays
+  kConsumed,  // it is wiped, while it is in the processor's cache
   kExchanged  // it becomes the bytes that were in the file, so that applying the run again undoes it
 };
 

@@ -1,5 +1,7 @@
 #include "request.h"
 
+#include <algorithm>
+
 namespace corelocker {
 namespace {
 
@@ -23,7 +25,8 @@ Request::Request(const corelocker_options* options) {
 
 Request::~Request() {
   for (size_t i = 0; i < options_.patch_count; i++) {
-    corelocker_wipe(options_.patches[i].bytes, options_.patches[i].size);
+    const corelocker_patch& patch = options_.patches[i];
+    corelocker_wipe(patch.bytes, i == 0 ? std::min(patch.size, first_to_wipe_) : patch.size);
   }
 }
 

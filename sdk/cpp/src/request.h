@@ -30,6 +30,9 @@ class Request {
   // OFF, ONCE or ALWAYS. `flips` says whether a patch changes elements instead of putting bytes in.
   corelocker_full_check full_check(bool flips) const;
 
+  // Only the first bytes of the first patch are left to wipe, which saves going through a large payload again.
+  void keep_to_wipe(size_t first_bytes) { first_to_wipe_ = first_bytes; }
+
   // CORELOCKER_ARGUMENT when the caller's function fails.
   corelocker_error sha256(const void* bytes, size_t size, uint8_t digest[kDigestSize]) const;
 
@@ -39,6 +42,7 @@ class Request {
 
   corelocker_options options_ = {};
   bool valid_ = true;
+  size_t first_to_wipe_ = SIZE_MAX;
 };
 
 }  // namespace corelocker

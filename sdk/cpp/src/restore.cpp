@@ -25,7 +25,7 @@ bool same_digest(const uint8_t* expected, const uint8_t* digest) {
 
 class Restoration {
  public:
-  Restoration(const Request& request, Mapping* file) : request_(request), file_(*file) {}
+  Restoration(Request& request, Mapping* file) : request_(request), file_(*file) {}
   ~Restoration();
   Restoration(const Restoration&) = delete;
   Restoration& operator=(const Restoration&) = delete;
@@ -39,6 +39,7 @@ class Restoration {
   bool copying_is_cheaper() const;
   corelocker_error obtain_memory();
   corelocker_error load();
+  static uint8_t* consume(const Run& run, uint8_t* part);
   corelocker_error take_part(uint64_t from, uint64_t to);
   corelocker_error take_pages(size_t end);
   corelocker_error check_locked();
@@ -49,7 +50,7 @@ class Restoration {
   void undo(size_t count);
   uint8_t* payload(size_t index) const { return request_.patch_bytes(index) + sections_[index].patch.payload_offset(); }
 
-  const Request& request_;
+  Request& request_;
   Mapping& file_;
   Section* sections_ = nullptr;
   bool flips_ = false;
@@ -81,7 +82,7 @@ corelocker_error Restoration::run(Restored* restored) {
     return error;
   }
   if (restored->stamped) remember_stamp(restored->stamp);
-  if (file_.of_file()) restored->private_bytes = touched_pages_ * page_size();
+  if (file_.of_file()) restored->private_bytes = touched_pages_ * file_.page;
   if (file_.copied && (request_.copy() || !file_.aligned())) file_.forget_file();
   return CORELOCKER_OK;
 }
@@ -116,11 +117,11 @@ corelocker_error Restoration::parse() {
 }
 
 corelocker_error Restoration::mark_pages() {
-  const size_t page = page_size();
-  page_count_ = (file_.lead() + file_.size + page - 1) / page;
+  const size_t page = file_.page;
+  page_count_ = (file_.lead + file_.size + page - 1) / page;
   page_bits_ = static_cast<uint8_t*>(std::calloc(page_count_ / 8 + 1, 1));
   if (page_bits_ == nullptr) return CORELOCKER_MEMORY;
-  for (size_t i = 0; i < request_.patch_count(); i++) sections_[i].patch.mark_pages(file_.lead(), page, page_bits_);
+  for (size_t i = 0; i < request_.patch_count(); i++) sections_[i].patch.mark_pages(file_.lead, page, page_bits_);
   for (size_t i = 0; i < page_count_ / 8 + 1; i++) {
     touched_pages_ += static_cast<size_t>(__builtin_popcount(page_bits_[i]));
   }
@@ -141,7 +142,7 @@ corelocker_error Restoration::obtain_memory() {
     file_.own = page_bits_;
     return error;
   }
-  const size_t page = page_size();
+  const size_t page = file_.page;
   touched_pages_ = (file_.size + page - 1) / page;
   return file_.allocate();
 }
@@ -158,17 +159,25 @@ corelocker_error Restoration::load() {
     if (error != CORELOCKER_OK) return error;
     if (step.cut_to > 0) {
       const Run run = sections_[0].patch.run(step.first);
-      apply_run(run, step.cut_from, step.cut_to, file_.data, part, Payload::kCopied);
-      if (step.cut_to == run.size()) part += run.payload_size();
+      apply_run(run, step.cut_from, step.cut_to, file_.data, part, Payload::kConsumed);
+      if (step.cut_to == run.size()) part = consume(run, part);
     }
     for (uint32_t i = step.first; i < step.last; i++) {
       const Run run = sections_[0].patch.run(i);
-      apply_run(run, 0, run.size(), file_.data, part, Payload::kCopied);
-      part += run.payload_size();
+      apply_run(run, 0, run.size(), file_.data, part, Payload::kConsumed);
+      part = consume(run, part);
     }
+    if (applies && sections_[0].sampled) sections_[0].sample.gather_restored(position, step.end, file_);
   }
   first_applied_ = applies;
+  if (applies) request_.keep_to_wipe(sections_[0].patch.payload_offset());
   return CORELOCKER_OK;
+}
+
+// Wipes what a run that is applied leaves of its part of the payload, and returns the next run's part.
+uint8_t* Restoration::consume(const Run& run, uint8_t* part) {
+  if (run.kind != Kind::kReplace) corelocker_wipe(part, static_cast<size_t>(run.payload_size()));
+  return part + run.payload_size();
 }
 
 corelocker_error Restoration::take_part(uint64_t from, uint64_t to) {
@@ -177,15 +186,15 @@ corelocker_error Restoration::take_part(uint64_t from, uint64_t to) {
     error = file_.copied ? file_.read(from, to) : take_pages(static_cast<size_t>(to));
   }
   for (size_t i = 0; i < request_.patch_count() && error == CORELOCKER_OK; i++) {
-    if (sections_[i].sampled) error = sections_[i].sample.gather(from, to, file_);
+    if (sections_[i].sampled) error = sections_[i].sample.gather_locked(from, to, file_);
   }
   return error;
 }
 
 // Makes the touched pages up to byte `end` of the file private.
 corelocker_error Restoration::take_pages(size_t end) {
-  const size_t page = page_size();
-  const size_t stop = (file_.lead() + end + page - 1) / page;
+  const size_t page = file_.page;
+  const size_t stop = (file_.lead + end + page - 1) / page;
   const auto touched = [this](size_t index) { return (page_bits_[index / 8] >> index % 8 & 1) != 0; };
   while (next_page_ < stop) {
     if (next_page_ % 8 == 0 && page_bits_[next_page_ / 8] == 0) {
@@ -213,7 +222,7 @@ corelocker_error Restoration::check_locked() {
     Section& section = sections_[i];
     if (!section.sampled) continue;
     const corelocker_error error =
-        request_.sha256(section.sample.bytes(), section.sample.size(), section.locked_sample);
+        request_.sha256(section.sample.locked(), section.sample.size(), section.locked_sample);
     if (error != CORELOCKER_OK) return error;
     replaced |= !same_digest(wanted.locked_sample, section.locked_sample);
     already |= wanted.restored_sample != nullptr && same_digest(wanted.restored_sample, section.locked_sample);
@@ -242,7 +251,7 @@ void Restoration::undo(size_t count) {
 // Applies a whole patch; once more undoes it where the memory is the caller's.
 void Restoration::apply(size_t index) {
   const Patch& patch = sections_[index].patch;
-  const Payload payload_use = file_.of_file() ? Payload::kCopied : Payload::kExchanged;
+  const Payload payload_use = file_.of_file() ? Payload::kConsumed : Payload::kExchanged;
   uint8_t* part = payload(index);
   for (uint32_t i = 0; i < patch.run_count(); i++) {
     const Run run = patch.run(i);
@@ -255,9 +264,9 @@ corelocker_error Restoration::check_restored(size_t index) {
   const uint8_t* const expected = request_.patch(index).restored_sample;
   if (expected == nullptr) return CORELOCKER_OK;
   Sample& sample = sections_[index].sample;
-  sample.gather_changed(file_);
+  if (index > 0 || !first_applied_) sample.gather_restored(0, file_.size, file_);
   uint8_t digest[kDigestSize];
-  const corelocker_error error = request_.sha256(sample.bytes(), sample.size(), digest);
+  const corelocker_error error = request_.sha256(sample.restored(), sample.size(), digest);
   if (error != CORELOCKER_OK) return error;
   return same_digest(expected, digest) ? CORELOCKER_OK : CORELOCKER_RESTORE_RESTORED;
 }
@@ -279,7 +288,7 @@ corelocker_error Restoration::check_whole(Restored* restored) {
 
 }  // namespace
 
-corelocker_error restore(const Request& request, Mapping* file, Restored* restored) {
+corelocker_error restore(Request& request, Mapping* file, Restored* restored) {
   return Restoration(request, file).run(restored);
 }
 

@@ -15,6 +15,6 @@ struct Restored {
 
 // Gives the opened `file` its memory and applies the patches: all or none. After an error `file` has to be closed; a
 // buffer holds what it held before.
-corelocker_error restore(const Request& request, Mapping* file, Restored* restored);
+corelocker_error restore(Request& request, Mapping* file, Restored* restored);
 
 }  // namespace corelocker
