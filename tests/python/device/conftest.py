@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from corelocker.bundle.clkey import KeyBundle
 from corelocker.device.software import SoftwareDevice
-from corelocker.device.unlock_client import RetryPolicy
+from corelocker.licensing.http_client import RetryPolicy
 from support.unlock_server import Clock, Server, Sleeps
 from support.unlock_world import World
 

@@ -18,13 +18,13 @@ from corelocker.bundle import jose
 from corelocker.bundle.clkey import KeyBundle
 from corelocker.device.folder import DeviceFolder
 from corelocker.device.software import SoftwareDevice
-from corelocker.device.unlock_client import RetryPolicy
 from corelocker.licensing.app_config import AppConfig
 from corelocker.licensing.development import signed_bytes
 from corelocker.licensing.device_clock import Reading
 from corelocker.licensing.device_key import SoftwareDeviceKey
 from corelocker.licensing.errors import LicensingError
 from corelocker.licensing.evidence import DevelopmentEvidence, DeviceKeyEvidence, evidence_from_json
+from corelocker.licensing.http_client import RetryPolicy
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from support.unlock_world import World

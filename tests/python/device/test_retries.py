@@ -11,6 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,13 +25,14 @@ from corelocker.device.errors import (
     ServiceUnreachableError,
 )
 from corelocker.device.software import SoftwareDevice
-from corelocker.device.unlock_client import RetryPolicy
+from corelocker.device.unlock_client import LIMITS
 from corelocker.licensing.development import DevelopmentRoot
 from corelocker.licensing.errors import (
     LicensingError,
     PurchaseProductError,
     PurchaseUpstreamError,
 )
+from corelocker.licensing.http_client import RetryPolicy
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -176,8 +178,9 @@ def no_http(connection: socket.socket) -> None:
 
 @pytest.mark.parametrize("talk", [hang, drip, cut, cut_chunk, no_http], ids=lambda talk: talk.__name__)
 def test_broken_lines(world: World, bundle: KeyBundle, raw_server: Any, talk: Callable[[socket.socket], None]) -> None:
-    retry = RetryPolicy(attempts=2, answer=0.3, connect=0.3, sleep=lambda seconds: None)
-    device = world.device(f"device-{uuid.uuid4()}", port=raw_server(talk), retry=retry)
+    retry = RetryPolicy(attempts=2, sleep=lambda seconds: None)
+    limits = replace(LIMITS, connect=0.3, answer=0.3)
+    device = world.device(f"device-{uuid.uuid4()}", port=raw_server(talk), retry=retry, limits=limits)
     with pytest.raises(ServiceError) as refused:
         device.unlock(bundle, "full", GRANT)
     # Who waits for what comes late finds that it is no JSON, which is "service-protocol".

@@ -23,7 +23,6 @@ from corelocker.bundle.clkey import KeyBundle
 from corelocker.cli.device import read_public_key
 from corelocker.device.errors import NotUnlockedError, ServiceUnreachableError
 from corelocker.device.software import SoftwareDevice
-from corelocker.device.unlock_client import RetryPolicy
 from corelocker.licensing.app_config import AppConfig
 from corelocker.licensing.errors import (
     AttestationError,
@@ -36,6 +35,7 @@ from corelocker.licensing.errors import (
     PurchaseRevokedError,
     PurchaseSignatureError,
 )
+from corelocker.licensing.http_client import RetryPolicy
 from support.unlock_world import ServiceProcess, World, free_port
 
 DAY = 86400

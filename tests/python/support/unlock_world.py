@@ -28,12 +28,13 @@ from corelocker.bundle.keystore import FileKek, Kek, Keystore
 from corelocker.bundle.patch import Patch
 from corelocker.bundle.sample import sample
 from corelocker.device.software import SoftwareDevice
-from corelocker.device.unlock_client import RetryPolicy
+from corelocker.device.unlock_client import LIMITS
 from corelocker.licensing.app_config import AppConfig
 from corelocker.licensing.attested_request import AttestedRequest
 from corelocker.licensing.development import DevelopmentKey, DevelopmentRoot
 from corelocker.licensing.device_clock import Reading, system_reading
 from corelocker.licensing.evidence import Format, evidence_to_json
+from corelocker.licensing.http_client import Limits, RetryPolicy
 from corelocker.licensing.tokens import SoftwareSigner
 from corelocker.purchases.entitlements import Entitlement
 from corelocker.purchases.grant import issue_grant
@@ -243,13 +244,14 @@ class World:
         port: int | None = None,
         read_clocks: Callable[[], Reading] = system_reading,
         retry: RetryPolicy = AT_ONCE,
+        limits: Limits = LIMITS,
         ca_file: Path | None = None,
         **changes: Any,
     ) -> SoftwareDevice:
         """A new device in a folder `name`."""
         return SoftwareDevice.create(
             self.folder / name, self.app_config(port, **changes), self.attestation_key,
-            read_clocks=read_clocks, retry=retry, ca_file=ca_file,
+            read_clocks=read_clocks, retry=retry, limits=limits, ca_file=ca_file,
         )  # fmt: skip
 
     def bundle(self) -> KeyBundle:

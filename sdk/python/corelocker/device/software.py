@@ -22,7 +22,7 @@ from corelocker.bundle import jose
 from corelocker.bundle.clkey import KeyBundle
 from corelocker.device.errors import NotUnlockedError, ServiceProtocolError
 from corelocker.device.folder import DeviceFolder
-from corelocker.device.unlock_client import RetryPolicy, ServiceClient
+from corelocker.device.unlock_client import LIMITS, UnlockClient
 from corelocker.errors import BundlePublisherError, ConfigError
 from corelocker.licensing.app_config import AppConfig
 from corelocker.licensing.attested_request import AttestedRequest, renewal_token
@@ -37,6 +37,7 @@ from corelocker.licensing.errors import (
     PurchaseSupersededError,
 )
 from corelocker.licensing.evidence import Format, evidence_to_json
+from corelocker.licensing.http_client import Limits, RetryPolicy
 from corelocker.licensing.license import Expected, License, Verified, read_license, verify_license
 from corelocker.runtime.restored import Check, RestoredFile, restore
 
@@ -61,6 +62,7 @@ class SoftwareDevice:
         *,
         read_clocks: Callable[[], Reading] = system_reading,
         retry: RetryPolicy | None = None,
+        limits: Limits = LIMITS,
         ca_file: Path | None = None,
     ) -> None:
         """Open the device in `folder`.
@@ -69,6 +71,7 @@ class SoftwareDevice:
             folder: that `create` has made.
             read_clocks: the clocks of the device.
             retry: how long it keeps asking the service.
+            limits: of each request to the service.
             ca_file: PEM file of the certificate authorities to trust instead of the system's.
 
         Raises FileAccessError when others can read its keys, ConfigError when it is damaged.
@@ -82,7 +85,7 @@ class SoftwareDevice:
         self._attestation_key = self.folder.attestation_key()
         self._license_keys = self.config.trusted_keys()
         self._clock = DeviceClock(self.folder.marks, read_clocks)
-        self._client = ServiceClient(self.config.service, retry, ca_file)
+        self._client = UnlockClient(self.config.service, retry, limits, ca_file)
 
     @classmethod
     def create(
@@ -93,6 +96,7 @@ class SoftwareDevice:
         *,
         read_clocks: Callable[[], Reading] = system_reading,
         retry: RetryPolicy | None = None,
+        limits: Limits = LIMITS,
         ca_file: Path | None = None,
     ) -> Self:
         """Make a device with a new key pair in `folder`, and open it.
@@ -101,7 +105,7 @@ class SoftwareDevice:
         """
         _require_development(config)
         DeviceFolder(folder).create(config, ec.generate_private_key(ec.SECP256R1()), attestation_key)
-        return cls(folder, read_clocks=read_clocks, retry=retry, ca_file=ca_file)
+        return cls(folder, read_clocks=read_clocks, retry=retry, limits=limits, ca_file=ca_file)
 
     @property
     def thumbprint(self) -> str:
@@ -116,7 +120,7 @@ class SoftwareDevice:
         """Get a license for a tier of the bundle, and store it.
 
         `purchase` is the request's member of that name: `provider`, and what proves the purchase there. Raises
-        BundlePublisherError, BundleMismatchError, what `ServiceClient.exchange` raises, or a License*Error when the
+        BundlePublisherError, BundleMismatchError, what `UnlockClient.exchange` raises, or a License*Error when the
         service's answer is no license for this device; then an older license stays.
         """
         bundle.tier(tier)

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import random
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
-
-import requests
-import urllib3
 
 from corelocker.bundle.strict_json import Fields
 from corelocker.device.errors import (
@@ -21,58 +15,42 @@ from corelocker.device.errors import (
     ServiceUnreachableError,
     error_of_problem,
 )
-from corelocker.errors import ConfigError
 from corelocker.licensing.errors import LicensingError
+from corelocker.licensing.http_client import (
+    Answer,
+    ExchangeError,
+    Failure,
+    Limits,
+    RetryLater,
+    RetryPolicy,
+    exchange,
+    new_session,
+)
 
 # What a service answers is small: a license has 16 KiB at most.
-_MAX_ANSWER = 64 << 10
+LIMITS = Limits(connect=5, answer=20, size=64 << 10)
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
-@dataclass(frozen=True)
-class RetryPolicy:
-    """How long a device keeps trying.
-
-    Attributes:
-        attempts: tries before it gives up.
-        first_wait: seconds before the second try; doubled for each further one, and drawn at random from the upper half
-            so that a fleet of devices does not come back at once.
-        longest_wait: seconds that it waits at most, also when the service asks for more; then it gives up.
-        connect, answer: seconds to connect, and for the whole answer.
-        sleep: waits so many seconds.
-    """
-
-    attempts: int = 5
-    first_wait: float = 0.5
-    longest_wait: float = 30
-    connect: float = 5
-    answer: float = 20
-    sleep: Callable[[float], None] = field(default=time.sleep, repr=False)
-
-
-class _TryAgain(Exception):  # noqa: N818 - not an error yet
-    def __init__(self, error: LicensingError, wait: float | None) -> None:
-        super().__init__()
-        self.error = error
-        self.wait = wait
-
-
-class ServiceClient:
+class UnlockClient:
     """The unlock API over HTTP: one exchange is a challenge and the request that uses it.
 
     Args:
         service: base URL.
         retry: how long it keeps trying.
+        limits: of each request.
         ca_file: PEM file of the certificate authorities to trust instead of the system's, for https.
     """
 
-    def __init__(self, service: str, retry: RetryPolicy | None = None, ca_file: Path | None = None) -> None:
+    def __init__(
+        self, service: str, retry: RetryPolicy | None = None, limits: Limits = LIMITS, ca_file: Path | None = None
+    ) -> None:
         self._base = service.rstrip("/")
         self._retry = retry or RetryPolicy()
-        self._session = requests.Session()
-        self._session.headers["Accept-Encoding"] = "identity"
-        self._session.verify = True if ca_file is None else str(ca_file)
+        self._limits = limits
         # A proxy of the environment does not lead back to this machine.
-        self._session.trust_env = not _is_loopback(urlsplit(self._base).hostname)
+        local = urlsplit(self._base).hostname in _LOOPBACK
+        self._session = new_session(ca_file=None if ca_file is None else str(ca_file), proxies_of_environment=not local)
 
     def exchange(
         self, path: str, body: Callable[[Mapping[str, Any]], Mapping[str, Any]], challenge: Mapping[str, Any]
@@ -90,62 +68,41 @@ class ServiceClient:
         Raises the error whose `code` the service's problem names, ServiceError for one that is not known here,
         ServiceUnreachableError or ServiceProtocolError.
         """
-        wait = self._retry.first_wait
-        for attempt in range(1, self._retry.attempts + 1):
-            try:
-                return self._post(path, body(self._post("/v1/challenges", challenge)))
-            except _TryAgain as again:
-                # Retry-After is when the service wants to be asked at the earliest.
-                pause = max(again.wait or 0, wait * random.uniform(0.5, 1))  # noqa: S311 - not a secret
-                if attempt == self._retry.attempts or pause > self._retry.longest_wait:
-                    raise again.error from None
-            self._retry.sleep(pause)
-            wait *= 2
-        raise ConfigError(f"{self._retry.attempts} attempts make no sense")
+        return self._retry.run(lambda: self._post(path, body(self._post("/v1/challenges", challenge))))
 
     def _post(self, path: str, members: Mapping[str, Any]) -> Mapping[str, Any]:
-        retry = self._retry
-        deadline = time.monotonic() + retry.answer
         try:
-            with self._session.post(
-                self._base + path, json=members, timeout=(retry.connect, retry.answer),
-                allow_redirects=False, stream=True,
-            ) as answer:  # fmt: skip
-                data = b""
-                # Not `iter_content`, which waits for whole chunks: a byte now and then would hold the device for hours.
-                while part := answer.raw.read1(16 << 10, decode_content=False):
-                    data += part
-                    if len(data) > _MAX_ANSWER:
-                        raise ServiceProtocolError(f"the service's answer is larger than {_MAX_ANSWER} bytes")
-                    if time.monotonic() > deadline:
-                        raise requests.Timeout
-        except requests.exceptions.SSLError:
-            raise ServiceUnreachableError("the service's certificate is not trusted") from None
-        except (requests.ConnectionError, requests.Timeout, urllib3.exceptions.HTTPError):
-            raise _TryAgain(ServiceUnreachableError("the service cannot be reached"), None) from None
-        except requests.RequestException as error:
-            raise ServiceProtocolError(f"the request failed: {type(error).__name__}") from None
+            answer = exchange(
+                self._session, "POST", self._base + path, json=members, limits=self._limits,
+                headers={"Accept-Encoding": "identity"}, unpack=False,
+            )  # fmt: skip
+        except ExchangeError as error:
+            raise _no_answer(error) from None
         if answer.status_code == 201:
-            return Fields.parse(data, "the service's answer", ServiceProtocolError).values
-        raise self._refusal(answer, data)
-
-    @staticmethod
-    def _refusal(answer: requests.Response, data: bytes) -> Exception:
-        """What a status other than 201 means; 429, 503 and a challenge that is too old or used up are tried again."""
-        asked = answer.headers.get("Retry-After", "")
-        wait = float(asked) if asked.isascii() and asked.isdigit() and len(asked) < 10 else None
-        busy = answer.status_code in (429, 503)
-        try:
-            error = error_of_problem(data)
-        except ServiceProtocolError as unclear:
-            # A proxy in front of the service answers in its own words.
-            error = unclear
-        if busy and type(error) in (ServiceError, ServiceProtocolError):
-            error = ServiceBusyError(f"the service answers with status {answer.status_code}")
-        if busy or error.code in ("challenge-used", "challenge-expired"):
-            return _TryAgain(error, wait)
-        return error
+            return Fields.parse(answer.body, "the service's answer", ServiceProtocolError).values
+        raise _refusal(answer)
 
 
-def _is_loopback(host: str | None) -> bool:
-    return host in ("localhost", "127.0.0.1", "::1")
+def _no_answer(error: ExchangeError) -> Exception:
+    """What it means that no complete answer came."""
+    if error.failure is Failure.CERTIFICATE:
+        return ServiceUnreachableError("the service's certificate is not trusted")
+    if error.retryable:
+        return RetryLater(ServiceUnreachableError("the service cannot be reached"))
+    return ServiceProtocolError(str(error))
+
+
+def _refusal(answer: Answer) -> Exception:
+    """What a status other than 201 means; 429, 503 and a challenge that is too old or used up are tried again."""
+    busy = answer.status_code in (429, 503)
+    error: LicensingError
+    try:
+        error = error_of_problem(answer.body)
+    except ServiceProtocolError as unclear:
+        # A proxy in front of the service answers in its own words.
+        error = unclear
+    if busy and type(error) in (ServiceError, ServiceProtocolError):
+        error = ServiceBusyError(f"the service answers with status {answer.status_code}")
+    if busy or error.code in ("challenge-used", "challenge-expired"):
+        return RetryLater(error, answer.retry_after)
+    return error

@@ -113,8 +113,12 @@ def exchange(
     headers: Mapping[str, str] | None = None,
     params: Mapping[str, str | list[str]] | None = None,
     json: Mapping[str, Any] | None = None,
+    unpack: bool = True,
 ) -> Answer:
-    """Send one request and read the whole answer within the limits. Follows no redirect. Raises ExchangeError."""
+    """Send one request and read the whole answer within the limits. Follows no redirect. Raises ExchangeError.
+
+    Without `unpack` a content encoding is not undone; for servers that were asked for none.
+    """
     deadline = time.monotonic() + limits.answer
     try:
         with session.request(
@@ -130,7 +134,7 @@ def exchange(
         ) as response:
             body = bytearray()
             # Not `iter_content`: it waits until a whole piece is there, however slowly its bytes come.
-            while piece := response.raw.read1(_PIECE, decode_content=True):
+            while piece := response.raw.read1(_PIECE, decode_content=unpack):
                 body += piece
                 if len(body) > limits.size:
                     raise ExchangeError(Failure.TOO_LARGE, f"the answer is larger than {limits.size} bytes")
