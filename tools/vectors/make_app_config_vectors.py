@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from make_license_vectors import NEXT_SERVICE, SERVICE, base64url, jwk, key, nested, thumbprint
+from license_forge import NEXT_SERVICE, SERVICE, base64url, jwk, key, nested, thumbprint
 
 PUBLISHER = key("publisher")
 GOOD: dict[str, Any] = {

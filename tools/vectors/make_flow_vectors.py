@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from make_license_vectors import (
+from license_forge import (
     BUNDLE,
     CONTENT_KEY,
     ISSUED,

@@ -15,7 +15,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from make_license_vectors import BUNDLE, OTHER_PHONE, PHONE, base64url, canonical, jwk, seal, sha256, thumbprint
+from license_forge import BUNDLE, OTHER_PHONE, PHONE, base64url, canonical, jwk, seal, sha256, thumbprint
 
 INFO = b"corelocker proof v1"
 SERVICE_SECRET = sha256(b"corelocker vector service secret")
