@@ -117,18 +117,12 @@ def refused_json() -> list[dict[str, Any]]:
     ]
 
 
+def changed(name: str, comment: str, **changes: Any) -> dict[str, Any]:
+    """The good file with changes, which is refused."""
+    return vector(name, comment, file_of(**changes), REFUSED)
+
+
 def refused_members() -> list[dict[str, Any]]:
-    def changed(name: str, comment: str, **changes: Any) -> dict[str, Any]:
-        return vector(name, comment, file_of(**changes), REFUSED)
-
-    def with_key(name: str, comment: str, value: Any) -> dict[str, Any]:
-        return changed(name, comment, license_keys={"keys": [value]})
-
-    def served(name: str, comment: str, url: str, **changes: Any) -> dict[str, Any]:
-        return changed(f"service-{name}", comment, service=url, **changes)
-
-    good = jwk(SERVICE)
-    off_curve = good | {"y": jwk(NEXT_SERVICE)["y"]}
     return [
         *(changed(f"no-{name}", f"{name} is missing", **{name: None}) for name in GOOD),
         *(changed(f"{name}-number", f"{name} is a number", **{name: 1}) for name in GOOD),
@@ -137,23 +131,6 @@ def refused_members() -> list[dict[str, Any]]:
         changed("version-short", "no minor version", version="1"),
         changed("version-long", "seven digits", version="1.1000000"),
         changed("version-text", "no number", version="1.x"),
-        served("http", "http in production", "http://unlock.example.com"),
-        served("query", "a query", "https://unlock.example.com/?a=b"),
-        served("fragment", "a fragment", "https://unlock.example.com/#a"),
-        served("user", "a user", "https://user@unlock.example.com/"),
-        served("scheme", "another scheme", "ftp://unlock.example.com", environment="development"),
-        served("scheme-case", "the scheme is in lowercase", "HTTPS://unlock.example.com"),
-        served("no-scheme", "no scheme", "unlock.example.com"),
-        served("no-host", "no host", "https:///v1"),
-        served("space", "a space", "https://unlock.example.com/a b"),
-        served("line-feed", "a line feed at the end", "https://unlock.example.com\n"),
-        served("backslash", "a backslash", "https://unlock.example.com\\@example.org"),
-        served("not-ascii", "a host beyond ASCII", "https://größe.example.com"),
-        served("half-ipv6", "half an IPv6 address", "https://[::1"),
-        served("port-zero", "port 0", "https://unlock.example.com:0"),
-        served("port-large", "port 65,536", "https://unlock.example.com:65536"),
-        served("port-empty", "a colon without a port", "https://unlock.example.com:"),
-        served("long", "2,049 characters", "https://example.com/" + "p" * 2029),
         changed("issuer-empty", "an empty text", issuer=""),
         changed("issuer-long", "257 code points", issuer="\U0001f511" * 257),
         changed("app-control", "a control character", app="com.example\x00"),
@@ -172,6 +149,41 @@ def refused_members() -> list[dict[str, Any]]:
         changed("publisher-padded", "base64 padding", publisher=thumbprint(PUBLISHER) + "="),
         changed("publisher-left-over", "bits that no byte takes", publisher="A" * 42 + "B"),
         changed("publisher-base64", "the other alphabet", publisher="+" * 42 + "A"),
+    ]
+
+
+def refused_urls() -> list[dict[str, Any]]:
+    def served(name: str, comment: str, url: str, **changes: Any) -> dict[str, Any]:
+        return changed(f"service-{name}", comment, service=url, **changes)
+
+    return [
+        served("http", "http in production", "http://unlock.example.com"),
+        served("query", "a query", "https://unlock.example.com/?a=b"),
+        served("fragment", "a fragment", "https://unlock.example.com/#a"),
+        served("user", "a user", "https://user@unlock.example.com/"),
+        served("scheme", "another scheme", "ftp://unlock.example.com", environment="development"),
+        served("scheme-case", "the scheme is in lowercase", "HTTPS://unlock.example.com"),
+        served("no-scheme", "no scheme", "unlock.example.com"),
+        served("no-host", "no host", "https:///v1"),
+        served("space", "a space", "https://unlock.example.com/a b"),
+        served("line-feed", "a line feed at the end", "https://unlock.example.com\n"),
+        served("backslash", "a backslash", "https://unlock.example.com\\@example.org"),
+        served("not-ascii", "a host beyond ASCII", "https://größe.example.com"),
+        served("half-ipv6", "half an IPv6 address", "https://[::1"),
+        served("port-zero", "port 0", "https://unlock.example.com:0"),
+        served("port-large", "port 65,536", "https://unlock.example.com:65536"),
+        served("port-empty", "a colon without a port", "https://unlock.example.com:"),
+        served("long", "2,049 characters", "https://example.com/" + "p" * 2029),
+    ]
+
+
+def refused_keys() -> list[dict[str, Any]]:
+    def with_key(name: str, comment: str, value: Any) -> dict[str, Any]:
+        return changed(name, comment, license_keys={"keys": [value]})
+
+    good = jwk(SERVICE)
+    off_curve = good | {"y": jwk(NEXT_SERVICE)["y"]}
+    return [
         changed("keys-list", "a list of JWKs, not a set", license_keys=[good]),
         changed("keys-empty", "no key", license_keys={"keys": []}),
         changed("keys-nine", "nine keys", license_keys={"keys": [jwk(key(f"service {n}")) for n in range(9)]}),
@@ -198,7 +210,7 @@ def main() -> None:
             "App configurations (docs/formats.md, App configuration and JSON). Read `file` (base64): `expect` is ok or the "
             "code of the error. With ok, `values` is what was read; `license_keys` are the keys' thumbprints in their order."
         ),
-        "vectors": [*accepted(), *refused_json(), *refused_members()],
+        "vectors": [*accepted(), *refused_json(), *refused_members(), *refused_urls(), *refused_keys()],
     }
     names = [made["name"] for made in content["vectors"]]
     assert len(set(names)) == len(names)

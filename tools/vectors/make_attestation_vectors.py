@@ -22,7 +22,8 @@ from corelocker.licensing.attested_request import AttestedRequest  # noqa: E402
 from corelocker.licensing.errors import EvidenceError  # noqa: E402
 from corelocker.licensing.evidence import Format, evidence_from_json  # noqa: E402
 from support.attestation_cases import ANDROID_CASES, APPLE_CASES, DEVELOPMENT_CASES  # noqa: E402
-from support.attestation_forge import DEVICE_KEY, key  # noqa: E402
+from support.attestation_forge import DEVICE_KEY  # noqa: E402
+from support.certificate_writer import key  # noqa: E402
 
 DEVICE = DEVICE_KEY.public_key()
 BUNDLE = "6f9b8c0e-1d2a-4f3b-9c4d-5e6f7a8b9c0d"

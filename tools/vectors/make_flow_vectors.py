@@ -261,6 +261,13 @@ def tried_again() -> list[dict[str, Any]]:
             [challenge(1), unlock(1, problem(409, "challenge-used")), *again],
             waits=[[0.25, 0.5]],
         ),
+    ]
+
+
+def waits() -> list[dict[str, Any]]:
+    """How long a device waits, and when it gives up."""
+    again = [challenge(2), unlock(2, issued())]
+    return [
         vector(
             "challenge-expired",
             "the device slept in between",
@@ -406,7 +413,7 @@ def main() -> None:
         "bundle": {"id": BUNDLE, "model_version": 3, "tiers": ["free", "plus", "full"]},
         "now": ISSUED,
         "content_key": CONTENT_KEY.hex(),
-        "vectors": [*good(), *new_truth(), *tried_again(), *refused(), *not_believed()],
+        "vectors": [*good(), *new_truth(), *tried_again(), *waits(), *refused(), *not_believed()],
     }
     names = [made["name"] for made in content["vectors"]]
     assert len(set(names)) == len(names)

@@ -13,14 +13,10 @@ from typing import Any
 import pytest
 from corelocker.attestation.verdict import Reason
 from corelocker.licensing.evidence import evidence_from_json
-from support.attestation_cases import (
-    ANDROID_CASES,
-    APPLE_CASES,
-    DEVELOPMENT_CASES,
-    AndroidCase,
-    AppleCase,
-    DevelopmentCase,
-)
+from support.android_case import AndroidCase
+from support.apple_cases import AppleCase
+from support.attestation_cases import ANDROID_CASES, APPLE_CASES, DEVELOPMENT_CASES
+from support.development_cases import DevelopmentCase
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 MADE = REPOSITORY / "tests/vectors/attestation/made"

@@ -15,22 +15,14 @@ from corelocker.attestation.revocation import MAX_LIST, RevocationList, Revocati
 from corelocker.attestation.verdict import Reason, Refusal
 from corelocker.errors import ConfigError
 from corelocker.licensing.evidence import MAX_CERTIFICATE, MAX_CHAIN, MAX_OBJECT
-from support.attestation_cases import (
-    ANDROID_CASES,
-    APPLE_CASES,
-    DEVELOPMENT_CASES,
-    LEAF_EXTENSIONS,
-    NOT_CA_MARKED,
-    development_evidence,
-)
+from support.android_case import LEAF_EXTENSIONS, NOT_CA_MARKED
+from support.attestation_cases import ANDROID_CASES, APPLE_CASES, DEVELOPMENT_CASES
 from support.attestation_forge import (
     APP_KEY,
     CLIENT_DATA_HASH,
     IOS_27,
-    NOW,
     ROOT,
     ROOT_NAME,
-    Cert,
     android_chain,
     android_policy,
     apple_chain,
@@ -39,25 +31,30 @@ from support.attestation_forge import (
     assertion_object,
     attestation_object,
     authenticator_data,
-    basic_constraints,
-    boolean,
     cbor,
     cose,
     described,
-    extension,
     factory,
+    key_description,
+    remote,
+    root_of_trust,
+)
+from support.certificate_writer import (
+    NOW,
+    Cert,
+    basic_constraints,
+    boolean,
+    extension,
     integer,
     key,
-    key_description,
     key_usage,
     name,
     octets,
     oid,
-    remote,
-    root_of_trust,
     seq,
     tlv,
 )
+from support.development_cases import development_evidence
 
 ANDROID = next(case for case in ANDROID_CASES if case.name == "factory")
 ATTESTATION = next(case for case in APPLE_CASES if case.name == "attestation")

@@ -31,38 +31,24 @@ from corelocker.licensing.evidence import MAX_INTEGRITY_TOKEN, DevelopmentEviden
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
-from support.attestation_cases import (
-    ANDROID_CASES,
-    APPLE_CASES,
-    DEVELOPMENT_CASES,
-    AndroidCase,
-    AppleCase,
-    DevelopmentCase,
-)
+from support.android_case import AndroidCase
+from support.apple_cases import AppleCase
+from support.attestation_cases import ANDROID_CASES, APPLE_CASES, DEVELOPMENT_CASES
 from support.attestation_forge import (
-    NOW,
     PACKAGE,
     ROOT,
     ROOT_KEY,
     SIGNER,
     android_chain,
     android_policy,
-    boolean,
     cbor,
-    ctx,
     factory,
-    integer,
     key_description,
-    octets,
-    oid,
     remote,
     root_of_trust,
-    seq,
-    set_of,
-    spki,
-    time,
-    tlv,
 )
+from support.certificate_writer import NOW, boolean, ctx, integer, octets, oid, seq, set_of, spki, time, tlv
+from support.development_cases import DevelopmentCase
 
 # --- DER -----------------------------------------------------------------------------------------
 
