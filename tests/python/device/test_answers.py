@@ -146,7 +146,7 @@ def test_wrapped_to_another_info(server: Server, device: SoftwareDevice, bundle:
 def test_every_problem_has_a_typed_error() -> None:
     """A device knows each code that a service can send; those of HTTP itself are ServiceErrors that name it."""
     for code in PROBLEMS:
-        error = error_of_problem(json.dumps(of_code(code).members()).encode())
+        error = error_of_problem(json.dumps(of_code(code).members("a-request")).encode())
         if type(error) is ServiceError:
             assert PROBLEMS[code].status in (404, 405, 408, 413, 415, 429, 431, 500, 503), code
             assert code in str(error)
@@ -181,7 +181,7 @@ def test_whatever_comes_as_a_problem(data: bytes) -> None:
 
 
 def test_device_limit_says_when(server: Server, device: SoftwareDevice, bundle: KeyBundle) -> None:
-    members = of_code("device-limit").members() | {"retry_at": NOW + 5 * DAY}
+    members = of_code("device-limit").members("a-request") | {"retry_at": NOW + 5 * DAY}
     server.answers.append((409, {}, json.dumps(members).encode()))
     with pytest.raises(DeviceLimitError) as refused:
         device.unlock(bundle, "full", GRANT)

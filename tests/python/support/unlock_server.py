@@ -112,7 +112,7 @@ def created(members: dict[str, Any]) -> Answer:
 def problem(code: str, status: int | None = None, **headers: str) -> Answer:
     found = of_code(code)
     kind = {"Content-Type": "application/problem+json"}
-    return status or found.status, kind | headers, json.dumps(found.members()).encode()
+    return status or found.status, kind | headers, json.dumps(found.members("a-request")).encode()
 
 
 class Clock:
