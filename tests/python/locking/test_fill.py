@@ -11,7 +11,11 @@ from corelocker.artifacts import Artifact, Edge, WeightTensor, open_artifact
 from corelocker.artifacts.elements import INT8
 from corelocker.errors import LockingError
 from corelocker.locking.criteria import score
-from corelocker.locking.fill import CODE_STATISTICS, STATISTICS, WIDE, Balance, Turn, _permuted, _targets, fill_group
+from corelocker.locking.fill import fill_group
+from corelocker.locking.fill.candidates import WIDE, _permuted
+from corelocker.locking.fill.draw import _targets
+from corelocker.locking.fill.ordering import RankBias, Ticket
+from corelocker.locking.fill.statistics import CODE_STATISTICS, STATISTICS
 from corelocker.locking.lock import lock_artifacts
 from corelocker.locking.plan import Plan, make_plan
 from corelocker.locking.tiers import parse_tiers
@@ -119,7 +123,7 @@ def test_fill_never_depends_on_a_locked_byte(tmp_path: Path, fill: str) -> None:
             [float_layer(builder, "a", other, bias=other[:, 0]), quantized_layer(builder, "b", other, group=8, bits=4)]
         )
         for tensor in artifact.tensors:
-            (result,) = fill_group([tensor], channels, fill, np.random.default_rng(3), Turn(Balance()))  # type: ignore[arg-type]
+            (result,) = fill_group([tensor], channels, fill, np.random.default_rng(3), Ticket(RankBias()))  # type: ignore[arg-type]
             filled.append([data.tobytes() for part in result.parts for data in part])
     assert filled[0] == filled[2]
     assert filled[1][:6] == filled[3][:6], "codes and scales; the quantization of the other channels did not change"
@@ -295,7 +299,7 @@ def test_a_number_that_most_channels_share_is_as_common_among_targets() -> None:
     columns = len(STATISTICS + CODE_STATISTICS)
     ranks = np.full((200, columns), 0.5, np.float32)
     ranks[:, -1] = np.where(np.arange(200) < 40, 0.1, 0.6)  # a fifth has the smaller of two numbers
-    balance, generator = Balance(), np.random.default_rng(1)
+    balance, generator = RankBias(), np.random.default_rng(1)
     found = []
     for _ in range(6):
         targets = _targets(ranks, 10, generator, balance)

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from corelocker.artifacts import Artifact
 from corelocker.artifacts.detect import open_artifacts
-from corelocker.locking.hardened import HARDENED_SHARE, cover, hardened_channels, input_layers, prices, readers
+from corelocker.locking.hardened import HARDENED_SHARE, hardened_channels, input_layers, prices, readers, vertex_cover
 from corelocker.locking.options import PresetName
 from corelocker.locking.plan import LayerSize
 from corelocker.locking.presets import caveat
@@ -37,7 +37,7 @@ def test_the_cover_is_the_cheapest(layers: list[LayerSize]) -> None:
         for taken in itertools.product((False, True), repeat=len(layers))
         if covers(taken)
     )
-    chosen = cover(layers)
+    chosen = vertex_cover(layers)
     assert price(chosen, layers) == pytest.approx(best)
     assert covers(tuple(layer in chosen for layer in layers))
 
@@ -88,7 +88,7 @@ def test_the_cover_of_branches_is_the_cheapest(
         for chosen in itertools.combinations(layers, count)
         if covers({layer.name for layer in chosen})
     )
-    found = cover(layers)
+    found = vertex_cover(layers)
     assert covers({layer.name for layer in found})
     assert price(found, layers) == pytest.approx(best)
 
@@ -96,7 +96,7 @@ def test_the_cover_of_branches_is_the_cheapest(
 def test_layers_beside_each_other_do_not_cover_each_other() -> None:
     def taken(sizes: dict[str, int]) -> list[str]:
         layers = [LayerSize(f"{n}.weight", 8, 8 * s) for n, s in (sizes | {"head": 1}).items()]
-        return [layer.name for layer in cover(layers)]
+        return [layer.name for layer in vertex_cover(layers)]
 
     # Taking only the small one of two branches would leave every large one with the next.
     blocks = {f"stage.{i}.{b}.conv": s for i in range(4) for b, s in (("rbr_1x1", 1), ("rbr_dense", 9))}
@@ -120,7 +120,7 @@ def test_a_layer_may_have_the_name_of_a_module() -> None:
     layers = [
         LayerSize(name, 8, 8 * size) for name, size in (("a", 3), ("a.b", 1), ("a.b.c", 1), ("d", 9), ("head", 1))
     ]
-    assert [layer.name for layer in cover(layers)] == ["a.b", "a.b.c"]
+    assert [layer.name for layer in vertex_cover(layers)] == ["a.b", "a.b.c"]
 
 
 @given(LAYERS, st.floats(0, 1))
@@ -141,7 +141,7 @@ def test_a_larger_share_locks_no_channel_less(layers: list[LayerSize], a: float,
 def test_small_layers_go_whole_and_large_ones_equally() -> None:
     sizes = [(8, 80), (8, 90), (16, 1600), (16, 3200), (32, 6400), (32, 9999), (10, 100)]
     layers = [LayerSize(str(i), c, s) for i, (c, s) in enumerate(sizes)]
-    assert [layer.name for layer in cover(layers)] == ["0", "2", "4"]
+    assert [layer.name for layer in vertex_cover(layers)] == ["0", "2", "4"]
     counts = hardened_channels(layers, 0.15)
     assert counts["2"] == 15
     assert counts["4"] * 6400 / 32 == pytest.approx(1600, abs=200)
@@ -154,7 +154,7 @@ def test_small_layers_go_whole_and_large_ones_equally() -> None:
 @given(LAYERS, st.sets(st.tuples(st.integers(0, 8), st.integers(0, 8)), max_size=20))
 def test_the_cover_of_a_graph_is_the_cheapest(layers: list[LayerSize], drawn: set[tuple[int, int]]) -> None:
     reads = {layer.name: {f"layer{b}" for a, b in drawn if f"layer{a}" == layer.name} for layer in layers}
-    chosen = cover(layers, reads)
+    chosen = vertex_cover(layers, reads)
     assert covered({layer.name for layer in chosen}, reads, layers)
     assert price(chosen, layers) == pytest.approx(cheapest(layers, reads))
 
@@ -182,11 +182,11 @@ def test_a_program_is_covered_along_its_graph(name: str) -> None:
     (artifact,) = open_artifacts([exported(name, "portable")])
     layers, reads = sizes(artifact), readers([artifact])
     assert reads == {layer: {e.consumer for e in edges} for layer, edges in artifact.edges.items()}
-    chosen = cover(layers, reads)
+    chosen = vertex_cover(layers, reads)
     assert covered({layer.name for layer in chosen}, reads, layers)
     assert price(chosen, layers) == pytest.approx(cheapest(layers, reads))
     # As a chain, which is all that the names of a program tell, branches stay open.
-    assert covered({layer.name for layer in cover(layers)}, reads, layers) == (name != "branches")
+    assert covered({layer.name for layer in vertex_cover(layers)}, reads, layers) == (name != "branches")
 
 
 def test_layers_that_the_graph_lost_are_followed_by_their_names() -> None:
@@ -194,7 +194,7 @@ def test_layers_that_the_graph_lost_are_followed_by_their_names() -> None:
     reads = readers([artifact])
     assert "otherwise" in artifact.untraced
     assert "otherwise" not in reads
-    chosen = {layer.name for layer in cover(sizes(artifact), reads)}
+    chosen = {layer.name for layer in vertex_cover(sizes(artifact), reads)}
     assert covered(chosen, reads, sizes(artifact))
     assert {"left", "right"} <= chosen or {"stem", "inner"} <= chosen  # both branches read the stem
     assert chosen & {"otherwise", "shared_w"}
@@ -227,7 +227,7 @@ def test_the_cover_holds_the_input_layers_and_what_works_beside_them() -> None:
     layers = [LayerSize(name, 8, 80) for name in names]
 
     def chosen(inputs: Collection[str]) -> list[str]:
-        return [layer.name for layer in cover(layers, inputs=inputs)]
+        return [layer.name for layer in vertex_cover(layers, inputs=inputs)]
 
     assert chosen(()) == ["b.rbr_dense", "b.rbr_1x1"]
     assert chosen({"stem.rbr_dense"}) == ["stem.rbr_dense", "stem.rbr_1x1", "c"]

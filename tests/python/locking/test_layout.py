@@ -15,7 +15,7 @@ from corelocker.bundle.sample import sample
 from corelocker.errors import LockingError
 from corelocker.files import MappedFile
 from corelocker.locking import layout, lock
-from corelocker.locking.layout import Cells, Name, Overlay, crossing_cells
+from corelocker.locking.layout import LockedRuns, Name, Overlay, crossing_runs
 from corelocker.runs import Run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -24,10 +24,10 @@ from support import Builder, float_layer
 HERE = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=80, deadline=None)
 
 
-def written(cells: list[Cells], size: int) -> tuple[np.ndarray, np.ndarray]:
+def written(runs: list[LockedRuns], size: int) -> tuple[np.ndarray, np.ndarray]:
     """Tier and byte of every place, by the definition of a run; a byte named twice is an error."""
     tiers, image = np.zeros(size, np.uint8), np.zeros(size, np.uint8)
-    for run, tier, contents in chain.from_iterable(cells):
+    for run, tier, contents in chain.from_iterable(runs):
         for piece in range(run.count):
             at = run.offset + piece * run.stride
             assert not tiers[at : at + run.length].any()
@@ -54,9 +54,9 @@ def test_rows_and_columns_cross_once(tmp_path: Path, data: st.DataObject) -> Non
     row_data = {i: np.full(row_bytes, 100 + i, np.uint8) for i in np.flatnonzero(rows)}
     column_data = {i: np.full(column_bytes, 200 + i, np.uint8) for i in np.flatnonzero(columns)}
 
-    cells = crossing_cells(tensor, rows, row_data, columns, column_data)
+    runs = crossing_runs(tensor, rows, row_data, columns, column_data)
 
-    tiers, image = written(cells, len(tensor.weight.file))
+    tiers, image = written(runs, len(tensor.weight.file))
     expected_tiers, expected = np.zeros_like(tiers), np.zeros_like(image)
     for index, part, table, filled in (
         *((i, tensor.inputs, columns, column_data) for i in np.flatnonzero(columns)),
@@ -76,7 +76,7 @@ def test_rows_and_columns_cross_once(tmp_path: Path, data: st.DataObject) -> Non
 def test_blocks_join_to_the_whole_state(data: st.DataObject) -> None:
     size = data.draw(st.integers(60, 200))
     original = np.arange(size, dtype=np.uint8)
-    cells: list[Cells] = []
+    runs: list[LockedRuns] = []
     taken = np.zeros(size, bool)
     for _ in range(4):
         count, length = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 6))
@@ -92,15 +92,15 @@ def test_blocks_join_to_the_whole_state(data: st.DataObject) -> None:
             offsets.append(start)
             tiers.append(data.draw(st.integers(1, 3)))
         contents = (255 - np.arange(len(offsets) * count * length)).astype(np.uint8).reshape(-1, count * length)
-        cells.append(Cells(length, stride, count, np.array(offsets, np.int64), np.array(tiers, np.uint8), contents))
+        runs.append(LockedRuns(length, stride, count, np.array(offsets, np.int64), np.array(tiers, np.uint8), contents))
     free = next((i for i in range(size - 4) if not taken[i : i + 4].any()), None)
     names = [Name(free, (b"aaaa", b"bbbb", b"bbbb", bytes(original[free : free + 4])))] if free is not None else []
-    overlay = Overlay(cells, names)
+    overlay = Overlay(runs, names)
     block_size = data.draw(st.integers(1, size))
     before = locked = original
     for state in range(4):
         expected = original.copy()
-        for run, tier, fill in chain.from_iterable(cells):
+        for run, tier, fill in chain.from_iterable(runs):
             if tier > state:
                 for piece in range(run.count):
                     at = run.offset + piece * run.stride
@@ -129,7 +129,7 @@ def patched(overlay: Overlay, tier: int, original: np.ndarray, before: np.ndarra
         path.write_bytes(original.tobytes())
         drawn: Future[list[lock.FileCells]] = Future()
         file = MappedFile(path, "original")
-        drawn.set_result([(file, cells) for cells in overlay.cells])
+        drawn.set_result([(file, runs) for runs in overlay.runs])
         filling = lock.Filling(file, [(0, original.size)], drawn)
         made = lock.tier_patch(lock.LockedFile(file, [filling], overlay.names), tier)
     after = before.copy()
@@ -150,7 +150,7 @@ def written_as_a_file(original: np.ndarray, overlay: Overlay, block_size: int) -
         source.write_bytes(original.tobytes())
         drawn: Future[list[lock.FileCells]] = Future()
         file = MappedFile(source, "original")
-        drawn.set_result([(file, cells) for cells in overlay.cells])
+        drawn.set_result([(file, runs) for runs in overlay.runs])
         locked = lock.LockedFile(file, [lock.Filling(file, [(0, original.size)], drawn)], overlay.names)
         seen: list[int] = []
         digest = lock.write_locked_file(locked, copy, seen.append)
@@ -161,16 +161,16 @@ def written_as_a_file(original: np.ndarray, overlay: Overlay, block_size: int) -
 
 def test_changes_are_in_file_order_and_only_of_their_tier() -> None:
     offsets, tiers = np.array([8, 16, 40]), np.array([2, 2, 1], np.uint8)
-    cells = [Cells(4, 4, 1, offsets, tiers, np.zeros((3, 4), np.uint8))]
-    overlay = Overlay(cells, [Name(12, (b"one1", b"two2", b"orig"))])
+    runs = [LockedRuns(4, 4, 1, offsets, tiers, np.zeros((3, 4), np.uint8))]
+    overlay = Overlay(runs, [Name(12, (b"one1", b"two2", b"orig"))])
 
     def places(tier: int) -> list[list[int]]:
-        return [c.cells.offsets[c.rows].tolist() for c in overlay.changes(tier)]
+        return [c.runs.offsets[c.rows].tolist() for c in overlay.changes(tier)]
 
     assert places(1) == [[12], [40]]
     assert places(2) == [[8], [12], [16]]
     name = overlay.changes(2)[1]
-    assert name.cells.data.tobytes() == b"one1", "what ships"
+    assert name.runs.data.tobytes() == b"one1", "what ships"
     assert name.after is not None
     assert name.after.tobytes() == b"orig"
 
@@ -178,24 +178,24 @@ def test_changes_are_in_file_order_and_only_of_their_tier() -> None:
 def test_long_pieces_and_parts_of_a_patch(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same whatever is copied one by one, and however much at a time."""
     original = np.arange(251, dtype=np.uint8).repeat(4)
-    cells = Cells(9, 30, 3, np.array([5, 14, 600]), np.array([1, 1, 1], np.uint8), np.zeros((3, 27), np.uint8))
+    runs = LockedRuns(9, 30, 3, np.array([5, 14, 600]), np.array([1, 1, 1], np.uint8), np.zeros((3, 27), np.uint8))
     states, patches = [], []
     for long, chunk in ((1 << 16, 1 << 20), (8, 1 << 20), (1 << 16, 30)):
         monkeypatch.setattr(layout, "LONG", long)
         monkeypatch.setattr(layout, "CHUNK", chunk)
         block = original.copy()
-        Overlay([cells], []).apply(0, block, 0)
+        Overlay([runs], []).apply(0, block, 0)
         states.append(block.tobytes())
-        changes = [part for change in Overlay([cells], []).changes(1) for part in change.chunks()]
-        patches.append(b"".join(c.cells.original(original, c.rows).tobytes() for c in changes))
+        changes = [part for change in Overlay([runs], []).changes(1) for part in change.chunks()]
+        patches.append(b"".join(c.runs.original(original, c.rows).tobytes() for c in changes))
     assert len(set(states)) == len(set(patches)) == 1
     assert states[0] != original.tobytes()
 
 
 def test_a_run_too_long_for_a_patch_is_refused() -> None:
-    cells = Cells(1 << 32, 1 << 32, 1, np.array([0]), np.array([1], np.uint8), np.zeros((1, 0), np.uint8))
+    runs = LockedRuns(1 << 32, 1 << 32, 1, np.array([0]), np.array([1], np.uint8), np.zeros((1, 0), np.uint8))
     with pytest.raises(LockingError):
-        cells.table(np.array([0]))
+        runs.table(np.array([0]))
 
 
 @pytest.mark.parametrize("half", [False, True])
@@ -203,11 +203,11 @@ def test_unlocked_rows_keep_their_bytes(tmp_path: Path, half: bool) -> None:
     builder = Builder(tmp_path / "m.bin")
     layer = float_layer(builder, "w", np.ones((4, 3), np.float32), half=half)
     (tensor,) = builder.artifact([layer]).tensors
-    cells = crossing_cells(
+    runs = crossing_runs(
         tensor,
         np.array([0, 2, 0, 0], np.uint8),
         {1: np.zeros(tensor.weight.run(1).size, np.uint8)},
         np.zeros(3, np.uint8),
         {},
     )
-    assert [(run, tier) for run, tier, _ in chain.from_iterable(cells)] == [(tensor.weight.run(1), 2)]
+    assert [(run, tier) for run, tier, _ in chain.from_iterable(runs)] == [(tensor.weight.run(1), 2)]

@@ -144,7 +144,7 @@ def test_nothing_public_tells_of_a_secret_byte(checkpoint: Path, tmp_path: Path)
     assert digest.digest() not in public
     assert digest.hexdigest().encode() not in public
     for file in publication.artifacts[0].files:
-        for place, _, _ in chain.from_iterable(file.overlay.cells):
+        for place, _, _ in chain.from_iterable(file.overlay.runs):
             secret = original[place.offset : place.offset + place.length]
             if len(secret) > 16:
                 assert secret not in public

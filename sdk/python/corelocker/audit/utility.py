@@ -315,7 +315,7 @@ def states_of_plan(artifact: Artifact, plan: Plan) -> tuple[list[TierBytes], Cov
     (locked,) = lock_artifacts([artifact], plan)
     coverage = {file.name: np.zeros(len(file), np.uint8) for file in artifact.files}
     for file in locked.files:
-        for run, tier, _ in chain.from_iterable(file.overlay.cells):
+        for run, tier, _ in chain.from_iterable(file.overlay.runs):
             mark(coverage[file.file.name], run, tier)
     states = [_Applied(locked.files, index) for index in range(len(plan.tiers))]
     return tier_bytes(artifact, [t.name for t in plan.tiers], states, coverage), coverage, locked

@@ -65,7 +65,7 @@ def readers(artifacts: Sequence[Artifact]) -> dict[str, set[str]]:
     return found
 
 
-def cover(
+def vertex_cover(
     layers: Sequence[LayerSize],
     readers: Mapping[str, Collection[str]] = MappingProxyType({}),
     inputs: Collection[str] = (),
@@ -202,7 +202,7 @@ def hardened_channels(
         readers, inputs: as for `cover`.
     """
     budget = share * sum(layer.size for layer in layers)
-    return {layer.name: 0 for layer in layers} | _level(cover(layers, readers, inputs), budget)
+    return {layer.name: 0 for layer in layers} | _level(vertex_cover(layers, readers, inputs), budget)
 
 
 def _level(layers: Sequence[LayerSize], budget: float) -> dict[str, int]:

@@ -17,13 +17,13 @@ from corelocker.files import Bytes
 from corelocker.runs import Run, single
 
 TierMap = npt.NDArray[np.uint8]
-Places = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.int64]
 LONG = 1 << 16  # longer pieces are copied one by one
 CHUNK = 1 << 20  # bytes that are gathered at a time
 
 
 @dataclass(frozen=True, eq=False)
-class Cells:
+class LockedRuns:
     """Locked runs of one form: n times `count` pieces of `length` bytes, `stride` apart.
 
     Held as arrays, because a layer has thousands: what is done to each in Python keeps the threads waiting that hash and write.
@@ -37,18 +37,18 @@ class Cells:
     length: int
     stride: int
     count: int
-    offsets: Places = field(repr=False)
+    offsets: Indices = field(repr=False)
     tiers: TierMap = field(repr=False)
     data: Bytes = field(repr=False)
 
     @classmethod
-    def of_run(cls, run: Run, tier: int, data: Bytes) -> Cells:
+    def of_run(cls, run: Run, tier: int, data: Bytes) -> LockedRuns:
         """A single run."""
         one = np.array([run.offset]), np.array([tier], np.uint8), data.reshape(1, -1)
         return cls(run.length, run.stride, run.count, *one)
 
     @classmethod
-    def of_part(cls, part: Part, channels: Places, tiers: TierMap, data: Bytes) -> Cells:
+    def of_part(cls, part: Part, channels: Indices, tiers: TierMap, data: Bytes) -> LockedRuns:
         """The given channels (n,) of a part, with the tiers (n,) and the bytes (n, bytes of a channel) of each."""
         form = part.run(0)
         return cls(form.length, form.stride, form.count, part.offset + channels * part.channel_stride, tiers, data)
@@ -63,7 +63,7 @@ class Cells:
         """(start, stop) of the smallest range of the file that holds all runs."""
         return int(self.offsets.min()), int(self.offsets.max()) + (self.count - 1) * self.stride + self.length
 
-    def table(self, rows: Places) -> Table:
+    def table(self, rows: Indices) -> Table:
         """The runs `rows` (k,) as a patch names them. Raises LockingError when one does not fit the patch format."""
         if max(self.length, self.stride, self.count) >= 1 << 32:
             raise LockingError("a run of locked bytes is longer than 4 GiB", hint="Lock fewer channels side by side")
@@ -92,7 +92,7 @@ class Cells:
             low, high = max(begin, 0), min(begin + self.length, block.size)
             block[low:high] = pieces[row, piece, low - begin : high - begin]
 
-    def original(self, file: Bytes, rows: Places) -> Bytes:
+    def original(self, file: Bytes, rows: Indices) -> Bytes:
         """The bytes of the original file at the runs `rows` (k,), in run order."""
         at = self.offsets[rows, None] + np.arange(self.count) * self.stride
         if self.length > LONG:
@@ -114,30 +114,30 @@ class Name:
 
 
 class Change(NamedTuple):
-    """What a patch does to some runs of `cells`: `rows` (k,) ascend by offset.
+    """What a patch does to some of `runs`: `rows` (k,) ascend by offset.
 
     `after` is what it puts there, or None for the original file's bytes.
     """
 
-    cells: Cells
-    rows: Places
+    runs: LockedRuns
+    rows: Indices
     after: Bytes | None
 
     def chunks(self) -> Iterator[Change]:
         """The same in parts of about a megabyte."""
-        step = max(1, CHUNK // (self.cells.length * self.cells.count))
+        step = max(1, CHUNK // (self.runs.length * self.runs.count))
         for first in range(0, self.rows.size, step):
             yield self._replace(rows=self.rows[first : first + step])
 
 
-def crossing_cells(
+def crossing_runs(
     tensor: WeightTensor,
     rows: TierMap,
     row_data: Mapping[int, Bytes],
     columns: TierMap,
     column_data: Mapping[int, Bytes],
-) -> list[Cells]:
-    """Cells of a weight whose output channels (`rows`) and input channels (`columns`) are both locked, none named twice.
+) -> list[LockedRuns]:
+    """LockedRuns of a weight whose output channels (`rows`) and input channels (`columns`) are both locked, none named twice.
 
     Where both cross, the byte holds the row's fill and comes back with the later of the two tiers.
 
@@ -169,7 +169,7 @@ def crossing_cells(
         contents = np.ascontiguousarray(image[top : top + height, left : left + width]).reshape(-1)
         forms.setdefault((run.length, run.stride, run.count), []).append((run.offset, tier, contents))
     return [
-        Cells(
+        LockedRuns(
             *form,
             np.array([o for o, _, _ in runs]),
             np.array([t for _, t, _ in runs], np.uint8),
@@ -180,7 +180,7 @@ def crossing_cells(
 
 
 def _rectangles(mask: TierMap, offset: int, length: int) -> Iterator[tuple[int, int, int, int, int, Run]]:
-    """Cover the cells of equal tier > 0 by (tier, top, height, left, width, run) rectangles of lines and units."""
+    """Cover the elements of equal tier > 0 by (tier, top, height, left, width, run) rectangles of lines and units."""
     units = mask.shape[1]
     pitch = units * length
     for tier in np.unique(mask[mask > 0]):
@@ -207,17 +207,17 @@ def _rectangles(mask: TierMap, offset: int, length: int) -> Iterator[tuple[int, 
 class Overlay:
     """The changed bytes of one file, in any state, applied block by block."""
 
-    def __init__(self, cells: Iterable[Cells], names: Iterable[Name]) -> None:
-        self.cells = [c for c in cells if c.tiers.size]
+    def __init__(self, runs: Iterable[LockedRuns], names: Iterable[Name]) -> None:
+        self.runs = [c for c in runs if c.tiers.size]
         self.names = sorted(names, key=lambda n: n.offset)
-        extents = np.array([c.extent for c in self.cells], np.int64).reshape(-1, 2)
+        extents = np.array([c.extent for c in self.runs], np.int64).reshape(-1, 2)
         self._starts, self._stops = extents[:, 0], extents[:, 1]
 
     def apply(self, start: int, block: Bytes, state: int) -> None:
         """Write the state's bytes into `block`, a copy of the original file from `start` on."""
         stop = start + block.size
         for index in np.flatnonzero((self._starts < stop) & (self._stops > start)).tolist():
-            self.cells[index].apply(start, block, state)
+            self.runs[index].apply(start, block, state)
         for name in self._names(start, stop, state):
             text = np.frombuffer(name.states[state], np.uint8)
             low, high = max(name.offset, start), min(name.offset + text.size, stop)
@@ -234,19 +234,19 @@ class Overlay:
 
     def changes(self, tier: int) -> list[Change]:
         """What the patch of `tier` changes, by offset."""
-        found = [Change(cells, np.flatnonzero(cells.tiers == tier), None) for cells in self.cells]
+        found = [Change(runs, np.flatnonzero(runs.tiers == tier), None) for runs in self.runs]
         for name in self.names:
             before, after = (np.frombuffer(name.states[state], np.uint8) for state in (tier - 1, tier))
             if not np.array_equal(before, after):
                 locked = np.frombuffer(name.states[0], np.uint8)
-                cells = Cells.of_run(single(name.offset, locked.size), tier, locked)
-                found.append(Change(cells, np.zeros(1, np.int64), after))
+                runs = LockedRuns.of_run(single(name.offset, locked.size), tier, locked)
+                found.append(Change(runs, np.zeros(1, np.int64), after))
         found = [change for change in found if change.rows.size]
         if not found:
             return []
         of = np.repeat(np.arange(len(found)), [change.rows.size for change in found])
         rows = np.concatenate([change.rows for change in found])
-        order = np.argsort(np.concatenate([change.cells.offsets[change.rows] for change in found]), kind="stable")
+        order = np.argsort(np.concatenate([change.runs.offsets[change.rows] for change in found]), kind="stable")
         of, rows = of[order], rows[order]
         # One change for each stretch of runs that belong together
         bounds = [0, *(np.flatnonzero(np.diff(of)) + 1).tolist(), of.size]

@@ -25,9 +25,12 @@ from corelocker.bundle.sample import piece_ends, sample_of, window_places
 from corelocker.errors import FileAccessError, LockingError
 from corelocker.files import Bytes, MappedFile, read_buffer
 from corelocker.locking.consumers import ConsumerLocks, follow_consumers
-from corelocker.locking.fill import Balance, Filled, Rows, Turn, fill_group, fill_inputs
+from corelocker.locking.fill import fill_group
+from corelocker.locking.fill.encode import Filled, Rows
+from corelocker.locking.fill.inputs import fill_inputs
+from corelocker.locking.fill.ordering import RankBias, Ticket
 from corelocker.locking.groups import Member, group_layers
-from corelocker.locking.layout import Cells, Name, Overlay, Places, TierMap, crossing_cells
+from corelocker.locking.layout import Indices, LockedRuns, Name, Overlay, TierMap, crossing_runs
 from corelocker.locking.plan import Plan
 
 BLOCK = 4 << 20  # read at a time, so that it stays in the processor's cache until it is hashed and written
@@ -36,7 +39,7 @@ AHEAD = 3  # blocks that are read while others are hashed and written
 THREADS = 2
 RESIDENT = 32 << 20  # mapped bytes that may stay in memory while patches are gathered
 HEX = b"0123456789abcdef"
-FileCells = tuple[MappedFile, Cells]
+FileRuns = tuple[MappedFile, LockedRuns]
 
 
 class Filling:
@@ -46,7 +49,7 @@ class Filling:
         extents: (start, stop) of each range of the file that they lie in.
     """
 
-    def __init__(self, file: MappedFile, extents: list[tuple[int, int]], drawn: Future[list[FileCells]]) -> None:
+    def __init__(self, file: MappedFile, extents: list[tuple[int, int]], drawn: Future[list[FileRuns]]) -> None:
         self.extents = extents
         self._file = file
         self._drawn = drawn
@@ -54,7 +57,7 @@ class Filling:
     @cached_property
     def overlay(self) -> Overlay:
         """The changed bytes, once they are drawn; raises what kept them from being drawn."""
-        return Overlay([cells for file, cells in self._drawn.result() if file is self._file], [])
+        return Overlay([runs for file, runs in self._drawn.result() if file is self._file], [])
 
 
 class LockedFile:
@@ -68,7 +71,10 @@ class LockedFile:
     @cached_property
     def overlay(self) -> Overlay:
         """All that changes, once everything is drawn."""
-        return Overlay([cells for filling in self._fillings for cells in filling.overlay.cells], self._names.names)
+        return Overlay(
+            [runs for filling in self._fillings for runs in filling.overlay.runs],
+            self._names.names,
+        )
 
     def apply(self, start: int, block: Bytes, state: int) -> None:
         """Write the state's bytes into `block`, the original file from `start` on; waits for the layers in the block only."""
@@ -81,7 +87,7 @@ class LockedFile:
     @property
     def locked_bytes(self) -> int:
         """Bytes of weights that are locked in the tier that ships."""
-        return sum(cells.data.size for cells in self.overlay.cells)
+        return sum(runs.data.size for runs in self.overlay.runs)
 
 
 @dataclass
@@ -156,7 +162,7 @@ def start_locking(artifacts: Sequence[Artifact], plan: Plan, pool: ThreadPoolExe
     shared = _shared_parts(artifacts)
     fillings: dict[MappedFile, list[Filling]] = {file: [] for artifact in artifacts for file in artifact.files}
     ranges: dict[MappedFile, list[TierRange]] = {file: [] for file in fillings}
-    balance, turn = Balance(), None
+    bias, ticket = RankBias(), None
     for group in groups:
         touched: dict[MappedFile, list[tuple[int, int]]] = {}
         for member in group:
@@ -165,8 +171,8 @@ def start_locking(artifacts: Sequence[Artifact], plan: Plan, pool: ThreadPoolExe
                 touched.setdefault(file, []).append((tier_range.start, tier_range.stop))
         if touched:
             alike = _by_rows(group, plan, extra)
-            turn = Turn(balance, turn, sum(bool(rows.any()) for rows, _ in alike))
-            drawn = pool.submit(_fill_group, alike, plan, extra, shared, turn)
+            ticket = Ticket(bias, ticket, sum(bool(rows.any()) for rows, _ in alike))
+            drawn = pool.submit(_fill_group, alike, plan, extra, shared, ticket)
             for file, extents in touched.items():
                 fillings[file].append(Filling(file, extents, drawn))
     return [_lay_out(index, artifact, plan, extra, fillings, ranges) for index, artifact in enumerate(artifacts)]
@@ -214,18 +220,18 @@ def _fill_group(
     plan: Plan,
     extra: ConsumerLocks,
     shared: set[tuple[MappedFile, int]],
-    turn: Turn,
-) -> list[FileCells]:
+    ticket: Ticket,
+) -> list[FileRuns]:
     """Fill the locked channels of layers with the same weights: the changed bytes of each file."""
     name = alike[0][1][0].tensor.name
     generator = np.random.default_rng(list(hmac.digest(plan.seed, b"fill/" + name.encode(), "sha256")))
-    cells: list[FileCells] = []
+    runs: list[FileRuns] = []
     try:
         for rows, members in alike:
-            cells += _fill_members(members, rows, plan, extra, shared, generator, turn)
+            runs += _fill_members(members, rows, plan, extra, shared, generator, ticket)
     finally:
-        turn.end()
-    return cells
+        ticket.end()
+    return runs
 
 
 def _fill_members(
@@ -235,16 +241,16 @@ def _fill_members(
     extra: ConsumerLocks,
     shared: set[tuple[MappedFile, int]],
     generator: np.random.Generator,
-    turn: Turn,
-) -> list[FileCells]:
+    ticket: Ticket,
+) -> list[FileRuns]:
     channels = np.flatnonzero(rows)
     filled: list[Filled] = []
-    cells: list[FileCells] = []
+    runs: list[FileRuns] = []
     if channels.size == rows.size:
         name = members[0].tensor.name
         raise LockingError(f"{name}: every channel of it would be locked", hint="Lock fewer channels")
     if channels.size:
-        filled = fill_group([m.tensor for m in members], channels, plan.fill, generator, turn)
+        filled = fill_group([m.tensor for m in members], channels, plan.fill, generator, ticket)
     after_rows = generator.bit_generator.state
     for place, member in enumerate(members):
         tensor = member.tensor
@@ -254,26 +260,26 @@ def _fill_members(
             locked = np.flatnonzero(columns)
             generator.bit_generator.state = after_rows
             inputs = fill_inputs(tensor, locked, plan.fill, generator)
-            crossing = crossing_cells(
+            crossing = crossing_runs(
                 tensor,
                 rows,
                 dict(zip(channels.tolist(), contents[0], strict=False)),
                 columns,
                 dict(zip(locked.tolist(), inputs, strict=True)),
             )
-            cells += [(tensor.weight.file, cell) for cell in crossing]
+            runs += [(tensor.weight.file, part_runs) for part_runs in crossing]
             contents = [[], *contents[1:]]
         for part, data in zip(tensor.parts, contents, strict=True):
             if len(data) and (part is tensor.weight or (part.file, part.offset) not in shared):
-                cells += [(part.file, cell) for cell in _part_cells(part, channels, rows[channels], data)]
-    return cells
+                runs += [(part.file, part_runs) for part_runs in _runs_of_part(part, channels, rows[channels], data)]
+    return runs
 
 
-def _part_cells(part: Part | SparsePart, channels: Places, tiers: TierMap, data: Rows) -> list[Cells]:
+def _runs_of_part(part: Part | SparsePart, channels: Indices, tiers: TierMap, data: Rows) -> list[LockedRuns]:
     if isinstance(part, Part):
-        return [Cells.of_part(part, channels, tiers, np.asarray(data))]
+        return [LockedRuns.of_part(part, channels, tiers, np.asarray(data))]
     runs = [part.run(channel) for channel in channels.tolist()]
-    return [Cells.of_run(r, int(t), d) for r, t, d in zip(runs, tiers, data, strict=True) if r is not None]
+    return [LockedRuns.of_run(r, int(t), d) for r, t, d in zip(runs, tiers, data, strict=True) if r is not None]
 
 
 def _rows(member: Member, plan: Plan, extra: ConsumerLocks) -> TierMap:
@@ -408,18 +414,18 @@ def tier_patch(locked: LockedFile, tier: int) -> TierPatch | None:
 
     def pieces() -> Iterator[Bytes]:
         released = 0
-        for cells, rows, after in changes:
-            restored = cells.original(locked.file.data, rows) if after is None else after
-            locked_ends.append(piece_ends(cells.data[rows], cells.length))
+        for runs, rows, after in changes:
+            restored = runs.original(locked.file.data, rows) if after is None else after
+            locked_ends.append(piece_ends(runs.data[rows], runs.length))
             # A copy, for what is yielded may be a view of the mapped file.
-            restored_ends.append(piece_ends(restored.reshape(rows.size, -1), cells.length).copy())
+            restored_ends.append(piece_ends(restored.reshape(rows.size, -1), runs.length).copy())
             yield restored
-            reached = int(cells.offsets[rows[0]])
+            reached = int(runs.offsets[rows[0]])
             if reached - released > RESIDENT:
                 locked.file.release(released, reached - released)
                 released = reached
 
-    table = np.concatenate([cells.table(rows) for cells, rows, _ in changes])
+    table = np.concatenate([runs.table(rows) for runs, rows, _ in changes])
     encoded = Patch.gather(table, pieces(), len(locked.file))
     size = len(locked.file)
     return TierPatch(
