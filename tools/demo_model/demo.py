@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from corelocker.bundle.clkey import KeyBundle
     from corelocker.exporting import ExportTarget
-    from corelocker.locking.lock_files import LockResult
+    from corelocker.locking.lock import LockResult
 
 TIERS = "free=0.045,plus=0.01,full=0"
 DATA = Path(__file__).resolve().parent / "data"
@@ -92,7 +92,7 @@ def demo(
 def _run(folder: Path, images: int, as_json: bool) -> dict[str, Any]:
     from corelocker.bundle.clkey import KeyBundle
     from corelocker.bundle.keystore import Keystore
-    from corelocker.locking.lock_files import lock
+    from corelocker.locking.lock import lock
     from corelocker.locking.options import LockOptions
     from corelocker.locking.tiers import parse_tiers
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from corelocker.errors import CoreLockerError
     from corelocker.exporting.build import ExportResult, export
     from corelocker.exporting.config import ExportTarget
-    from corelocker.locking.lock_files import LockResult, lock
+    from corelocker.locking.lock import LockResult, lock
     from corelocker.locking.options import LockOptions, LockWarning
     from corelocker.locking.tiers import Tier, parse_tiers
     from corelocker.runtime.model import LockedModel
@@ -54,14 +54,14 @@ _HOME = {
     "KeyBundle": "bundle.clkey",
     "Keystore": "bundle.keystore",
     "LockOptions": "locking.options",
-    "LockResult": "locking.lock_files",
+    "LockResult": "locking.lock",
     "LockWarning": "locking.options",
     "LockedModel": "runtime.model",
     "RestoredFile": "runtime.restored",
     "Tier": "locking.tiers",
     "Verification": "runtime.whole",
     "export": "exporting.build",
-    "lock": "locking.lock_files",
+    "lock": "locking.lock",
     "open_artifacts": "artifacts.detect",
     "parse_tiers": "locking.tiers",
     "restore": "runtime.restored",

@@ -14,10 +14,15 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from corelocker.digests import file_stamp
 from corelocker.errors import FileAccessError, MalformedArtifactError, OutputExistsError
 
 Bytes = npt.NDArray[np.uint8]
+Stamp = tuple[int, int, int, int]
+
+
+def file_stamp(status: os.stat_result) -> Stamp:
+    """What changes when another file takes a name, or somebody writes to the one that has it."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 class MappedFile:

@@ -11,7 +11,7 @@ from corelocker.artifacts.safetensors import open_safetensors
 from corelocker.artifacts.torch_module import plain_state
 from corelocker.audit.models import LockedModel, lock_model, trace_graph
 from corelocker.errors import CoreLockerError, LockingError, TierError
-from corelocker.locking.lock import lock_artifacts
+from corelocker.locking.drawing import lock_artifacts
 from safetensors.torch import save_file
 from torch import nn
 

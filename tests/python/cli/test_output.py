@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import warnings
 
 import pytest
+from corelocker import LockWarning
+from corelocker.cli import app
 
 COMMAND = [sys.executable, "-m", "corelocker", "--version"]
 BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
@@ -38,3 +41,18 @@ def test_the_output_is_complete_when_the_process_ends_at_once() -> None:
     done = subprocess.run(COMMAND, capture_output=True, text=True, env=BUFFERED)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("corelocker ")
+
+
+def test_a_warning_of_ours_is_one_line_and_those_of_others_stay(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
+    def warn(arguments: list[str]) -> None:
+        warnings.warn("little is known", LockWarning, stacklevel=1)
+        warnings.warn("of another library", UserWarning, stacklevel=1)
+
+    monkeypatch.setattr(app, "app", warn)
+    shown = warnings.showwarning
+    assert app.run(["lock"]) == 0
+    assert warnings.showwarning is shown
+    assert capsys.readouterr().err == "corelocker: warning: little is known\n"
+    assert [str(found.message) for found in recwarn] == ["of another library"]

@@ -11,12 +11,12 @@ from corelocker.artifacts import Artifact, Edge, WeightTensor, open_artifact
 from corelocker.artifacts.elements import INT8
 from corelocker.errors import LockingError
 from corelocker.locking.criteria import score
+from corelocker.locking.drawing import lock_artifacts
 from corelocker.locking.fill import fill_group
 from corelocker.locking.fill.candidates import WIDE, _permuted
 from corelocker.locking.fill.draw import _targets
 from corelocker.locking.fill.ordering import RankBias, Ticket
 from corelocker.locking.fill.statistics import CODE_STATISTICS, STATISTICS
-from corelocker.locking.lock import lock_artifacts
 from corelocker.locking.plan import Plan, make_plan
 from corelocker.locking.tiers import parse_tiers
 from numpy.typing import NDArray

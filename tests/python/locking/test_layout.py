@@ -14,8 +14,11 @@ from corelocker.bundle.patch import Patch
 from corelocker.bundle.sample import sample
 from corelocker.errors import LockingError
 from corelocker.files import MappedFile
-from corelocker.locking import layout, lock
+from corelocker.locking import layout, writing
 from corelocker.locking.layout import LockedRuns, Name, Overlay, crossing_runs
+from corelocker.locking.locked import FileRuns, Filling, LockedFile
+from corelocker.locking.tier_patch import tier_patch
+from corelocker.locking.writing import write_locked_file
 from corelocker.runs import Run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -117,7 +120,7 @@ def test_blocks_join_to_the_whole_state(data: st.DataObject) -> None:
             before = patched(overlay, state, original, before, locked)
         else:
             before = locked = expected
-            assert written_as_a_file(original, overlay, block_size) == expected.tobytes()
+            assert written_as_a_file(original, overlay, block_size, 4) == expected.tobytes()
         assert np.array_equal(before, expected), "each patch leads to the next state"
     assert np.array_equal(expected, original), "the last state is the original"
 
@@ -127,11 +130,11 @@ def patched(overlay: Overlay, tier: int, original: np.ndarray, before: np.ndarra
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "original")
         path.write_bytes(original.tobytes())
-        drawn: Future[list[lock.FileCells]] = Future()
+        drawn: Future[list[FileRuns]] = Future()
         file = MappedFile(path, "original")
         drawn.set_result([(file, runs) for runs in overlay.runs])
-        filling = lock.Filling(file, [(0, original.size)], drawn)
-        made = lock.tier_patch(lock.LockedFile(file, [filling], overlay.names), tier)
+        filling = Filling(file, [(0, original.size)], drawn)
+        made = tier_patch(LockedFile(file, [filling], overlay.names), tier)
     after = before.copy()
     if made is not None:
         patch = Patch.parse(made.encoded, original.size)
@@ -142,19 +145,23 @@ def patched(overlay: Overlay, tier: int, original: np.ndarray, before: np.ndarra
     return after
 
 
-def written_as_a_file(original: np.ndarray, overlay: Overlay, block_size: int) -> bytes:
-    """The bytes that locking a file leaves on disk, whose digest it also computes without that file."""
+def written_as_a_file(original: np.ndarray, overlay: Overlay, block_size: int, states: int) -> bytes:
+    """The bytes that locking a file leaves on disk, and the digests of every state."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lock, "BLOCK", block_size)
+        patch.setattr(writing, "BLOCK", block_size)
         source, copy = Path(folder, "original"), Path(folder, "copy")
         source.write_bytes(original.tobytes())
-        drawn: Future[list[lock.FileCells]] = Future()
+        drawn: Future[list[FileRuns]] = Future()
         file = MappedFile(source, "original")
         drawn.set_result([(file, runs) for runs in overlay.runs])
-        locked = lock.LockedFile(file, [lock.Filling(file, [(0, original.size)], drawn)], overlay.names)
+        locked = LockedFile(file, [Filling(file, [(0, original.size)], drawn)], overlay.names)
         seen: list[int] = []
-        digest = lock.write_locked_file(locked, copy, seen.append)
-        assert digest == lock.state_digest(locked, 0) == hashlib.sha256(copy.read_bytes()).digest()
+        digests = write_locked_file(locked, copy, states, seen.append)
+        for state, digest in enumerate(digests):
+            image = original.copy()
+            overlay.apply(0, image, state)
+            assert digest == hashlib.sha256(image.data).digest()
+        assert digests[0] == hashlib.sha256(copy.read_bytes()).digest()
         assert sum(seen) == original.size
         return copy.read_bytes()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
-import sys
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -17,7 +16,6 @@ from corelocker.artifacts import Artifact, Edge, Identity, open_artifact
 from corelocker.bundle.clkey import KeyBundle
 from corelocker.bundle.content_keys import new_content_key, tier_keys
 from corelocker.bundle.keystore import FileKek, Kek, Keystore, StagedKey
-from corelocker.digests import MAPPED, NICENESS, FileDigests, file_stamp
 from corelocker.errors import FileAccessError, OutputExistsError, SampleReuseError
 from corelocker.files import read_buffer
 from corelocker.locking.criteria import score
@@ -53,33 +51,6 @@ def checkpoint(tmp_path: Path) -> Path:
     return write_safetensors(tmp_path / "model.safetensors", tensors)
 
 
-def test_originals_are_hashed_from_the_start_and_no_longer_than_needed(checkpoint: Path) -> None:
-    (file,) = open_artifact(checkpoint).files
-    with FileDigests([checkpoint]) as originals:
-        assert originals.of(file.path, file.stamp) == hashlib.sha256(checkpoint.read_bytes()).digest()
-    with FileDigests([checkpoint]) as stopped:
-        pass
-    # Ended: nothing is computed any more, and the thread is gone.
-    with pytest.raises(RuntimeError):
-        stopped._pool.submit(int)
-
-
-@pytest.mark.parametrize("size", [0, 1, MAPPED - 1, MAPPED, 2 * MAPPED + 4097])
-def test_digests_of_any_size_are_those_of_hashlib(tmp_path: Path, size: int) -> None:
-    path = tmp_path / "model.pte"
-    path.write_bytes(np.random.default_rng(0).bytes(size))
-    with FileDigests([path]) as originals:
-        assert originals.of(path, file_stamp(path.stat())) == hashlib.sha256(path.read_bytes()).digest()
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="threads have no priorities of their own")
-def test_hashing_gives_way_to_other_threads_and_leaves_their_priority(checkpoint: Path) -> None:
-    before = os.nice(0)
-    with FileDigests([checkpoint, checkpoint]) as originals:
-        assert originals._pool.submit(os.nice, 0).result() == min(before + NICENESS, 19)
-    assert os.nice(0) == before
-
-
 @pytest.mark.parametrize("size", [1, 4096, 4 << 20])
 def test_what_files_are_read_into_begins_a_page(size: int) -> None:
     buffer = np.frombuffer(read_buffer(size), np.uint8)
@@ -89,21 +60,23 @@ def test_what_files_are_read_into_begins_a_page(size: int) -> None:
     assert buffer.ctypes.data % mmap.PAGESIZE == 0
 
 
-@pytest.mark.parametrize("hashed_first", [True, False])
-def test_an_original_that_changes_between_hashing_and_locking_is_refused(checkpoint: Path, hashed_first: bool) -> None:
-    with FileDigests() as originals:
-        stamp = file_stamp(checkpoint.stat())
-        if hashed_first:
-            assert originals.of(checkpoint, stamp)
-        with open(checkpoint, "r+b") as file:
-            file.truncate(1000)
-        if hashed_first:
-            stamp = file_stamp(checkpoint.stat())
-        with pytest.raises(FileAccessError, match="changed"):
-            originals.of(checkpoint, stamp)
+@pytest.mark.parametrize("change", ["shortened", "written to", "replaced", "gone"])
+def test_an_original_that_changes_after_it_was_opened_is_refused(checkpoint: Path, tmp_path: Path, change: str) -> None:
+    artifact = open_artifact(checkpoint)
+    content = checkpoint.read_bytes()
+    if change in ("replaced", "gone"):
         checkpoint.unlink()
-        with pytest.raises(FileAccessError):
-            FileDigests().of(checkpoint, stamp)
+    if change == "replaced":
+        checkpoint.write_bytes(content)
+    elif change == "written to":
+        with open(checkpoint, "r+b") as file:
+            file.write(content[:8])
+    elif change == "shortened":
+        os.truncate(checkpoint, len(content) - 1)
+    out = tmp_path / "out"
+    with pytest.raises(FileAccessError, match=r"changed|shortened|No such file"):
+        run([artifact], out)
+    assert not out.exists()
 
 
 def test_every_tier_restores_exactly(checkpoint: Path, tmp_path: Path) -> None:

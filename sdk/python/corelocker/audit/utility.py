@@ -24,7 +24,8 @@ from corelocker.audit.data import DataSet, Interval, Measured, Metric
 from corelocker.errors import ConfigError, FileAccessError, LockingError
 from corelocker.files import write_atomically
 from corelocker.locking.criteria import Scores
-from corelocker.locking.lock import LockedArtifact, LockedFile, lock_artifacts
+from corelocker.locking.drawing import lock_artifacts
+from corelocker.locking.locked import LockedArtifact, LockedFile
 from corelocker.locking.options import CriterionName, Fill, Scope
 from corelocker.locking.plan import Plan, make_plan
 from corelocker.locking.tiers import Tier

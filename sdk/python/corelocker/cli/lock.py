@@ -22,7 +22,7 @@ from corelocker.cli.app import (
 from corelocker.locking.options import DEFAULT_TIERS, CriterionName, Fill, PresetName, Scope
 
 if TYPE_CHECKING:
-    from corelocker.locking.lock_files import LockResult
+    from corelocker.locking.lock import LockResult
     from corelocker.locking.options import LockOptions
 
 ModelVersion = Annotated[int, typer.Option(min=0, help="Grows with every version.")]
@@ -128,7 +128,7 @@ def lock(
     Example: corelocker lock A.pte --preset minimal --model shop.models:classifier --out dist --model-id scanner
     --model-version 3
     """
-    from corelocker.locking.lock_files import lock as lock_files
+    from corelocker.locking.lock import lock as lock_files
 
     # What is wrong with the options is said before anybody is asked for a passphrase.
     options = lock_options(

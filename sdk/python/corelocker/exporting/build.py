@@ -16,7 +16,7 @@ from corelocker.progress import Progress, no_progress
 
 if TYPE_CHECKING:
     from corelocker.bundle.keystore import Keystore
-    from corelocker.locking.lock_files import LockResult
+    from corelocker.locking.lock import LockResult
     from corelocker.locking.options import LockOptions
 
 
@@ -76,7 +76,7 @@ def export(
         if lock is None or model_id is None or model_version is None or keystore is None:
             move_into_place(paths, out, force=force)
             return ExportResult(tuple(out / path.name for path in paths), notes, None)
-        from corelocker.locking.lock_files import lock as lock_files
+        from corelocker.locking.lock import lock as lock_files
 
         locked = lock_files(
             paths,

@@ -15,20 +15,13 @@ from corelocker.bundle.clkey_header import BundledArtifact, BundledFile
 from corelocker.bundle.clkey_write import BundleContents, SectionContents, bundle_parts
 from corelocker.bundle.content_keys import tier_keys
 from corelocker.bundle.keystore import StagedKey
-from corelocker.digests import FileDigests
 from corelocker.errors import OutputExistsError
 from corelocker.files import move_into_place, staging_folder
-from corelocker.locking.lock import (
-    LockedArtifact,
-    LockedFile,
-    TierPatch,
-    copy_rest,
-    start_locking,
-    state_digest,
-    tier_patch,
-    write_locked_file,
-)
+from corelocker.locking.drawing import start_locking
+from corelocker.locking.locked import LockedArtifact, LockedFile
 from corelocker.locking.plan import Plan
+from corelocker.locking.tier_patch import TierPatch, tier_patch
+from corelocker.locking.writing import copy_rest, write_locked_file
 
 THREADS = 2
 Patches = list[list[Future[TierPatch | None]]]  # of an artifact: file by file, tier by tier
@@ -71,9 +64,7 @@ def publish(
     signing_key: Callable[[], ec.EllipticCurvePrivateKey],
     content_key: bytes,
     stage_key: Callable[[frozenset[bytes]], StagedKey] | None = None,
-    originals: FileDigests | None = None,
     force: bool = False,
-    before_writing: Callable[[], object] = lambda: None,
     before_commit: Callable[[], object] = lambda: None,
     progress: Callable[[Stage], None] = lambda stage: None,
 ) -> Publication:
@@ -84,8 +75,6 @@ def publish(
     Args:
         signing_key: asked for late, so that a keystore can be opened meanwhile.
         stage_key: stages the content key with the header's samples, which are known while the files are still being written.
-        originals: given where the hashing of the originals has begun already; it is ended here.
-        before_writing: runs when decoys are being drawn already.
 
     Raises OutputExistsError, FileAccessError, LockingError, what `stage_key` raises, or a bundle error; then `out` is as it was.
     """
@@ -95,15 +84,12 @@ def publish(
         staging_folder(out) as folder,
         ThreadPoolExecutor(1) as filling,  # more would only wait for the interpreter
         ThreadPoolExecutor(THREADS) as pool,
-        originals or FileDigests() as original,
     ):
-        original.begin(file.path for artifact in artifacts for file in artifact.files)
         locked = start_locking(artifacts, plan, filling)
-        before_writing()
         patches = [_start_patches(pool, artifact, len(tiers)) for artifact in locked]
         staged = filling.submit(_stage, stage_key, patches)
         try:
-            writer = _Writer(folder, artifacts, len(tiers), pool, original, progress)
+            writer = _Writer(folder, artifacts, len(tiers), progress)
             written = [writer.artifact(index, artifact, patches[index]) for index, artifact in enumerate(locked)]
             bundle = folder / f"{model}.clkey"
             contents = _contents(bundle_id, model, model_version, tiers, written)
@@ -167,11 +153,9 @@ class _Writer:
         folder: Path,
         artifacts: Sequence[Artifact],
         tiers: int,
-        pool: ThreadPoolExecutor,
-        originals: FileDigests,
         progress: Callable[[Stage], None],
     ) -> None:
-        self._folder, self._tiers, self._pool, self._originals = folder, tiers, pool, originals
+        self._folder, self._tiers = folder, tiers
         self._total = sum(len(file) for artifact in artifacts for file in artifact.files)
         self._done, self._progress = 0, progress
 
@@ -201,10 +185,7 @@ class _Writer:
 
     def _file(self, file: LockedFile, target: Path) -> list[bytes]:
         """Write a locked file; the SHA-256 of its state in each tier."""
-        between = [self._pool.submit(state_digest, file, state) for state in range(1, self._tiers - 1)]
-        shipped = write_locked_file(file, target, self._advance)
-        digests = [shipped, *(digest.result() for digest in between)]
-        digests.append(self._originals.of(file.file.path, file.file.stamp))
+        digests = write_locked_file(file, target, self._tiers, self._advance)
         file.file.check_unchanged()
         return digests
 

@@ -11,9 +11,8 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from corelocker.digests import Stamp
 from corelocker.errors import FileAccessError
-from corelocker.files import write_atomically
+from corelocker.files import Stamp, write_atomically
 
 _TITLE = "corelocker checked files 1"
 _LINE = re.compile(r"([0-9]{1,20}) ([0-9]{1,20}) ([0-9]{1,20}) (-?[0-9]{1,20}) ([0-9a-f]{64})")

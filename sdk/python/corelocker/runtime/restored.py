@@ -33,7 +33,6 @@ from corelocker.bundle.clkey_header import BundledFile
 from corelocker.bundle.content_keys import KEY_SIZE, tier_keys
 from corelocker.bundle.patch import Patch
 from corelocker.bundle.sample import sample
-from corelocker.digests import file_stamp
 from corelocker.errors import (
     AlreadyRestoredError,
     BundleMismatchError,
@@ -44,7 +43,7 @@ from corelocker.errors import (
     RestoredBytesError,
     RestoreError,
 )
-from corelocker.files import write_atomically
+from corelocker.files import file_stamp, write_atomically
 from corelocker.runtime.checked_files import CheckedFile, remember, was_checked
 
 Check = Literal["off", "once", "always"]

@@ -24,9 +24,10 @@ from corelocker.errors import (
 )
 from corelocker.files import MappedFile
 from corelocker.locking.criteria import score
-from corelocker.locking.lock import lock_artifacts, write_locked_file
+from corelocker.locking.drawing import lock_artifacts
 from corelocker.locking.plan import make_plan
 from corelocker.locking.tiers import parse_tiers
+from corelocker.locking.writing import write_locked_file
 from support import calls
 from support.models import nets, reference
 from support.models.lowering import GROUP, built, exported, innermost, run
@@ -658,7 +659,7 @@ def test_decoys_keep_the_scales_in_step(tmp_path: Path) -> None:
             seed=bytes(32),
         )
         (locked,) = lock_artifacts([artifact], plan)
-        write_locked_file(locked.files[0], tmp_path / f"{fill}.pte")
+        write_locked_file(locked.files[0], tmp_path / f"{fill}.pte", 2)
         for old, new in zip(artifact.tensors, open_pte(tmp_path / f"{fill}.pte").tensors, strict=True):
             factors = [[p.factor for p in t.parts if p.kind == "scale"][1] for t in (old, new)]
             assert factors[0] == factors[1]

@@ -17,9 +17,8 @@ from corelocker.bundle.keystore.contents import ContentKey, Contents, PublisherK
 from corelocker.bundle.keystore.kek import Secret
 from corelocker.bundle.keystore.protection import protect, protection_of, unprotect
 from corelocker.bundle.strict_json import Fields
-from corelocker.digests import file_stamp
 from corelocker.errors import FileAccessError, KeystoreEntryError, KeystoreSecretError
-from corelocker.files import stage_file, write_atomically
+from corelocker.files import file_stamp, stage_file, write_atomically
 
 
 class Keystore:

@@ -15,7 +15,7 @@ from corelocker.artifacts import Artifact, Part
 from corelocker.artifacts.safetensors_header import read_header
 from corelocker.artifacts.torch_module import open_state, plain_state
 from corelocker.locking.criteria.synthetic import need
-from corelocker.locking.lock import lock_artifacts
+from corelocker.locking.drawing import lock_artifacts
 from corelocker.locking.options import Fill
 from corelocker.locking.plan import Plan, TierMap
 from corelocker.locking.tiers import Tier

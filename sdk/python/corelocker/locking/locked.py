@@ -1,0 +1,85 @@
+"""Locked artifacts before they are written: the original files, and the bytes in them that change."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import cached_property
+
+from corelocker.artifacts import Artifact
+from corelocker.files import Bytes, MappedFile
+from corelocker.locking.layout import LockedRuns, Name, Overlay
+
+FileRuns = tuple[MappedFile, LockedRuns]
+
+
+class Filling:
+    """The changed bytes of layers with the same weights, in one file; they may still be being drawn in another thread.
+
+    Attributes:
+        extents: (start, stop) of each range of the file that they lie in.
+    """
+
+    def __init__(self, file: MappedFile, extents: list[tuple[int, int]], drawn: Future[list[FileRuns]]) -> None:
+        self.extents = extents
+        self._file = file
+        self._drawn = drawn
+
+    @cached_property
+    def overlay(self) -> Overlay:
+        """The changed bytes, once they are drawn; raises what kept them from being drawn."""
+        return Overlay([runs for file, runs in self._drawn.result() if file is self._file], [])
+
+
+class LockedFile:
+    """One file of an artifact and the bytes in it that change."""
+
+    def __init__(self, file: MappedFile, fillings: list[Filling], names: list[Name]) -> None:
+        self.file = file
+        self._fillings = fillings
+        self._names = Overlay([], names)
+
+    @cached_property
+    def overlay(self) -> Overlay:
+        """All that changes, once everything is drawn."""
+        return Overlay(
+            [runs for filling in self._fillings for runs in filling.overlay.runs],
+            self._names.names,
+        )
+
+    def apply(self, start: int, block: Bytes, state: int) -> None:
+        """Write the state's bytes into `block`, the original file from `start` on; waits for the layers in the block only."""
+        stop = start + block.size
+        for filling in self._fillings:
+            if any(first < stop and last > start for first, last in filling.extents):
+                filling.overlay.apply(start, block, state)
+        self._names.apply(start, block, state)
+
+    @property
+    def locked_bytes(self) -> int:
+        """Bytes of weights that are locked in the tier that ships."""
+        return sum(runs.data.size for runs in self.overlay.runs)
+
+
+@dataclass
+class LockedArtifact:
+    """What a plan does to an artifact.
+
+    Attributes:
+        files: in the order of `artifact.files`.
+        locked_channels, channels: how many of how many.
+        weight_bytes: bytes of all lockable tensors, with what belongs to their channels.
+        not_followed: tensor -> why its consumers or its inputs stay, when the plan takes consumers.
+    """
+
+    artifact: Artifact
+    files: list[LockedFile]
+    locked_channels: int
+    channels: int
+    weight_bytes: int
+    not_followed: dict[str, str]
+
+    @property
+    def locked_bytes(self) -> int:
+        """Bytes of weights that are locked in the tier that ships."""
+        return sum(file.locked_bytes for file in self.files)

@@ -1,0 +1,73 @@
+"""The patch of a tier, and the samples of the file before and after it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from corelocker.bundle.patch import Patch
+from corelocker.bundle.patch_runs import total_size
+from corelocker.bundle.sample import piece_ends, sample_of, window_places
+from corelocker.files import Bytes
+from corelocker.locking.locked import LockedFile
+
+RESIDENT = 32 << 20  # mapped bytes that may stay in memory while patches are gathered
+
+
+@dataclass(frozen=True)
+class TierPatch:
+    """The patch that turns the state of a tier's predecessor into that of the tier.
+
+    Attributes:
+        encoded: the patch as bytes.
+        payload_size: bytes that it puts in.
+        locked_sample: sample of the locked file with the patch's runs, 32 bytes.
+        restored_sample: sample of the file after the patch, with the same runs, 32 bytes.
+    """
+
+    encoded: memoryview = field(repr=False)
+    payload_size: int
+    locked_sample: bytes
+    restored_sample: bytes
+
+
+def tier_patch(locked: LockedFile, tier: int) -> TierPatch | None:
+    """The patch of a tier, or None when the tier changes nothing in this file."""
+    changes = [chunk for change in locked.overlay.changes(tier) for chunk in change.chunks()]
+    if not changes:
+        return None
+    locked_ends: list[Bytes] = []
+    restored_ends: list[Bytes] = []
+
+    def pieces() -> Iterator[Bytes]:
+        released = 0
+        for runs, rows, after in changes:
+            restored = runs.original(locked.file.data, rows) if after is None else after
+            locked_ends.append(piece_ends(runs.data[rows], runs.length))
+            # A copy, for what is yielded may be a view of the mapped file.
+            restored_ends.append(piece_ends(restored.reshape(rows.size, -1), runs.length).copy())
+            yield restored
+            reached = int(runs.offsets[rows[0]])
+            if reached - released > RESIDENT:
+                locked.file.release(released, reached - released)
+                released = reached
+
+    table = np.concatenate([runs.table(rows) for runs, rows, _ in changes])
+    encoded = Patch.gather(table, pieces(), len(locked.file))
+    size = len(locked.file)
+    return TierPatch(
+        encoded,
+        total_size(table),
+        sample_of(size, _windows(locked, 0), locked_ends),
+        sample_of(size, _windows(locked, tier), restored_ends),
+    )
+
+
+def _windows(locked: LockedFile, state: int) -> Iterator[Bytes]:
+    """The windows of a sample of the file in the state of a tier."""
+    for start, length in window_places(len(locked.file)):
+        block = locked.file.data[start : start + length].copy()
+        locked.apply(start, block, state)
+        yield block
