@@ -1,0 +1,136 @@
+"""Runs the Swift client against the real unlock service on this machine.
+
+    .venv/bin/python tests/apple/end_to_end.py .build/apple
+
+Locks the demo's checkpoint, starts the service (one device a purchase) and a small control server through which the Swift tests revoke a
+license, and runs the tests of `EndToEndTests.swift` in the chroot. What they need lies in a folder below the build folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "sdk/python"), str(ROOT / "tests/python")]
+
+from corelocker.bundle.keystore import Keystore
+from corelocker.licensing.app_config import AppConfig
+from corelocker.licensing.development import DevelopmentRoot
+from corelocker.licensing.tokens import SoftwareSigner
+from corelocker.purchases.grant import issue_grant
+from corelocker.service import admin
+from corelocker.service.config_file import load_config
+from corelocker.service.storage import Storage
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from support.unlock_world import ServiceProcess
+
+APP = "com.example.camera"
+TIERS = "free=0.05,plus=0.01,full=0"
+MODEL = "fashion_mobilenet.safetensors"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def corelocker(*arguments: str) -> None:
+    environment = os.environ | {"CORELOCKER_PASSPHRASE": "end-to-end", "PYTHONPATH": str(ROOT / "sdk/python")}
+    subprocess.run([sys.executable, "-m", "corelocker", *arguments], check=True, env=environment, cwd=ROOT)
+
+
+def lock(folder: Path) -> Keystore:
+    """The locked checkpoint and its bundle in `folder`/dist."""
+    keystore = folder / "keys.json"
+    corelocker("keystore", "init", str(keystore))
+    model = ROOT / "tools/demo_model/data" / MODEL
+    corelocker("lock", str(model), "--out", str(folder / "dist"), "--model-id", "demo", "--model-version", "3",
+               "--tiers", TIERS, "--keystore", str(keystore))  # fmt: skip
+    shutil.copy(model, folder / "original.safetensors")
+    return Keystore.open(keystore, b"end-to-end")
+
+
+def grant(files: admin.DevelopmentFiles, order: str, until: int | None = None) -> str:
+    signer = SoftwareSigner(admin.load_signing_key(files.grant_key))
+    return issue_grant(signer, issuer=admin.GRANT_ISSUER, app=APP, environment="development", product="full",
+                       issued_at=int(time.time()), purchase=order, until=until)  # fmt: skip
+
+
+def write_app(folder: Path, files: admin.DevelopmentFiles, keystore: Keystore, service: str, control: str) -> None:
+    """What the app under test is built with, and the purchases that it shows."""
+    key = load_pem_public_key(files.service_key.read_bytes())
+    for name, url in (("corelocker.json", service), ("unreachable.json", f"http://127.0.0.1:{free_port()}")):
+        config = AppConfig(service=url, issuer=service, app=APP, environment="development", license_keys=(key,),
+                           publisher=keystore.publisher)  # fmt: skip
+        (folder / name).write_bytes(config.to_json())
+    other = json.loads((folder / "corelocker.json").read_bytes()) | {"app": "com.example.other"}
+    (folder / "other-app.json").write_text(json.dumps(other))
+    root = files.development_root.read_text()
+    identity = DevelopmentRoot.from_pem(root, root).issue("end-to-end", datetime.now(UTC))
+    (folder / "identity.pem").write_text(identity.to_pem())
+    plan = {
+        "control": control,
+        "order": grant(files, "order-1"),
+        "revoked": grant(files, "order-2"),
+        "trial": grant(files, "order-3", int(time.time()) + 3600),
+    }
+    (folder / "plan.json").write_text(json.dumps(plan))
+
+
+@contextmanager
+def control_server(files: admin.DevelopmentFiles):  # noqa: ANN201
+    """POST /revoke/LICENSE revokes a license, as an operator would."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:  # noqa: N802
+            storage = Storage.open(load_config(files.config).database_url)
+            admin.revoke_license(storage, self.path.removeprefix("/revoke/"), reason=b"end-to-end")
+            storage.close()
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+
+
+def main(build: str) -> int:
+    folder = ROOT / build / "end-to-end"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    keystore = lock(folder)
+    port = free_port()
+    files = admin.init_development(folder / "service", keystore, APP, port=port)
+    with files.config.open("a") as config:
+        config.write("\n[licenses]\ndevices = 1\n")
+    with ServiceProcess(files.config, port) as service, control_server(files) as control:
+        write_app(folder, files, keystore, service.url, control)
+        environment = os.environ | {"CORELOCKER_TEST_ENVIRONMENT": f"/src/{build}/end-to-end"}
+        command = ["tools/swift.sh", "swift", "test", "--scratch-path", f"{build}/debug", "-Xswiftc", "-warnings-as-errors",
+                   "--filter", "EndToEndTests"]  # fmt: skip
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    print(done.stdout, done.stderr)
+    passed = "✔ Suite EndToEndTests passed" in done.stdout + done.stderr
+    return 0 if done.returncode == 0 and passed else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1]))
