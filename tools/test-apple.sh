@@ -15,9 +15,7 @@ swift_root=${CORELOCKER_SWIFT_ROOT:-${XDG_CACHE_HOME:-$HOME/.cache}/corelocker/s
 
 # Why a gate cannot run; nothing when it can.
 obstacle() {
-  case $1 in
-    *) [ -e "$swift_root/.set-up" ] || echo "no Swift" ;;
-  esac
+  [ -e "$swift_root/.set-up" ] || echo "no Swift"
 }
 
 swift_test() { tools/swift.sh swift test --scratch-path "$@"; }
@@ -30,7 +28,7 @@ gate_test() {
 }
 
 # The Swift client, the real unlock service and the C core, on this machine.
-gate_end-to-end() { .venv/bin/python tests/apple/end_to_end.py "$build"; }
+gate_end-to-end() { PYTHONPATH=sdk/python:tests/python .venv/bin/python tests/apple/end_to_end.py "$build"; }
 
 gate_api() {
   rm -rf "$build/symbols"

@@ -1,9 +1,9 @@
 """Runs the Swift client against the real unlock service on this machine.
 
-    .venv/bin/python tests/apple/end_to_end.py .build/apple
+    PYTHONPATH=sdk/python:tests/python .venv/bin/python tests/apple/end_to_end.py .build/apple
 
-Locks the demo's checkpoint, starts the service (one device a purchase) and a small control server through which the Swift tests revoke a
-license, and runs the tests of `EndToEndTests.swift` in the chroot. What they need lies in a folder below the build folder.
+Locks the demo's checkpoint, starts the service (one device a purchase) and a small control server through which the Swift tests
+revoke a license, and runs the tests of `EndToEndTests.swift` in the chroot. What they need lies below the build folder.
 """
 
 from __future__ import annotations
@@ -16,13 +16,11 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "sdk/python"), str(ROOT / "tests/python")]
 
 from corelocker.bundle.keystore import Keystore
 from corelocker.licensing.app_config import AppConfig
@@ -35,6 +33,7 @@ from corelocker.service.storage import Storage
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from support.unlock_world import ServiceProcess
 
+ROOT = Path(__file__).resolve().parents[2]
 APP = "com.example.camera"
 TIERS = "free=0.05,plus=0.01,full=0"
 MODEL = "fashion_mobilenet.safetensors"
@@ -90,13 +89,13 @@ def write_app(folder: Path, files: admin.DevelopmentFiles, keystore: Keystore, s
 
 
 @contextmanager
-def control_server(files: admin.DevelopmentFiles):  # noqa: ANN201
+def control_server(files: admin.DevelopmentFiles) -> Iterator[str]:
     """POST /revoke/LICENSE revokes a license, as an operator would."""
 
     class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:  # noqa: N802
+        def do_POST(self) -> None:
             storage = Storage.open(load_config(files.config).database_url)
-            admin.revoke_license(storage, self.path.removeprefix("/revoke/"), reason=b"end-to-end")
+            admin.revoke_license(storage, self.path.removeprefix("/revoke/"), reason="end-to-end")
             storage.close()
             self.send_response(204)
             self.end_headers()
