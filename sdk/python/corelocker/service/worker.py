@@ -6,7 +6,6 @@ A worker that is told to stop closes the socket, answers what it has begun and r
 
 from __future__ import annotations
 
-import asyncio
 import multiprocessing
 import os
 import signal
@@ -58,7 +57,7 @@ def _serve(config: ServiceConfig, listener: socket.socket, limiter: RateLimiter,
         app = create_app(service, config, log=log, metrics=metrics, limiter=limiter)
         server = make_server(app, config.http, log, metrics)
         threading.Thread(target=_maintain, args=(service, log, ended), name="maintenance", daemon=True).start()
-        asyncio.run(server.serve(sockets=[listener]))
+        server.run(sockets=[listener])
     finally:
         ended.set()
         storage.close()
