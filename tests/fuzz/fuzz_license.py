@@ -20,7 +20,10 @@ import atheris
 with atheris.instrument_imports(include=["corelocker", "appstoreserverlibrary", "joserfc", "rfc8785"]):
     from corelocker.bundle import jose
     from corelocker.bundle.strict_json import parse_object
+    from corelocker.device.errors import error_of_problem
     from corelocker.errors import CoreLockerError
+    from corelocker.licensing.app_config import AppConfig
+    from corelocker.licensing.canonical import canonical_json
     from corelocker.licensing.device_clock import DeviceClock, FileMarkStore, Mark, Reading
     from corelocker.licensing.device_key import SoftwareDeviceKey
     from corelocker.licensing.http_client import Answer
@@ -41,6 +44,7 @@ from joserfc.jwk import KeySet, RSAKey
 VECTORS = Path(__file__).resolve().parents[1] / "vectors"
 LICENSES = json.loads((VECTORS / "license.json").read_text("utf-8"))
 SEALED = json.loads((VECTORS / "hpke_wrap.json").read_text("utf-8"))
+APP_CONFIGS = json.loads((VECTORS / "app_config.json").read_text("utf-8"))
 NOW = 1_800_000_000
 KEYS = TrustedKeys.of_jwks(LICENSES["service_keys"])
 SIGNED = {vector["token"].rpartition(".")[0] for vector in LICENSES["vectors"]}
@@ -112,6 +116,16 @@ def canonical(data: bytes) -> None:
     except ValueError:
         return
     license_info(claims)
+    assert parse_object(canonical_json(claims)) == claims
+
+
+def app_config(data: bytes) -> None:
+    config = AppConfig.from_json(data)
+    assert AppConfig.from_json(config.to_json()) == config
+
+
+def problem(data: bytes) -> None:
+    assert len(str(error_of_problem(data))) < 700
 
 
 def wrapped_key(data: bytes) -> None:
@@ -175,6 +189,8 @@ TARGETS = (
     license_token,
     license_claims,
     canonical,
+    app_config,
+    problem,
     wrapped_key,
     mark_file,
     grant_token,
@@ -213,6 +229,9 @@ def write_seeds(folder: Path) -> None:
     claims = {"iss": "shop", "aud": "com.example.camera", "env": "production", "product": "pro", "iat": NOW}
     claims |= {"exp": NOW + 60, "jti": "1", "sub": "2", "until": NOW + 90, "account": "a"}
     seeds += [(grant_claims, json.dumps(claims).encode()), (grant_token, token_of(b"{}", GRANT_TYPE).encode())]
+    seeds += [(app_config, base64.b64decode(vector["file"])) for vector in APP_CONFIGS["vectors"]]
+    limit = {"type": "urn:corelocker:problem:device-limit", "title": "Limit", "status": 409, "retry_at": NOW}
+    seeds.append((problem, json.dumps(limit).encode()))
     seeds.append((mark_file, b'{"time": 1, "ticks": 2, "boot": "x"}'))
     for path in (VECTORS / "purchases/apple/mock_signed_data").iterdir():
         seeds += [(apple_transaction, path.read_bytes()), (apple_notice, path.read_bytes())]
