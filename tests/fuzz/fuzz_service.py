@@ -23,7 +23,7 @@ with atheris.instrument_imports(include=["corelocker"]):
     from corelocker.bundle.content_keys import new_content_key
     from corelocker.bundle.keystore import FileKek, Kek, Keystore
     from corelocker.errors import CoreLockerError
-    from corelocker.service import admin
+    from corelocker.service import setup
     from corelocker.service.config_file import load_config
     from corelocker.service.core import UnlockService
     from corelocker.service.keys import open_keys
@@ -43,7 +43,7 @@ def make_service() -> UnlockService:
     FileKek.generate(FOLDER / "kek")
     publisher = Keystore.create(FOLDER / "publisher.json", Kek("file", str(FOLDER / "kek")))
     publisher.add_content_key(BUNDLE, "model", 1, ("free", "full"), new_content_key())
-    files = admin.init_development(FOLDER / "service", publisher, APP)
+    files = setup.init_development(FOLDER / "service", publisher, APP)
     (FOLDER / "service" / "list.json").write_text('{"entries": {}}')
     text = files.config.read_text()
     more = f'[apps.android]\nsigner_digests = ["{"ab" * 32}"]\n[apps.apple]\napp_id = "1.{APP}"\n[apps.app_store]\n'

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import requests
     from corelocker.bundle.keystore import Keystore
     from corelocker.device.software import SoftwareDevice
-    from corelocker.service.admin import DevelopmentFiles
+    from corelocker.service.setup import DevelopmentFiles
 
 APP = "com.example.fashion"
 # Long enough to be unlocked on a busy machine, short enough to wait for.
@@ -54,14 +54,14 @@ def unlocking(
         bundle_path, locked, original: the key bundle, a locked `.pte` and what it was.
         accuracy: of a `.pte` in memory, in percent; `expected_accuracy` is that of the original.
     """
-    from corelocker.service import admin
+    from corelocker.service import admin, setup
     from corelocker.service.config_file import load_config
     from corelocker.service.storage import Storage
 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    files = admin.init_development(folder / "service", publisher, APP, port=port)
+    files = setup.init_development(folder / "service", publisher, APP, port=port)
     with files.config.open("a") as config:
         config.write("\n[licenses]\ndevices = 1\n")
     tier = publisher.content_keys[0].tiers[-1]
@@ -129,7 +129,7 @@ def _buy(grant_key: Path, product: str, order: str, until: int | None = None) ->
     """What the publisher's shop gives a customer; `until` is the end of what was paid for."""
     from corelocker.licensing.tokens import SoftwareSigner
     from corelocker.purchases.grant import issue_grant
-    from corelocker.service.admin import GRANT_ISSUER, load_signing_key
+    from corelocker.service.setup import GRANT_ISSUER, load_signing_key
 
     token = issue_grant(
         SoftwareSigner(load_signing_key(grant_key)), issuer=GRANT_ISSUER, app=APP, environment="development",

@@ -18,14 +18,15 @@ from corelocker.bundle import jose
 from corelocker.bundle.content_keys import new_content_key, tier_keys
 from corelocker.bundle.keystore import FileKek, Kek, Keystore
 from corelocker.errors import ConfigError, KeystoreEntryError, OutputExistsError
+from corelocker.licensing.app_config import AppConfig
 from corelocker.licensing.attested_request import AttestedRequest, renewal_token
 from corelocker.licensing.development import DevelopmentKey, DevelopmentRoot
 from corelocker.licensing.device_key import SoftwareDeviceKey
-from corelocker.licensing.errors import DeviceInactiveError, LicenseRevokedError
+from corelocker.licensing.errors import DeviceInactiveError, LicenseRevokedError, PurchaseRevokedError
 from corelocker.licensing.evidence import Format, evidence_to_json
 from corelocker.licensing.license import read_license
 from corelocker.licensing.tokens import TrustedKeys
-from corelocker.service import admin
+from corelocker.service import admin, setup
 from corelocker.service.checks import check_config
 from corelocker.service.config_file import load_config
 from corelocker.service.core import UnlockService
@@ -50,22 +51,23 @@ class Place:
         self.content_key = new_content_key()
         self.publisher.add_content_key(uuid.UUID(self.bundle), "scanner", 1, TIERS, self.content_key)
         self.made = self.json("service", "init", "unlock", "--app", APP, "--port", "8441")
-        self.files = admin.files_of(folder / "unlock")
+        self.files = setup.files_of(folder / "unlock")
 
-    def __call__(self, *arguments: str, code: int = 0) -> str:
+    def __call__(self, *arguments: str, code: int | None = 0) -> str:
+        """What the command prints; with `code` None it may fail with any."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("CORELOCKER")}
         done = subprocess.run(
             [sys.executable, "-m", "corelocker", *arguments], cwd=self.folder, env=environment,
             capture_output=True, text=True, stdin=subprocess.DEVNULL,
         )  # fmt: skip
-        assert done.returncode == code, (done.stdout, done.stderr)
+        assert done.returncode == code or (code is None and done.returncode > 0), (done.stdout, done.stderr)
         assert "Traceback" not in done.stderr
         return done.stdout
 
-    def json(self, *arguments: str, code: int = 0) -> Any:
+    def json(self, *arguments: str, code: int | None = 0) -> Any:
         return json.loads(self(*arguments, "--json", code=code))
 
-    def on_service(self, *arguments: str, code: int = 0) -> Any:
+    def on_service(self, *arguments: str, code: int | None = 0) -> Any:
         return self.json(*arguments, "--config", "unlock/service.toml", code=code)
 
     def service(self) -> tuple[UnlockService, Storage]:
@@ -139,7 +141,7 @@ def test_the_service_signs_with_a_key_of_its_own(place: Place) -> None:
     store = Keystore.open(place.files.keys)
     assert store.publisher != place.publisher.publisher
     assert place.made["service_thumbprint"] == store.publisher
-    assert place.files.service_key.read_text() == admin.public_pem(store.signing_key.public_key())
+    assert place.files.service_key.read_text() == setup.public_pem(store.signing_key.public_key())
     assert store.content_key(uuid.UUID(place.bundle)) == place.content_key
     # Nothing of the publisher's signing key came along.
     assert {key.thumbprint for key in store.publisher_keys} == {store.publisher}
@@ -150,7 +152,7 @@ def test_setting_up_replaces_nothing(place: Place) -> None:
     answer = place.json("service", "init", "unlock", "--app", APP, code=1)
     assert answer["error"]["code"] == "output-exists"
     with pytest.raises(OutputExistsError):
-        admin.init_development(place.folder / "unlock", place.publisher, APP)
+        setup.init_development(place.folder / "unlock", place.publisher, APP)
     assert all(path.read_bytes() == data for path, data in before.items())
 
 
@@ -168,9 +170,9 @@ def test_names_are_quoted(tmp_path: Path, app: str) -> None:
     publisher = publisher_in(tmp_path)
     if not app.isprintable():
         with pytest.raises(ConfigError):
-            admin.init_development(tmp_path / "s", publisher, app)
+            setup.init_development(tmp_path / "s", publisher, app)
         return
-    admin.init_development(tmp_path / "s", publisher, app)
+    setup.init_development(tmp_path / "s", publisher, app)
     assert list(load_config(tmp_path / "s" / "service.toml").apps) == [app]
 
 
@@ -195,7 +197,7 @@ def test_content_keys_of_new_bundles_are_copied(tmp_path: Path) -> None:
     other = publisher_in(stranger)
     other.add_content_key(newer, "scanner", 2, TIERS, new_content_key())
     with pytest.raises(KeystoreEntryError):
-        admin.import_content_keys(Keystore.open(place.files.keys), other, None)
+        setup.import_content_keys(Keystore.open(place.files.keys), other, None)
 
 
 def test_check_config_finds_and_exits(tmp_path: Path) -> None:
@@ -246,6 +248,50 @@ def test_the_signing_key_is_rotated_without_a_gap(tmp_path: Path) -> None:
         KeystoreKeys(Keystore.open(place.files.keys), "x" * 43)
 
 
+# --- the app configuration -------------------------------------------------------------------------
+
+
+def test_an_app_configuration_is_written(place: Place, tmp_path: Path) -> None:
+    out = tmp_path / "corelocker.json"
+    arguments = ("service", "app-config", "--service", "http://127.0.0.1:8441", "--out", str(out))
+    answer = place.on_service(*arguments, "--offline-grace", "60")
+    read = AppConfig.from_json(out.read_bytes())
+    config = load_config(place.files.config)
+    assert (read.service, read.app, read.environment) == ("http://127.0.0.1:8441", APP, "development")
+    assert (read.issuer, read.offline_grace) == (config.issuer, 60)
+    assert read.publisher == place.publisher.publisher
+    # The key that signs comes first; the others of the keystore are for its rotation.
+    signing = jose.thumbprint(open_keys(config.keys).signer.public_key)
+    keys = [jose.thumbprint(key) for key in read.license_keys]
+    assert keys[0] == signing
+    assert set(keys) == {key.thumbprint for key in Keystore.open(place.files.keys).publisher_keys}
+    assert answer["license_keys"] == keys
+    before = out.read_bytes()
+    assert place.on_service(*arguments, code=1)["error"]["code"] == "output-exists"
+    assert out.read_bytes() == before
+    place.on_service(*arguments, "--force")
+    assert AppConfig.from_json(out.read_bytes()).offline_grace == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("--service", "ftp://example.com"), "app-config"),
+        (("--service", "https://example.com", "--publisher", "short"), "app-config"),
+        (("--service", "https://example.com", "--app", "else"), "config"),
+    ],
+)
+def test_an_app_configuration_that_no_app_would_read(
+    place: Place, tmp_path: Path, arguments: tuple[str, ...], code: str
+) -> None:
+    out = tmp_path / "corelocker.json"
+    error = place.on_service(
+        "service", "app-config", "--out", str(out), *arguments, code=2 if code == "config" else None
+    )
+    assert error["error"]["code"] == code
+    assert not out.exists()
+
+
 # --- grants ----------------------------------------------------------------------------------------
 
 
@@ -267,13 +313,14 @@ def test_grants_are_issued(place: Place) -> None:
 def test_a_grant_key(place: Place, tmp_path: Path) -> None:
     made = place.json("grant", "keygen", str(tmp_path / "key.pem"))
     assert stat.S_IMODE((tmp_path / "key.pem").stat().st_mode) == 0o600
-    public = admin.public_pem(admin.load_signing_key(tmp_path / "key.pem").public_key())
+    public = setup.public_pem(setup.load_signing_key(tmp_path / "key.pem").public_key())
     assert Path(made["public"]).read_text() == public
     assert "PRIVATE" not in public
     assert place.json("grant", "keygen", str(tmp_path / "key.pem"), code=1)["error"]["code"] == "output-exists"
     with pytest.raises(ConfigError):
-        admin.load_signing_key(Path(made["public"]))
-    assert place.on_service("grant", "issue", "--product", "x", "--app", "else", code=2)["error"]["code"] == "config"
+        setup.load_signing_key(Path(made["public"]))
+    for wrong in (("--product", "full", "--app", "else"), ("--product", "gold")):
+        assert place.on_service("grant", "issue", *wrong, code=2)["error"]["code"] == "config"
 
 
 # --- looking and revoking --------------------------------------------------------------------------
@@ -324,8 +371,8 @@ def test_an_entitlement_is_shown(sold: Any) -> None:
 
 def test_a_license_is_revoked(sold: Any) -> None:
     place, storage, phones, licenses, grant = sold
-    answer = place.on_service("license", "revoke", licenses[0].license_id, "--reason", "lost phone")
-    assert answer["revoked"] == 1
+    answer = place.on_service("license", "revoke", licenses[0].license_id, "--device-only", "--reason", "lost phone")
+    assert (answer["revoked"], answer["purchase_closed"]) == (1, False)
     with pytest.raises(LicenseRevokedError):
         phones[0].renew(licenses[0].license_id)
     with pytest.raises(LicenseRevokedError):
@@ -334,8 +381,19 @@ def test_a_license_is_revoked(sold: Any) -> None:
     row = storage.audit_rows(event="revoke-license")[0]
     assert (row.detail, row.license_id, row.device) == ("lost phone", licenses[0].license_id, phones[0].key.thumbprint)
     place.on_service("entitlement", "allow-device", phones[0].key.thumbprint, "--license", licenses[0].license_id)
+    issued = phones[0].unlock(grant)
+    # Without the option the purchase is closed: a new device key does not undo it.
+    answer = place.on_service("license", "revoke", issued.license_id)
+    assert (answer["revoked"], answer["purchase_closed"]) == (1, True)
+    with pytest.raises(PurchaseRevokedError):
+        Phone(place, phones[0].service).unlock(grant)
+    with pytest.raises(PurchaseRevokedError):
+        phones[1].renew(licenses[1].license_id)
+    place.on_service("entitlement", "allow-device", phones[0].key.thumbprint, "--license", issued.license_id)
     phones[0].unlock(grant)
-    assert storage.audit_rows(event="allow-device")
+    phones[1].renew(licenses[1].license_id)
+    assert [row.event for row in storage.audit_rows(limit=9) if row.event.startswith("allow")] == ["allow-device"]
+    assert storage.audit_rows(event="revoke-purchase")
 
 
 def test_the_audit_log_is_shown(sold: Any) -> None:

@@ -154,7 +154,7 @@ def test_revoked_license(world: World, bundle: KeyBundle, name: str) -> None:
     lost, kept = world.device(f"{name}-lost"), world.device(f"{name}-kept")
     license_ = lost.unlock(bundle, "full", buy(world, name)).license
     kept.unlock(bundle, "full", buy(world, name))
-    world.revoke(license_.license_id)
+    world.revoke(license_.license_id, purchase=False)
     with pytest.raises(LicenseRevokedError):
         lost.renew(bundle)
     with pytest.raises(NotUnlockedError):
@@ -167,7 +167,7 @@ def test_revoked_license(world: World, bundle: KeyBundle, name: str) -> None:
 def test_revoked_purchase(world: World, bundle: KeyBundle, name: str) -> None:
     device = world.device(name)
     license_ = device.unlock(bundle, "full", buy(world, name)).license
-    world.revoke(license_.license_id, purchase=True)
+    world.revoke(license_.license_id)
     with pytest.raises((LicenseRevokedError, PurchaseRevokedError)):
         device.renew(bundle)
     with pytest.raises(PurchaseRevokedError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -148,34 +147,6 @@ def test_renewals_while_the_license_is_revoked(world: World) -> None:
         assert results.count("revoked") == 1
         with pytest.raises((LicenseRevokedError, DeviceInactiveError)):
             phone.renew(service, first.license_id)
-
-
-def test_batches_do_not_wait_for_each_other_in_a_circle(world: World) -> None:
-    """Batches of the same requests in any order: each challenge counts once, each purchase keeps its limit."""
-    phones, grants = [Phone(world) for _ in range(12)], [world.grant(name) for name in "abc"]
-    with world.service() as service:
-        requests = [
-            UnlockRequest.from_json(
-                phone.unlock_body(service.challenge(ChallengeRequest()).challenge, grants[index % 3])
-            )
-            for index, phone in enumerate(phones)
-        ]
-
-        def decide() -> list[Issued | Exception]:
-            return service.decide([service.check_unlock(one) for one in random.sample(requests, len(requests))])
-
-        for _ in range(3):
-            results = at_once([decide] * 8)
-            found = codes([result for batch in results for result in batch])  # type: ignore[attr-defined]
-            assert found == {"license": 9, "device-limit": 3, "challenge-used": 84}
-            requests = [
-                UnlockRequest.from_json(
-                    phone.unlock_body(service.challenge(ChallengeRequest()).challenge, grants[index % 3])
-                )
-                for index, phone in enumerate(phones)
-            ]
-    for name in "abc":
-        assert len(world.stored(name)[1].places) == 3
 
 
 def test_two_purchases_do_not_wait_for_each_other_in_a_circle(world: World) -> None:

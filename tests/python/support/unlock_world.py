@@ -274,7 +274,7 @@ class World:
             assert stored is not None
             return storage.list_licenses(purchase=key, limit=100_000), stored.entitlement
 
-    def revoke(self, license_id: str, *, purchase: bool = False) -> None:
+    def revoke(self, license_id: str, *, purchase: bool = True) -> None:
         """What `corelocker license revoke` does."""
         with self.storage() as storage:
             admin.revoke_license(storage, license_id, purchase=purchase, reason="a test")

@@ -24,9 +24,9 @@ COMMANDS = {
     "audit": ("audit", "audit", "Measure what a lock is worth."),
     "keystore": ("keystore", "app", "The publisher's secrets."),
     "service": ("service", "service", "The unlock service: set it up, check it, run it."),
-    "license": ("service", "license_", "Licenses that the unlock service has issued."),
-    "entitlement": ("service", "entitlement", "Purchases, and the devices that use them."),
-    "grant": ("service", "grant", "Purchases that the publisher's own backend signs."),
+    "license": ("licenses", "license_", "Licenses that the unlock service has issued."),
+    "entitlement": ("licenses", "entitlement", "Purchases, and the devices that use them."),
+    "grant": ("grants", "grant", "Purchases that the publisher's own backend signs."),
     "device": ("device", "app", "A device in software, for development and CI."),
 }
 

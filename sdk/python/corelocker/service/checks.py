@@ -55,6 +55,7 @@ def check_config(config: ServiceConfig) -> list[Finding]:
     """
     return [
         *_check_issuer(config),
+        *_check_licenses(config),
         *_check_listening(config),
         *_check_secret_files(config),
         *_check_database(config),
@@ -72,6 +73,16 @@ def _unsafe(config: ServiceConfig) -> Level:
 def _check_issuer(config: ServiceConfig) -> Iterator[Finding]:
     if config.environment == "production" and urlsplit(config.issuer).scheme != "https":
         yield Finding("error", "issuer-not-https", "issuer: in production an https address belongs here")
+
+
+def _check_licenses(config: ServiceConfig) -> Iterator[Finding]:
+    if config.licenses.lifetime is None:
+        yield Finding(
+            "warning",
+            "perpetual-licenses",
+            "licenses.perpetual: a device with a license without an end counts against its purchase's device limit for ever",
+            "Set licenses.lifetime unless devices never reach the service again",
+        )
 
 
 def _check_listening(config: ServiceConfig) -> Iterator[Finding]:

@@ -151,3 +151,34 @@ def test_a_released_place_cools_down(world: FullService) -> None:
         world.unlock(Device.new())
     admin.release_device(world.storage, key, devices[0].thumbprint, at_once=True, clock=world.clock)
     world.unlock(Device.new())
+
+
+def test_a_perpetual_license_counts_for_ever(world: FullService) -> None:
+    world.write(licenses="perpetual = true")
+    world.service = world.open()
+    devices = [Device.new() for _ in range(4)]
+    for device in devices[:2]:
+        issued = world.unlock(device)
+        assert issued.expires_at is None
+    row = world.storage.audit_rows(limit=1)[0]
+    assert "for ever" in (row.detail or "")
+    world.clock.now += 31 * DAY
+    with pytest.raises(errors.DeviceLimitError) as refused:
+        world.unlock(devices[2])
+    assert refused.value.retry_at is None
+    # Giving it up does not take the license off the device; only an operator can decide otherwise.
+    key = PurchaseKey("grant", APP, "sub:order-1")
+    admin.release_device(world.storage, key, devices[0].thumbprint, clock=world.clock)
+    world.clock.now += 31 * DAY
+    with pytest.raises(errors.DeviceLimitError):
+        world.unlock(devices[2])
+    # Neither does a policy that gives licenses an end from now on.
+    world.write()
+    world.service = world.open()
+    assert world.unlock(devices[1]).expires_at is not None
+    with pytest.raises(errors.DeviceLimitError):
+        world.unlock(devices[2])
+    admin.release_device(world.storage, key, devices[0].thumbprint, at_once=True, clock=world.clock)
+    world.unlock(devices[2])
+    with pytest.raises(errors.DeviceLimitError):
+        world.unlock(devices[3])
