@@ -58,38 +58,38 @@ SERVICE = make_service()
 
 
 def challenge_request(data: bytes) -> None:
-    SERVICE.challenge(ChallengeRequest.from_json(data))
+    SERVICE.challenges.issue(ChallengeRequest.from_json(data))
 
 
 def unlock_request(data: bytes) -> None:
     request = UnlockRequest.from_json(data)
-    challenge = SERVICE.challenge(ChallengeRequest()).challenge
-    SERVICE.unlock(replace(request, challenge=challenge))
+    challenge = SERVICE.challenges.issue(ChallengeRequest()).challenge
+    SERVICE.decisions.unlock(replace(request, challenge=challenge))
     raise AssertionError("nobody has proven anything")
 
 
 def renew_request(data: bytes) -> None:
     license_id, _, body = data.partition(b"\n")
     request = RenewRequest.from_json(body)
-    challenge = SERVICE.challenge(ChallengeRequest()).challenge
-    SERVICE.renew(license_id.decode("utf-8", "replace"), replace(request, challenge=challenge))
+    challenge = SERVICE.challenges.issue(ChallengeRequest()).challenge
+    SERVICE.decisions.renew(license_id.decode("utf-8", "replace"), replace(request, challenge=challenge))
     raise AssertionError("nobody has a license")
 
 
 def challenge_text(data: bytes) -> None:
     body = {**UNLOCK, "challenge": data.decode("utf-8", "replace")}
-    SERVICE.unlock(UnlockRequest.from_json(body))
+    SERVICE.decisions.unlock(UnlockRequest.from_json(body))
     raise AssertionError("nobody has proven anything")
 
 
 def apple_notice(data: bytes) -> None:
-    SERVICE.app_store_notice(APP, data)
+    SERVICE.notices.app_store(APP, data)
     raise AssertionError("Apple has signed nothing")
 
 
 def google_notice(data: bytes) -> None:
     authorization, _, body = data.partition(b"\n")
-    SERVICE.google_play_notice(APP, authorization.decode("utf-8", "replace"), body)
+    SERVICE.notices.google_play(APP, authorization.decode("utf-8", "replace"), body)
     raise AssertionError("Google has sent nothing")
 
 
@@ -153,7 +153,7 @@ def write_seeds(folder: Path) -> None:
     seeds: list[tuple[Any, bytes]] = [
         (challenge_request, b"{}"),
         (challenge_request, json.dumps({"device_key": DEVICE_KEY}).encode()),
-        (challenge_text, SERVICE.challenge(ChallengeRequest()).challenge.encode()),
+        (challenge_text, SERVICE.challenges.issue(ChallengeRequest()).challenge.encode()),
         (apple_notice, b'{"signedPayload": "e30.e30.AAAA"}'),
         (google_notice, b'Bearer e30.e30.AAAA\n{"message": {"data": "e30=", "messageId": "1"}}'),
         (configuration, (FOLDER / "service" / "service.toml").read_bytes()),

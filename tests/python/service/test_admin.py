@@ -90,8 +90,8 @@ class Phone:
         return evidence_to_json(self.attestation.attest(request.digest(Format.DEVELOPMENT)))
 
     def unlock(self, grant: str, tier: str = "full") -> Issued:
-        challenge = self.service.challenge(ChallengeRequest()).challenge
-        return self.service.unlock(
+        challenge = self.service.challenges.issue(ChallengeRequest()).challenge
+        return self.service.decisions.unlock(
             UnlockRequest.from_json(
                 {
                     "challenge": challenge,
@@ -106,9 +106,11 @@ class Phone:
         )
 
     def renew(self, license_id: str) -> Issued:
-        challenge = self.service.challenge(ChallengeRequest()).challenge
+        challenge = self.service.challenges.issue(ChallengeRequest()).challenge
         proof = self.proof(challenge, renewal_token(license_id), "full")
-        return self.service.renew(license_id, RenewRequest.from_json({"challenge": challenge, "attestation": proof}))
+        return self.service.decisions.renew(
+            license_id, RenewRequest.from_json({"challenge": challenge, "attestation": proof})
+        )
 
 
 def publisher_in(folder: Path) -> Keystore:
@@ -392,7 +394,7 @@ def test_a_license_is_revoked(sold: Any) -> None:
     place.on_service("entitlement", "allow-device", phones[0].key.thumbprint, "--license", issued.license_id)
     phones[0].unlock(grant)
     phones[1].renew(licenses[1].license_id)
-    assert [row.event for row in storage.audit_rows(limit=9) if row.event.startswith("allow")] == ["allow-device"]
+    assert [row.event for row in storage.audit_rows(limit=9) if row.event.startswith("allow")] == ["allow-device"] * 2
     assert storage.audit_rows(event="revoke-purchase")
 
 

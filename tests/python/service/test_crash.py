@@ -82,7 +82,7 @@ def decisions(world: World, event: str, purchase: str) -> list[AuditRow]:
 def again(service: UnlockService, body: dict[str, Any]) -> bool:
     """Send the request of the crash once more; whether it had been decided before."""
     try:
-        service.unlock(UnlockRequest.from_json(body))
+        service.decisions.unlock(UnlockRequest.from_json(body))
     except ChallengeUsedError:
         return True
     return False
@@ -96,7 +96,7 @@ def test_unlock_is_killed_at_every_step(world: World) -> None:
         for step in range(1000):
             purchase = f"p{step}"
             phone, grant = Phone(world), world.grant(purchase)
-            body = phone.unlock_body(service.challenge(ChallengeRequest()).challenge, grant)
+            body = phone.unlock_body(service.challenges.issue(ChallengeRequest()).challenge, grant)
             result = child(step, body)
             if not result["killed"]:
                 break
@@ -125,12 +125,12 @@ def test_renewal_is_killed_at_every_step(world: World) -> None:
             phone, grant = Phone(world), world.grant(purchase)
             first = phone.unlock(service, grant).license_id
             clock.now += 10  # so that there is something new to keep: when the device was seen
-            body = phone.renew_body(service.challenge(ChallengeRequest()).challenge, first)
+            body = phone.renew_body(service.challenges.issue(ChallengeRequest()).challenge, first)
             result = child(step, body, first)
             if not result["killed"]:
                 break
             try:
-                service.renew(first, RenewRequest.from_json(body))
+                service.decisions.renew(first, RenewRequest.from_json(body))
                 decided.append(False)
             except ChallengeUsedError:
                 decided.append(True)
@@ -159,7 +159,7 @@ def test_second_device_is_killed_at_every_step(world: World) -> None:
             phones, grant = [Phone(world) for _ in range(3)], world.grant(purchase)
             phones[0].unlock(service, grant)
             clock.now += 10
-            body = phones[1].unlock_body(service.challenge(ChallengeRequest()).challenge, grant)
+            body = phones[1].unlock_body(service.challenges.issue(ChallengeRequest()).challenge, grant)
             result = child(step, body)
             if not result["killed"]:
                 break

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import requests
 from corelocker.bundle import jose
+from corelocker.service.core import UnlockService
 from corelocker.service.errors import StorageError
 from cryptography.hazmat.primitives.asymmetric import ec
 from support.http_server import SECURITY, Around, Server, problem, serving
@@ -185,7 +186,11 @@ def test_what_nobody_expected(sqlite_world: World) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("a message with a secret")
 
-    with serving(sqlite_world, lambda real: Around(real, unlock=fail, challenge=fail)) as server:
+    def failing(real: UnlockService) -> Any:
+        decisions, challenges = Around(real.decisions, unlock=fail), Around(real.challenges, issue=fail)
+        return Around(real, decisions=decisions, challenges=challenges)
+
+    with serving(sqlite_world, failing) as server:
         problem(server.post("/v1/challenges", {}), 500, "internal-error")
         body = Phone(sqlite_world).unlock_body("A" * 54, sqlite_world.grant("p"))
         answer = server.post("/v1/licenses", body)

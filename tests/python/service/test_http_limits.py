@@ -174,11 +174,11 @@ class Gate:
         def unlock(request: Any) -> Any:
             self.begun.release()
             assert self.open.wait(20)
-            issued = real.unlock(request)
+            issued = real.decisions.unlock(request)
             self.finished += 1
             return issued
 
-        return Around(real, unlock=unlock)
+        return Around(real, decisions=Around(real.decisions, unlock=unlock))
 
 
 def test_more_than_it_bears(sqlite_world: World) -> None:

@@ -74,7 +74,7 @@ def unlock_body(world: FullService, device: Device, bend: Bend = lambda verdict:
 
 
 def unlock(world: FullService, body: dict[str, Any]) -> str:
-    return world.service.unlock(UnlockRequest.from_json(json.dumps(body).encode())).license_id
+    return world.service.decisions.unlock(UnlockRequest.from_json(json.dumps(body).encode())).license_id
 
 
 def asked(world: FullService) -> list[Call]:

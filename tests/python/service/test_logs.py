@@ -26,7 +26,7 @@ def test_the_log_of_a_run_holds_no_secret(sqlite_world: World) -> None:
     def fail(*_: object) -> None:
         raise StorageError(f"a driver that quotes its parameters: {world.grant('x')}")
 
-    with serving(world, lambda real: Around(real, app_store_notice=fail)) as server:
+    with serving(world, lambda real: Around(real, notices=Around(real.notices, app_store=fail))) as server:
         phone = Phone(world)
         for _ in range(2):
             grant = world.grant("a purchase")

@@ -47,9 +47,9 @@ def test_identical_unlocks(world: World) -> None:
     """The same bytes 50 times: one license, 49 times the same refusal, one place."""
     phone, grant = Phone(world), world.grant("p")
     with world.service() as service:
-        challenge = service.challenge(ChallengeRequest()).challenge
+        challenge = service.challenges.issue(ChallengeRequest()).challenge
         request = UnlockRequest.from_json(phone.unlock_body(challenge, grant))
-        results = at_once([lambda: service.unlock(request)] * PARALLEL)
+        results = at_once([lambda: service.decisions.unlock(request)] * PARALLEL)
     assert codes(results) == {"license": 1, "challenge-used": PARALLEL - 1}
     licenses, entitlement = world.stored("p")
     (issued,) = [result for result in results if isinstance(result, Issued)]
@@ -64,10 +64,10 @@ def test_many_devices(world: World, places: int) -> None:
     phones, grant = [Phone(world) for _ in range(PARALLEL)], world.grant("p")
     with world.service() as service:
         requests = [
-            UnlockRequest.from_json(phone.unlock_body(service.challenge(ChallengeRequest()).challenge, grant))
+            UnlockRequest.from_json(phone.unlock_body(service.challenges.issue(ChallengeRequest()).challenge, grant))
             for phone in phones
         ]
-        results = at_once([lambda request=request: service.unlock(request) for request in requests])  # type: ignore[misc]
+        results = at_once([lambda request=request: service.decisions.unlock(request) for request in requests])  # type: ignore[misc]
         assert codes(results) == {"license": places, "device-limit": PARALLEL - places}
         winners = [phone for phone, result in zip(phones, results, strict=True) if isinstance(result, Issued)]
         for phone in winners:
@@ -102,9 +102,9 @@ def test_identical_renewals(world: World) -> None:
     phone, grant = Phone(world), world.grant("p")
     with world.service() as service:
         first = phone.unlock(service, grant)
-        challenge = service.challenge(ChallengeRequest()).challenge
+        challenge = service.challenges.issue(ChallengeRequest()).challenge
         request = RenewRequest.from_json(phone.renew_body(challenge, first.license_id))
-        results = at_once([lambda: service.renew(first.license_id, request)] * PARALLEL)
+        results = at_once([lambda: service.decisions.renew(first.license_id, request)] * PARALLEL)
     assert codes(results) == {"license": 1, "challenge-used": PARALLEL - 1}
     licenses, _ = world.stored("p")
     assert len(licenses) == 2
@@ -115,10 +115,12 @@ def test_one_challenge_for_an_unlock_and_a_renewal(world: World) -> None:
     phone, grant = Phone(world), world.grant("p")
     with world.service() as service:
         first = phone.unlock(service, grant)
-        challenge = service.challenge(ChallengeRequest()).challenge
+        challenge = service.challenges.issue(ChallengeRequest()).challenge
         unlock = UnlockRequest.from_json(phone.unlock_body(challenge, grant))
         renew = RenewRequest.from_json(phone.renew_body(challenge, first.license_id))
-        results = at_once([lambda: service.unlock(unlock), lambda: service.renew(first.license_id, renew)] * 10)
+        results = at_once(
+            [lambda: service.decisions.unlock(unlock), lambda: service.decisions.renew(first.license_id, renew)] * 10
+        )
     assert codes(results) == {"license": 1, "challenge-used": 19}
 
 

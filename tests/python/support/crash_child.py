@@ -107,9 +107,9 @@ def run(config_path: str, at: int, now: float, license_id: str | None, body: dic
     storage.secret()
     step.armed = True
     if license_id is None:
-        issued = service.unlock(UnlockRequest.from_json(body))
+        issued = service.decisions.unlock(UnlockRequest.from_json(body))
     else:
-        issued = service.renew(license_id, RenewRequest.from_json(body))
+        issued = service.decisions.renew(license_id, RenewRequest.from_json(body))
     step.armed = False
     return {"killed": False, "steps": step.passed, "license": issued.license_id}
 

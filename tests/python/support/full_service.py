@@ -274,7 +274,7 @@ keys = ["backend.pem"]
     # --- requests
 
     def challenge(self) -> str:
-        return self.service.challenge(ChallengeRequest()).challenge
+        return self.service.challenges.issue(ChallengeRequest()).challenge
 
     def unlock_body(
         self,
@@ -312,12 +312,12 @@ keys = ["backend.pem"]
 
     def unlock(self, device: Device, *arguments: Any, **changes: Any) -> Issued:
         body = self.unlock_body(device, *arguments, **changes)
-        return self.service.unlock(UnlockRequest.from_json(json.dumps(body).encode()))
+        return self.service.decisions.unlock(UnlockRequest.from_json(json.dumps(body).encode()))
 
     def renew_body(
         self, device: Device, license_id: str, proof: str = "development", counter: int | None = None, **attested: Any
     ) -> dict[str, Any]:
-        sealed = self.service.challenge(ChallengeRequest(device.key.public_key()))
+        sealed = self.service.challenges.issue(ChallengeRequest(device.key.public_key()))
         changes = {"challenge": sealed.challenge, "device": device, "token": renewal_token(license_id)} | attested
         request = self.attested(**changes)
         evidence = {
@@ -333,7 +333,7 @@ keys = ["backend.pem"]
 
     def renew(self, device: Device, license_id: str, *arguments: Any, **changes: Any) -> Issued:
         body = self.renew_body(device, license_id, *arguments, **changes)
-        return self.service.renew(license_id, RenewRequest.from_json(json.dumps(body).encode()))
+        return self.service.decisions.renew(license_id, RenewRequest.from_json(json.dumps(body).encode()))
 
     def read(self, issued: Issued) -> License:
         return read_license(issued.license, TrustedKeys([self.keystore.signing_key.public_key()]))

@@ -29,11 +29,11 @@ from support.unlock_world import Phone, World
 
 
 class Around:
-    """A service with some of its methods replaced; `real` is what they stand before."""
+    """A service, or a part of one, with some of its members replaced; `real` is what they stand before."""
 
-    def __init__(self, real: UnlockService, **methods: Callable[..., Any]) -> None:
+    def __init__(self, real: Any, **members: Any) -> None:
         self.real = real
-        self.__dict__ |= methods
+        self.__dict__ |= members
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.real, name)

@@ -94,12 +94,12 @@ class Phone:
         return evidence_to_json(self.attestation_key.attest(request.digest(Format.DEVELOPMENT)))
 
     def unlock(self, service: UnlockService, grant: str, tier: str = "full") -> Issued:
-        challenge = service.challenge(ChallengeRequest()).challenge
-        return service.unlock(UnlockRequest.from_json(self.unlock_body(challenge, grant, tier)))
+        challenge = service.challenges.issue(ChallengeRequest()).challenge
+        return service.decisions.unlock(UnlockRequest.from_json(self.unlock_body(challenge, grant, tier)))
 
     def renew(self, service: UnlockService, license_id: str, tier: str = "full") -> Issued:
-        challenge = service.challenge(ChallengeRequest()).challenge
-        return service.renew(license_id, RenewRequest.from_json(self.renew_body(challenge, license_id, tier)))
+        challenge = service.challenges.issue(ChallengeRequest()).challenge
+        return service.decisions.renew(license_id, RenewRequest.from_json(self.renew_body(challenge, license_id, tier)))
 
 
 class World:

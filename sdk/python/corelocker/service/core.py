@@ -14,21 +14,17 @@ from collections.abc import Callable, Mapping
 from corelocker.attestation.revocation import check_revocation
 from corelocker.attestation.verdict import Refusal
 from corelocker.errors import ConfigError
-from corelocker.licensing.errors import LicensingError
 from corelocker.service.challenges import Challenges
 from corelocker.service.config import ServiceConfig
 from corelocker.service.decisions import Decisions
 from corelocker.service.errors import NotReadyError
 from corelocker.service.keys import KeyProvider
 from corelocker.service.maintenance import Maintenance
-from corelocker.service.messages import Challenge, ChallengeRequest, Issued, RenewRequest, UnlockRequest
 from corelocker.service.notices import Notices
 from corelocker.service.proofs import ProofVerifier, moment
 from corelocker.service.revocation_source import RevocationSource
 from corelocker.service.storage import Storage
 from corelocker.service.verifiers import AppVerifiers, build_verifiers
-
-Case = Callable[[], Issued]
 
 
 class UnlockService:
@@ -88,47 +84,3 @@ class UnlockService:
                     check_revocation((), self._revocation.current(now), moment(now), app.android.max_revocation_age)
                 except Refusal as refusal:
                     raise NotReadyError(refusal.detail) from None
-
-    # Until the HTTP side calls the parts themselves.
-
-    def challenge(self, request: ChallengeRequest) -> Challenge:
-        """As of `challenges`."""
-        return self.challenges.issue(request)
-
-    def unlock(self, request: UnlockRequest) -> Issued:
-        """As of `decisions`."""
-        return self.decisions.unlock(request)
-
-    def renew(self, license_id: str, request: RenewRequest) -> Issued:
-        """As of `decisions`."""
-        return self.decisions.renew(license_id, request)
-
-    def app_store_notice(self, app: str, body: bytes) -> None:
-        """As of `notices`."""
-        self.notices.app_store(app, body)
-
-    def google_play_notice(self, app: str, authorization: str | None, body: bytes) -> None:
-        """As of `notices`."""
-        self.notices.google_play(app, authorization, body)
-
-    def maintain(self) -> list[LicensingError]:
-        """As of `maintenance`."""
-        return self.maintenance.run()
-
-    def check_unlock(self, request: UnlockRequest) -> Case:
-        """Until the HTTP side has no batches."""
-        return lambda: self.decisions.unlock(request)
-
-    def check_renewal(self, license_id: str, request: RenewRequest) -> Case:
-        """Until the HTTP side has no batches."""
-        return lambda: self.decisions.renew(license_id, request)
-
-    def decide(self, cases: list[Case]) -> list[Issued | Exception]:
-        """Until the HTTP side has no batches."""
-        outcomes: list[Issued | Exception] = []
-        for case in cases:
-            try:
-                outcomes.append(case())
-            except Exception as error:
-                outcomes.append(error)
-        return outcomes

@@ -103,24 +103,26 @@ class _Api:
     async def challenge(self, request: Request) -> Response:
         body = await self._json_body(request)
         # A few microseconds of computing: a thread would cost more.
-        made = self._service.challenge(ChallengeRequest.from_json(body))
+        made = self._service.challenges.issue(ChallengeRequest.from_json(body))
         return JSONResponse(made.to_json(), 201)
 
     async def unlock(self, request: Request) -> Response:
         body = await self._json_body(request)
-        issued = await self._workers.run(lambda: self._service.unlock(UnlockRequest.from_json(body)))
+        issued = await self._workers.run(lambda: self._service.decisions.unlock(UnlockRequest.from_json(body)))
         return JSONResponse(issued.to_json(), 201)
 
     async def renew(self, request: Request) -> Response:
         license_id = request.path_params["license_id"]
         body = await self._json_body(request)
-        issued = await self._workers.run(lambda: self._service.renew(license_id, RenewRequest.from_json(body)))
+        issued = await self._workers.run(
+            lambda: self._service.decisions.renew(license_id, RenewRequest.from_json(body))
+        )
         return JSONResponse(issued.to_json(), 201)
 
     async def app_store(self, request: Request) -> Response:
         app = request.path_params["app"]
         body = await self._json_body(request)
-        await self._workers.run(lambda: self._service.app_store_notice(app, body))
+        await self._workers.run(lambda: self._service.notices.app_store(app, body))
         return Response(status_code=204)
 
     async def google_play(self, request: Request) -> Response:
@@ -130,7 +132,7 @@ class _Api:
             raise ProblemError(of_code("request-malformed"))
         body = await self._json_body(request)
         token = authorization[0] if authorization else None
-        await self._workers.run(lambda: self._service.google_play_notice(app, token, body))
+        await self._workers.run(lambda: self._service.notices.google_play(app, token, body))
         return Response(status_code=204)
 
     async def health(self, request: Request) -> Response:

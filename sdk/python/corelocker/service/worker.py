@@ -66,7 +66,7 @@ def _serve(config: ServiceConfig, listener: socket.socket, limiter: RateLimiter,
 def _maintain(service: UnlockService, log: Log, ended: threading.Event) -> None:
     while not ended.wait(_MAINTENANCE_SECONDS):
         try:
-            for error in service.maintain():
+            for error in service.maintenance.run():
                 log.failure("maintenance", error, code=error.code)
         except Exception as error:
             log.failure("maintenance", error)

@@ -19,16 +19,18 @@ from support.full_service import (
 
 def test_a_request_counts_once(world: FullService) -> None:
     body = world.unlock_body(Device.new())
-    world.service.unlock(UnlockRequest.from_json(body))
+    world.service.decisions.unlock(UnlockRequest.from_json(body))
     with pytest.raises(refusals.ChallengeUsedError):
-        world.service.unlock(UnlockRequest.from_json(body))
+        world.service.decisions.unlock(UnlockRequest.from_json(body))
     assert len(world.storage.list_licenses()) == 1
     assert outcome(world) == ("unlock", "challenge-used")
 
 
 def test_identical_requests_in_parallel_give_one_license(any_world: FullService) -> None:
     request = UnlockRequest.from_json(any_world.unlock_body(Device.new()))
-    assert sorted(in_parallel(20, lambda _: any_world.service.unlock(request))) == ["challenge-used"] * 19 + ["ok"]
+    assert sorted(in_parallel(20, lambda _: any_world.service.decisions.unlock(request))) == ["challenge-used"] * 19 + [
+        "ok"
+    ]
     assert len(any_world.storage.list_licenses()) == 1
 
 
@@ -36,10 +38,10 @@ def test_a_challenge_counts_for_unlock_or_renewal_once(world: FullService) -> No
     device = Device.new()
     first = world.unlock(device)
     body = world.renew_body(device, first.license_id)
-    world.service.renew(first.license_id, RenewRequest.from_json(body))
+    world.service.decisions.renew(first.license_id, RenewRequest.from_json(body))
     for _ in range(2):
         with pytest.raises(refusals.ChallengeUsedError):
-            world.service.renew(first.license_id, RenewRequest.from_json(body))
+            world.service.decisions.renew(first.license_id, RenewRequest.from_json(body))
     with pytest.raises(refusals.ChallengeUsedError):
         world.unlock(device, challenge=body["challenge"])
 
@@ -48,10 +50,10 @@ def test_a_challenge_expires(world: FullService) -> None:
     device = Device.new()
     late, in_time = world.unlock_body(device), world.unlock_body(device)
     world.clock.now += 299
-    world.service.unlock(UnlockRequest.from_json(in_time))
+    world.service.decisions.unlock(UnlockRequest.from_json(in_time))
     world.clock.now += 1
     with pytest.raises(refusals.ChallengeExpiredError):
-        world.service.unlock(UnlockRequest.from_json(late))
+        world.service.decisions.unlock(UnlockRequest.from_json(late))
 
 
 @pytest.mark.parametrize("bend", [lambda c: c[:-1], lambda c: c + "A", lambda c: "A" * 54, lambda c: "~" * 54,
@@ -72,11 +74,11 @@ def test_a_challenge_of_another_service_is_none_of_ours(world: FullService, tmp_
 
 def test_used_challenges_are_forgotten_when_they_have_expired(world: FullService) -> None:
     body = world.unlock_body(Device.new())
-    world.service.unlock(UnlockRequest.from_json(body))
+    world.service.decisions.unlock(UnlockRequest.from_json(body))
     world.clock.now += 200
     assert world.storage.purge_challenges(int(world.clock.now)) == 0
     world.clock.now += 101
-    assert world.service.maintain() == []
+    assert world.service.maintenance.run() == []
     assert world.storage.purge_challenges(int(world.clock.now)) == 0
     with pytest.raises(refusals.ChallengeExpiredError):
-        world.service.unlock(UnlockRequest.from_json(body))
+        world.service.decisions.unlock(UnlockRequest.from_json(body))

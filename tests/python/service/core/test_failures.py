@@ -49,23 +49,23 @@ def test_a_store_that_cannot_be_asked_releases_nothing(world: FullService, failu
     world.play.failures["tokens"] = FAILURES[failure]
     for _ in range(2):
         with pytest.raises(errors.PurchaseUpstreamError) as refused:
-            world.service.unlock(UnlockRequest.from_json(body))
+            world.service.decisions.unlock(UnlockRequest.from_json(body))
     assert refused.value.retryable
     assert refused.value.retry_after == (7 if failure == "429" else None)
     assert no_license(world)
     # Nothing was decided: the same request counts when the store answers again, once.
     world.play.failures.clear()
-    issued = world.service.unlock(UnlockRequest.from_json(body))
+    issued = world.service.decisions.unlock(UnlockRequest.from_json(body))
     with pytest.raises(refusals.ChallengeUsedError):
-        world.service.unlock(UnlockRequest.from_json(body))
+        world.service.decisions.unlock(UnlockRequest.from_json(body))
     assert len(world.storage.list_licenses()) == 1
     body = world.renew_body(device, issued.license_id)
     world.play.failures["tokens"] = FAILURES[failure]
     with pytest.raises(errors.PurchaseUpstreamError):
-        world.service.renew(issued.license_id, RenewRequest.from_json(body))
+        world.service.decisions.renew(issued.license_id, RenewRequest.from_json(body))
     assert len(world.storage.list_licenses()) == 1
     world.play.failures.clear()
-    world.service.renew(issued.license_id, RenewRequest.from_json(body))
+    world.service.decisions.renew(issued.license_id, RenewRequest.from_json(body))
     assert len(world.storage.list_licenses()) == 2
 
 
@@ -106,11 +106,11 @@ def test_a_signer_that_fails_leaves_nothing_behind(world: FullService) -> None:
     broken = UnlockService(world.service.config, world.storage, keys, clock=world.clock)
     keys._signer = Broken()  # type: ignore[assignment]
     with pytest.raises(RuntimeError):
-        broken.unlock(UnlockRequest.from_json(body))
+        broken.decisions.unlock(UnlockRequest.from_json(body))
     assert no_license(world)
     assert world.storage.entitlement(PurchaseKey("grant", APP, "sub:order-1")) is None
     keys._signer = signer
-    broken.unlock(UnlockRequest.from_json(body))
+    broken.decisions.unlock(UnlockRequest.from_json(body))
 
 
 def test_a_database_that_is_gone(world: FullService) -> None:
@@ -121,7 +121,7 @@ def test_a_database_that_is_gone(world: FullService) -> None:
         (world.folder / name).unlink(missing_ok=True)
     (world.folder / "unlock.sqlite").mkdir()
     with pytest.raises(refusals.StorageError) as refused:
-        world.service.unlock(UnlockRequest.from_json(body))
+        world.service.decisions.unlock(UnlockRequest.from_json(body))
     assert refused.value.retryable
     with pytest.raises(refusals.StorageError):
         world.service.ready()
@@ -160,7 +160,7 @@ def test_a_decision_is_committed_durably_before_it_leaves(world: FullService, mo
     world.play.products[TOKEN] = one_time(purchaseStateContext={"purchaseState": "CANCELLED"})
     world.clock.now += 1
     assert last(lambda: world.renew(device, license_id, "app-assert"))
-    assert last(lambda: world.service.app_store_notice(APP, world.apple_notice("REFUND")))
+    assert last(lambda: world.service.notices.app_store(APP, world.apple_notice("REFUND")))
 
 
 # --- what leaks -----------------------------------------------------------------------------------
@@ -172,9 +172,9 @@ def test_the_audit_log_and_reprs_hold_no_secret(world: FullService) -> None:
     bodies = [world.unlock_body(device, world.google(TOKEN)), world.unlock_body(device)]
     bodies.append(world.unlock_body(device, attested={"tier": "plus"}))
     requests = [UnlockRequest.from_json(body) for body in bodies]
-    issued = [world.service.unlock(request) for request in requests[:2]]
+    issued = [world.service.decisions.unlock(request) for request in requests[:2]]
     with pytest.raises(refusals.AttestationRefusedError) as refused:
-        world.service.unlock(requests[2])
+        world.service.decisions.unlock(requests[2])
     text = repr(world.storage.audit_rows()) + repr(issued) + repr(world.service.config) + repr(world.storage)
     text += repr(requests) + repr(refused.value)
     text += repr(world.storage.list_licenses())

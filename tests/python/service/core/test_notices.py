@@ -35,7 +35,7 @@ def test_a_refund_at_the_app_store_ends_renewals_and_unlocks(any_world: FullServ
     device, bought = Device.new(), any_world.transaction()
     issued = any_world.unlock(device, bought)
     any_world.clock.now += 60
-    any_world.service.app_store_notice(
+    any_world.service.notices.app_store(
         APP, any_world.apple_notice("REFUND", revocationDate=int(any_world.clock.now * 1000))
     )
     with pytest.raises(errors.PurchaseRevokedError):
@@ -48,7 +48,7 @@ def test_a_refund_at_the_app_store_ends_renewals_and_unlocks(any_world: FullServ
 def test_a_refund_that_is_told_before_the_purchase_is_shown(world: FullService) -> None:
     bought = world.transaction()
     world.clock.now += 60
-    world.service.app_store_notice(APP, world.apple_notice("REFUND", revocationDate=int(world.clock.now * 1000)))
+    world.service.notices.app_store(APP, world.apple_notice("REFUND", revocationDate=int(world.clock.now * 1000)))
     with pytest.raises(errors.PurchaseRevokedError):
         world.unlock(Device.new(), bought)
 
@@ -61,16 +61,16 @@ def test_notices_replayed_and_out_of_order(world: FullService) -> None:
     world.clock.now += 60
     reversed_ = world.apple_notice("REFUND_REVERSED")
     for notice in (refunded, bought, refunded, bought):
-        world.service.app_store_notice(APP, notice)
+        world.service.notices.app_store(APP, notice)
     with pytest.raises(errors.PurchaseRevokedError):
         world.unlock(device, world.transaction(signedDate=int(world.clock.now * 1000) - 90_000))
     for notice in (reversed_, refunded, bought):
-        world.service.app_store_notice(APP, notice)
+        world.service.notices.app_store(APP, notice)
     world.unlock(device, world.transaction())
 
 
 def test_a_notice_about_something_that_is_not_sold_here_keeps_nothing(world: FullService) -> None:
-    world.service.app_store_notice(APP, world.apple_notice("REFUND", productId="coins"))
+    world.service.notices.app_store(APP, world.apple_notice("REFUND", productId="coins"))
     assert world.storage.entitlement(PurchaseKey("app-store", APP, "1000")) is None
     assert outcome(world) == ("notice", "ok")
 
@@ -78,7 +78,7 @@ def test_a_notice_about_something_that_is_not_sold_here_keeps_nothing(world: Ful
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"{}", b'{"signedPayload": 1}', b'{"signedPayload": "a.b.c"}'])
 def test_a_notice_that_apple_did_not_sign(world: FullService, body: bytes) -> None:
     with pytest.raises(errors.LicensingError) as refused:
-        world.service.app_store_notice(APP, body)
+        world.service.notices.app_store(APP, body)
     assert refused.value.code in ("request-malformed", "purchase-format", "purchase-signature")
     assert outcome(world) == ("notice", refused.value.code)
 
@@ -86,9 +86,9 @@ def test_a_notice_that_apple_did_not_sign(world: FullService, body: bytes) -> No
 @pytest.mark.parametrize("app", ["com.example.nobody", OTHER_APP])
 def test_notices_for_an_app_that_takes_none(world: FullService, app: str) -> None:
     with pytest.raises((refusals.AppUnknownError, refusals.ProviderNotAllowedError)):
-        world.service.app_store_notice(app, world.apple_notice("REFUND"))
+        world.service.notices.app_store(app, world.apple_notice("REFUND"))
     with pytest.raises((refusals.AppUnknownError, refusals.ProviderNotAllowedError)):
-        world.service.google_play_notice(app, push_token(NOW), b"{}")
+        world.service.notices.google_play(app, push_token(NOW), b"{}")
 
 
 def google_notice(**content: Any) -> bytes:
@@ -124,7 +124,7 @@ def test_a_voided_order_at_google_play_stays_void(world: FullService, order: tup
     device = Device.new()
     issued = world.unlock(device, world.google(TOKEN))
     for content in order:
-        world.service.google_play_notice(APP, push_token(NOW), google_notice(**content))
+        world.service.notices.google_play(APP, push_token(NOW), google_notice(**content))
     world.clock.now += 60
     # Google's answer may go on saying PURCHASED.
     with pytest.raises(errors.PurchaseRevokedError):
@@ -140,11 +140,11 @@ def test_a_voided_order_that_no_notice_told(world: FullService) -> None:
     world.play.voided = [{"purchaseToken": TOKEN, "voidedTimeMillis": str(NOW * 1000 + 5)},
                          {"purchaseToken": "never-shown-here", "voidedTimeMillis": "1"}]  # fmt: skip
     world.clock.now += 60
-    assert world.service.maintain() == []
+    assert world.service.maintenance.run() == []
     with pytest.raises(errors.PurchaseRevokedError):
         world.renew(device, issued.license_id)
     asked = [call for call in world.play.calls if call.path.endswith("voidedpurchases")]
-    assert world.service.maintain() == []
+    assert world.service.maintenance.run() == []
     assert len([call for call in world.play.calls if call.path.endswith("voidedpurchases")]) == len(asked)
 
 
@@ -157,12 +157,12 @@ def test_a_notice_that_google_did_not_send(
     world: FullService, authorization: str | None, content: dict[str, Any]
 ) -> None:
     with pytest.raises(errors.PurchaseNoticeError):
-        world.service.google_play_notice(APP, authorization, google_notice(**content))
+        world.service.notices.google_play(APP, authorization, google_notice(**content))
     assert outcome(world) == ("notice", "purchase-notice")
 
 
 def test_a_notice_about_a_purchase_that_nobody_has_shown(world: FullService) -> None:
-    world.service.google_play_notice(APP, push_token(NOW), google_notice(**VOIDED))
+    world.service.notices.google_play(APP, push_token(NOW), google_notice(**VOIDED))
     assert world.storage.entitlement(PurchaseKey("google-play", APP, TOKEN_ID)) is None
 
 
@@ -231,14 +231,14 @@ def test_a_purchase_is_acknowledged_once_it_was_delivered(any_world: FullService
     any_world.unlock(Device.new(), any_world.google(TOKEN))
     assert len(any_world.storage.unacknowledged()) == 1
     any_world.play.failures[":acknowledge"] = lambda call: error_reply(503)
-    assert [error.code for error in any_world.service.maintain()] == ["purchase-upstream"]
+    assert [error.code for error in any_world.service.maintenance.run()] == ["purchase-upstream"]
     assert len(any_world.storage.unacknowledged()) == 1
     any_world.play.failures.clear()
-    assert any_world.service.maintain() == []
+    assert any_world.service.maintenance.run() == []
     assert any_world.play.products[TOKEN]["acknowledgementState"] == "ACKNOWLEDGEMENT_STATE_ACKNOWLEDGED"
     assert any_world.storage.unacknowledged() == []
     calls = len(any_world.play.calls)
-    any_world.service.maintain()
+    any_world.service.maintenance.run()
     assert len(any_world.play.calls) == calls
 
 
@@ -251,5 +251,5 @@ def test_a_purchase_that_was_not_delivered_is_not_acknowledged(world: FullServic
     with pytest.raises(errors.PurchaseProductError):
         world.unlock(Device.new(), world.google(TOKEN, product="plus"))
     assert world.storage.unacknowledged() == []
-    world.service.maintain()
+    world.service.maintenance.run()
     assert not [call for call in world.play.calls if call.path.endswith(":acknowledge")]

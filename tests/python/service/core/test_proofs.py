@@ -121,7 +121,7 @@ def test_a_counter_that_races_itself(any_world: FullService) -> None:
         return found
 
     any_world.storage.attest_key = attest_key  # type: ignore[method-assign]
-    results = in_parallel(8, lambda index: any_world.service.unlock(requests[index]))
+    results = in_parallel(8, lambda index: any_world.service.decisions.unlock(requests[index]))
     assert sorted(results) == ["attestation-refused"] * 7 + ["ok"]
     key = seen(device.key_id)
     assert key is not None

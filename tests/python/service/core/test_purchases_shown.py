@@ -118,7 +118,7 @@ def test_one_device_more_than_the_purchase_allows(world: FullService) -> None:
 
 def test_many_devices_at_once_do_not_get_more_places(any_world: FullService) -> None:
     requests = [UnlockRequest.from_json(any_world.unlock_body(Device.new())) for _ in range(12)]
-    results = in_parallel(12, lambda index: any_world.service.unlock(requests[index]))
+    results = in_parallel(12, lambda index: any_world.service.decisions.unlock(requests[index]))
     assert sorted(results) == ["device-limit"] * 10 + ["ok"] * 2
 
 

@@ -52,7 +52,9 @@ def test_a_device_key_proof_is_for_one_renewal(world: FullService, part: str) ->
         world.renew(device, issued.license_id, "device-key", **RELAYS[part](world))
     body = world.renew_body(device, issued.license_id, "device-key")
     with pytest.raises(refusals.AttestationRefusedError):
-        world.service.renew(issued.license_id, RenewRequest.from_json(body | {"challenge": world.challenge()}))
+        world.service.decisions.renew(
+            issued.license_id, RenewRequest.from_json(body | {"challenge": world.challenge()})
+        )
 
 
 @pytest.mark.parametrize(
@@ -152,9 +154,9 @@ def test_a_renewal_gives_the_tier_that_is_left(world: FullService) -> None:
     assert (world.read(first).tier, first.expires_at) == ("full", NOW + 30 * DAY)
     world.clock.now += DAY
     past = {"originalTransactionId": "1", "expiresDate": (NOW + DAY) * 1000}
-    world.service.app_store_notice(APP, world.apple_notice("DID_RENEW", transactionId="1", **past))
+    world.service.notices.app_store(APP, world.apple_notice("DID_RENEW", transactionId="1", **past))
     soon = {"originalTransactionId": "1", "expiresDate": (NOW + 2 * DAY) * 1000}
-    world.service.app_store_notice(APP, world.apple_notice("DID_RENEW", transactionId="2", productId="plus", **soon))
+    world.service.notices.app_store(APP, world.apple_notice("DID_RENEW", transactionId="2", productId="plus", **soon))
     second = world.renew(device, first.license_id, "device-key")
     license_ = world.read(second)
     assert (license_.tier, second.expires_at) == ("plus", NOW + 2 * DAY)

@@ -75,10 +75,10 @@ def test_members_that_nobody_knows(world: FullService) -> None:
 def test_a_challenge_seals_a_secret_of_its_own(world: FullService) -> None:
     device = Device.new()
     request = ChallengeRequest.from_json({"device_key": jose.public_jwk(device.key.public_key())})
-    sealed = [world.service.challenge(request) for _ in range(2)]
+    sealed = [world.service.challenges.issue(request) for _ in range(2)]
     secrets = {
         device.software.open(jose.decode_base64url(challenge.sealed or ""), b"corelocker proof v1")
         for challenge in sealed
     }
     assert len(secrets) == 2
-    assert "sealed" not in world.service.challenge(ChallengeRequest()).to_json()
+    assert "sealed" not in world.service.challenges.issue(ChallengeRequest()).to_json()

@@ -69,7 +69,7 @@ def test_a_revocation_list_that_is_fetched(world: FullService) -> None:
         assert len(calls) == 2
         answers.append(json_reply({"entries": {f"{77:x}": {"status": "REVOKED"}}}))
         world.clock.now += 3600
-        world.service.maintain()
+        world.service.maintenance.run()
         assert len(calls) == 3
         with pytest.raises(refusals.AttestationRefusedError) as refused:
             world.unlock(Device.new(), proof="android")

@@ -131,16 +131,16 @@ def test_unknown_names(world: FullService, members: dict[str, str], refusal: typ
 def test_an_app_takes_its_formats_only(world: FullService) -> None:
     body = world.unlock_body(Device.new(), world.grant(app=OTHER_APP), "android", app=OTHER_APP)
     with pytest.raises(refusals.FormatNotAllowedError):
-        world.service.unlock(UnlockRequest.from_json(body))
+        world.service.decisions.unlock(UnlockRequest.from_json(body))
 
 
 def test_a_device_key_proof_never_unlocks(world: FullService) -> None:
     device = Device.new()
-    sealed = world.service.challenge(ChallengeRequest(device.key.public_key()))
+    sealed = world.service.challenges.issue(ChallengeRequest(device.key.public_key()))
     body = world.unlock_body(device, challenge=sealed.challenge)
     proof = world.renew_body(device, str(uuid.uuid4()), "device-key")["attestation"]
     with pytest.raises(refusals.FormatNotAllowedError):
-        world.service.unlock(UnlockRequest.from_json(body | {"attestation": proof}))
+        world.service.decisions.unlock(UnlockRequest.from_json(body | {"attestation": proof}))
 
 
 def test_an_app_takes_its_providers_only(world: FullService) -> None:
