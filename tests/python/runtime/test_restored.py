@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import mmap
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -19,7 +17,7 @@ import pytest
 from corelocker.bundle.clkey import DecryptedSection, KeyBundle
 from corelocker.bundle.clkey_header import BundledArtifact, BundledFile
 from corelocker.bundle.clkey_write import BundleContents, SectionContents, write_bundle
-from corelocker.bundle.content_keys import new_content_key, tier_keys
+from corelocker.bundle.content_keys import tier_keys
 from corelocker.bundle.patch import Patch
 from corelocker.bundle.patch_runs import replacing
 from corelocker.bundle.sample import sample
@@ -35,76 +33,11 @@ from corelocker.errors import (
     RestoredBytesError,
     RestoreError,
 )
-from corelocker.files import Bytes
 from corelocker.runs import Run, single
 from corelocker.runtime import RestoredFile, restore, restore_to_file
-from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-TIERS = ("free", "plus", "full")
-SIGNING_KEY = ec.generate_private_key(ec.SECP256R1())
-
-
-def sha256(data: Bytes | bytes) -> bytes:
-    return hashlib.sha256(data).digest()
-
-
-@dataclass
-class Locked:
-    """One file in all its states, tier 0 (locked) first."""
-
-    name: str
-    path: str
-    states: list[Bytes]
-    patches: list[Patch]
-
-    @property
-    def entry(self) -> BundledFile:
-        return BundledFile(self.path, self.states[0].size, sha256(self.states[0]))
-
-
-def lock(
-    original: Bytes, runs: Sequence[Sequence[Run]], name: str = "model.pte", path: str = "model.pte", seed: int = 0
-) -> Locked:
-    """`runs[i]` are what tier i + 1 puts in."""
-    generator = np.random.default_rng(seed)
-    states, patches = [original], []
-    for of_tier in reversed(runs):
-        patch = Patch.build(of_tier, states[0])
-        locked = states[0].copy()
-        noise = generator.integers(0, 256, locked.size, np.uint8)
-        Patch.build(of_tier, noise).apply(locked)
-        states.insert(0, locked)
-        patches.insert(0, patch)
-    return Locked(name, path, states, patches)
-
-
-def bundle_of(files: Sequence[Locked], key: bytes, **wrong: bytes) -> KeyBundle:
-    bundle = uuid4()
-    sections = tuple(
-        SectionContents(
-            artifact=number,
-            file=0,
-            tier=tier,
-            patch=wrong.get("patch", patch.encode()),
-            locked_sample=wrong.get("locked_sample", sample(file.states[0], patch.table)),
-            restored_sample=wrong.get("restored_sample", sample(file.states[tier], patch.table)),
-            file_digest=wrong.get("file_digest", sha256(file.states[tier])),
-        )
-        for number, file in enumerate(files)
-        for tier, patch in enumerate(file.patches, 1)
-        if patch.end or "patch" in wrong
-    )
-    artifacts = tuple(BundledArtifact(file.name, "executorch", (file.entry,)) for file in files)
-    tiers = TIERS[-len(files[0].states) :]
-    written = BundleContents(bundle, "m", 1, tiers, artifacts, sections)
-    return KeyBundle.open(write_bundle(written, SIGNING_KEY, tier_keys(key, bundle, len(tiers))))
-
-
-def decrypted(bundle: KeyBundle, key: bytes, tier: int, artifact: int = 0) -> list[DecryptedSection]:
-    keys = tier_keys(key, bundle.id, len(bundle.tiers))
-    return [bundle.decrypt(section, keys[section.tier]) for section in bundle.sections_of(artifact, 0, tier)]
+from support.locked_files import KEY, SIGNING_KEY, Locked, bundle_of, decrypted, lock, sha256
 
 
 def mappings(path: Path) -> list[str]:
@@ -113,7 +46,6 @@ def mappings(path: Path) -> list[str]:
     return [line.split()[1] for line in lines if line.endswith(str(path))]
 
 
-KEY = new_content_key()
 PAGE = mmap.PAGESIZE
 
 
@@ -189,10 +121,11 @@ def test_its_memory_cannot_be_written(path: Path, tmp_path: Path) -> None:
     """A store to a patched page and to another one, past Python's checks, ends the process."""
     program = f"""
 import ctypes, sys
-sys.path[:0] = {[str(Path(__file__).parent), *sys.path]!r}
+sys.path[:0] = {sys.path!r}
 from pathlib import Path
 import numpy as np
-from test_restored import KEY, bundle_of, lock, restore
+from support.locked_files import KEY, bundle_of, lock
+from corelocker.runtime import restore
 from corelocker.runs import single
 file = lock(np.arange(40000, dtype=np.uint64).view(np.uint8), [[single(10, 100)]])
 path = Path({str(tmp_path / "model.pte")!r})
