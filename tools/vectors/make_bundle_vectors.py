@@ -1,4 +1,4 @@
-"""Makes the vectors of patch, sample, key bundle, content keys and JWK thumbprint in tests/vectors.
+"""Makes the vectors of patch, sample, key bundle, content keys, JWK thumbprint and keystore in tests/vectors.
 
     python tools/vectors/make_bundle_vectors.py [--out tests/vectors]
 
@@ -16,6 +16,7 @@ from clkey_header_vectors import broken_bundles, good_bundles, header_vectors, v
 from clkey_section_vectors import restore_vectors, section_vectors
 from flip_vectors import flip_vectors
 from key_vectors import thumbprint_vectors, tier_key_vectors
+from keystore_vectors import keystore_vectors
 from naive_patch import Vector
 from patch_vectors import patch_vectors
 from sample_vectors import sample_vectors
@@ -67,6 +68,12 @@ def documents() -> dict[str, str]:
             "Public P-256 keys as JWK (RFC 7517, RFC 7518 section 6.2.1) and their `thumbprint` (RFC 7638, SHA-256, "
             "base64url without padding). `expect` is ok, or invalid where a reader must refuse the key.",
             thumbprint_vectors(),
+        ),
+        "keystore.json": document(
+            "Keystore files (docs/formats.md, Keystore). Open the text `file` with the `passphrase`, or with a file `kek.bin` "
+            "of the bytes `kek` (hex) beside it; `expect` is ok or the code of the error. With ok: `publisher` is the "
+            "thumbprint of the active signing key, `publisher_keys` those of all, and `content_keys` are what is kept.",
+            keystore_vectors(),
         ),
     }
 

@@ -15,6 +15,7 @@ import pytest
 from corelocker.bundle import jose
 from corelocker.bundle.clkey import KeyBundle
 from corelocker.bundle.content_keys import tier_keys
+from corelocker.bundle.keystore import Keystore
 from corelocker.bundle.patch import Patch
 from corelocker.bundle.sample import sample
 from corelocker.errors import BundleError, CoreLockerError, PatchError, RestoreError
@@ -140,6 +141,32 @@ def test_jwk_thumbprint(vector: Vector) -> None:
     assert jose.public_jwk(key).items() <= vector["jwk"].items()
 
 
+@pytest.mark.parametrize("vector", vectors("keystore.json"))
+def test_keystore(vector: Vector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, content in (("keys.json", vector["file"].encode()), ("kek.bin", bytes.fromhex(vector.get("kek", "")))):
+        (tmp_path / name).write_bytes(content)
+        (tmp_path / name).chmod(0o600)
+    code, store = verdict(lambda: Keystore.open(tmp_path / "keys.json", vector.get("passphrase", "").encode()))
+    assert code == vector["expect"]
+    if store is None:
+        return
+    assert store.publisher == vector["publisher"]
+    assert [key.thumbprint for key in store.publisher_keys] == vector["publisher_keys"]
+    kept = [
+        {
+            "bundle": str(key.bundle),
+            "model": key.model,
+            "model_version": key.model_version,
+            "tiers": list(key.tiers),
+            "key": jose.encode_base64url(key.key),
+            "samples": sorted(sample.hex() for sample in key.samples),
+        }
+        for key in store.content_keys
+    ]
+    assert kept == vector["content_keys"]
+
+
 def test_every_code_has_a_vector() -> None:
     patch = {param.values[0]["expect"] for param in vectors("patch.json")}
     assert patch == codes_below(PatchError) - {"patch"} | {"ok"}
@@ -154,6 +181,6 @@ def test_every_code_has_a_vector() -> None:
 def test_the_maker_makes_these_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT / "tools" / "vectors")
     documents = runpy.run_path(str(ROOT / "tools" / "vectors" / "make_bundle_vectors.py"))["documents"]()
-    assert len(documents) == 5
+    assert len(documents) == 6
     for name, text in documents.items():
         assert (VECTORS / name).read_text() == text, f"{name} is stale: run tools/vectors/make_bundle_vectors.py"

@@ -56,6 +56,11 @@ class Kind(IntEnum):
 WIDTHS = {Kind.REPLACE: (0,), Kind.XOR_TOP: (16, 32), Kind.NEGATE: (4, 8), Kind.PERMUTE: (4, 8)}
 
 
+_KNOWN = np.zeros((256, 256), np.bool_)  # by kind and width
+for _kind, _widths in WIDTHS.items():
+    _KNOWN[_kind, list(_widths)] = True
+
+
 class PatchRun(NamedTuple):
     """A row of the table; offset, length, stride and count are bytes as in `corelocker.runs.Run`."""
 
@@ -163,9 +168,7 @@ def check_runs(table: Table, file_size: int, payload_size: int | None = None) ->
 def _wrong_kinds(table: Table) -> npt.NDArray[np.bool_]:
     """Whether a run's kind, width, constant, reserved byte and length do not go together, (n,)."""
     kind, width, constant = table["kind"], table["width"], table["constant"]
-    known = np.zeros(len(table), np.bool_)
-    for number, widths in WIDTHS.items():
-        known |= (kind == number) & np.isin(width, widths)
+    known = _KNOWN[kind, width]
     # The constant of 8-bit elements fills its byte; only that of 4-bit elements can be too large.
     fits = np.where(kind == Kind.NEGATE, (width == 8) | (constant < 16), constant == 0)
     whole = table["length"] % np.maximum(width // 8, 1) == 0

@@ -29,8 +29,9 @@ Int64Array = npt.NDArray[np.int64]
 
 def sample(file: Bytes, table: Table) -> bytes:
     """The sample of a file (uint8, (size,)) with the runs `table` (n,) of a patch that was checked for its size; 32 bytes."""
-    windows = (file[start : start + length] for start, length in window_places(file.size))
-    return sample_of(file.size, windows, run_ends(file, table))
+    windows = np.array(window_places(file.size), np.int64).reshape(-1, 2)
+    in_windows = file if file.size <= SHORT else _gather(file, windows[:, 0], windows[:, 1])
+    return sample_of(file.size, [in_windows], run_ends(file, table))
 
 
 def sample_of(size: int, windows: Iterable[Bytes], ends: Iterable[Bytes]) -> bytes:

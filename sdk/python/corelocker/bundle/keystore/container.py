@@ -1,7 +1,7 @@
 """The keystore's file: JSON with an encrypted part, which only its owner can read and which is replaced as a whole.
 
 Either "kdf" says how its key follows from a passphrase, or "kek" holds its key, a random one, wrapped by a key-encryption-key
-provider. "ciphertext" is AES-256-GCM of the inner JSON; "format", "version", "nonce" and "kdf" or "kek" are its associated data
+provider. "ciphertext" is AES-256-GCM of the inner JSON. Its associated data is the canonical JSON of the other members
 (docs/formats.md, "Keystore").
 """
 
@@ -86,4 +86,5 @@ def decrypt(fields: Fields, protection: dict[str, Any], key: bytes) -> Contents:
 
 
 def _canonical(members: dict[str, Any]) -> bytes:
-    return json.dumps(members, sort_keys=True, separators=(",", ":")).encode()
+    """Canonical JSON (RFC 8785) of members with ASCII names whose values are texts, integers and objects of such."""
+    return json.dumps(members, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()

@@ -120,7 +120,7 @@ class Contents:
         content_keys: dict[UUID, ContentKey] = {}
         for entry in fields.objects("content_keys"):
             key = ContentKey(
-                _value(entry, "bundle", UUID),
+                _value(entry, "bundle", _uuid),
                 entry.text("model", 256),
                 entry.integer("model_version", 0, MAX_INTEGER),
                 entry.texts("tiers", 64),
@@ -142,6 +142,13 @@ def _samples(entry: Fields) -> list[bytes]:
     if [sample.hex() for sample in samples] != list(texts) or any(len(sample) != 32 for sample in samples):
         raise entry.refuse("the samples are not SHA-256 in lower-case hexadecimal")
     return samples
+
+
+def _uuid(text: str) -> UUID:
+    bundle = UUID(text)
+    if str(bundle) != text:
+        raise ValueError("not lower case with hyphens")
+    return bundle
 
 
 def _value(entry: Fields, name: str, convert: Callable[[str], _T]) -> _T:
