@@ -2,7 +2,7 @@
 
     python tools/vectors/make_attestation_vectors.py [FOLDER]      default: tests/vectors/attestation/made
 
-The cases are those of tests/python/support/attestation_cases.py. Keys and signatures are deterministic:
+The cases are those that tests/python/support/attestation_cases.py collects. Keys and signatures are deterministic:
 the same sources write the same files.
 """
 

@@ -1,10 +1,15 @@
-"""Who may have a content key: proofs of the device, proofs of the purchase, licenses.
+"""What the unlock service and every device share; each phone library has the same parts (docs/formats.md).
 
-`attestation` verifies that a device key lives in a genuine device and a genuine app, `purchases` that the stores or the
-publisher's backend were paid and what that entitles to, `license` issues, verifies and opens the signed token that
-carries the content key wrapped to one device key, `service` puts them behind HTTP. The verifiers are functions of
-their arguments: trust anchors, configuration and the time come from the caller, so the same evidence always gives the
-same verdict.
+    app_config         the app configuration, corelocker.json
+    license            issue, read and verify licenses; tokens: the signed form that licenses and grants have
+    canonical          canonical JSON
+    attested_request   the bytes that a proof covers; evidence: the forms of proofs; development: keys for tests
+    device_key         what is sealed to a device key, and how it proves itself
+    device_clock       the time as far as an offline device can know it
+    http_client        one bounded HTTP exchange, and when to try again
+    errors             every error with its code
+
+Keys, configuration and the time come from the caller, so the same input always gives the same result.
 """
 
 from typing import Literal
