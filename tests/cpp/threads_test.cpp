@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <cstdlib>
 #include <string>
 #include <thread>
 #include <vector>
@@ -12,14 +13,20 @@ namespace corelocker::tests {
 namespace {
 
 constexpr int kThreads = 8;
-constexpr int kRounds = 1000;
+
+// Rounds of each thread. The gates run few of them on every build; tools/soak-cpp.sh runs many.
+int rounds() {
+  const char* const wanted = std::getenv("CORELOCKER_ROUNDS");
+  return wanted != nullptr ? std::stoi(wanted) : 100;
+}
 
 template <typename Work>
 void run_in_threads(Work work) {
   std::vector<std::thread> threads;
+  const int count = rounds();
   for (int thread = 0; thread < kThreads; thread++) {
     threads.emplace_back([=] {
-      for (int round = 0; round < kRounds && !testing::Test::HasFailure(); round++) work(thread, round);
+      for (int round = 0; round < count && !testing::Test::HasFailure(); round++) work(thread, round);
     });
   }
   for (std::thread& thread : threads) thread.join();
@@ -55,7 +62,7 @@ TEST(Threads, ShareALoader) {
   const RestoredDataLoader loader(file);
   const executorch::runtime::DataLoader::SegmentInfo info(executorch::runtime::DataLoader::SegmentInfo::Type::Constant);
   run_in_threads([&](int thread, int round) {
-    const size_t offset = static_cast<size_t>(thread * kRounds + round) % (original.size() - 500);
+    const size_t offset = static_cast<size_t>(thread * 1000 + round) % (original.size() - 500);
     Bytes copy(500);
     ASSERT_EQ(loader.load_into(offset, copy.size(), info, copy.data()), Error::Ok);
     ASSERT_EQ(std::memcmp(copy.data(), original.data() + offset, copy.size()), 0);

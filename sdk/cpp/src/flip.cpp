@@ -32,9 +32,10 @@ Vector lanes(Vector mask, Vector bits) {
   return reinterpret_cast<Vector>((mask & bits) == bits);
 }
 
-// Each struct below handles elements of one kind and width: `block` changes 64 elements by 64 bits, `one` the elements
-// in one byte by its lowest bits, which are `kBits` a byte.
+// Each struct below handles elements of one kind and width, which have `kElement` bytes: `block` changes 64 elements by
+// 64 bits, `some` those in `size` bytes, fewer than 64.
 
+// NOLINTBEGIN(readability-convert-member-functions-to-static): other kinds have a constant or a table.
 struct XorTop32 {
   static constexpr size_t kElement = 4;
 
@@ -43,7 +44,7 @@ struct XorTop32 {
       const auto word = static_cast<uint32_t>(mask);
       const Words4 all = {word, word, word, word};
       Words4 bits = {1, 2, 4, 8};
-      for (int i = 0; i < 8; i++, bits <<= 4) {
+      for (size_t i = 0; i < 8; i++, bits <<= 4) {
         uint8_t* const p = bytes + 16 * i;
         store(p, load<Words4>(p) ^ (lanes(all, bits) & 0x80000000u));
       }
@@ -70,6 +71,8 @@ struct XorTop16 {
     for (size_t i = 1; i < size; i += 2, mask >>= 1) bytes[i] ^= static_cast<uint8_t>(mask << 7);
   }
 };
+
+// NOLINTEND(readability-convert-member-functions-to-static)
 
 // Two masks of 8 bits, each in 8 lanes.
 Bytes16 spread_8(uint64_t mask) {
@@ -176,8 +179,9 @@ uint64_t read_bits(const uint8_t* mask, uint64_t first, unsigned count) {
 template <typename Elements>
 void flip_all(const Elements& elements, uint8_t* bytes, size_t size, const uint8_t* mask, uint64_t first) {
   constexpr size_t kBlock = Elements::kElement == 0 ? 32 : 64 * Elements::kElement;
-  for (; size >= kBlock; bytes += kBlock, size -= kBlock, first += 64)
+  for (; size >= kBlock; bytes += kBlock, size -= kBlock, first += 64) {
     elements.block(bytes, read_bits(mask, first, 64));
+  }
   if (size == 0) return;
   const size_t count = Elements::kElement == 0 ? 2 * size : size / Elements::kElement;
   elements.some(bytes, size, read_bits(mask, first, static_cast<unsigned>(count)));
@@ -186,18 +190,19 @@ void flip_all(const Elements& elements, uint8_t* bytes, size_t size, const uint8
 }  // namespace
 
 void flip(const Flip& flip, uint8_t* bytes, size_t size, const uint8_t* mask, uint64_t first) {
+  const auto all = [&](const auto& elements) { flip_all(elements, bytes, size, mask, first); };
   switch (flip.kind) {
     case Kind::kReplace:
       break;
     case Kind::kXorTop:
-      if (flip.width == 32) return flip_all(XorTop32{}, bytes, size, mask, first);
-      return flip_all(XorTop16{}, bytes, size, mask, first);
+      flip.width == 32 ? all(XorTop32{}) : all(XorTop16{});
+      break;
     case Kind::kNegate:
-      if (flip.width == 8) return flip_all(Negate8{flip.constant}, bytes, size, mask, first);
-      return flip_all(Negate4{flip.constant}, bytes, size, mask, first);
+      flip.width == 8 ? all(Negate8{flip.constant}) : all(Negate4{flip.constant});
+      break;
     case Kind::kPermute:
-      if (flip.width == 8) return flip_all(Permute8{flip.table}, bytes, size, mask, first);
-      return flip_all(Permute4{flip.table}, bytes, size, mask, first);
+      flip.width == 8 ? all(Permute8{flip.table}) : all(Permute4{flip.table});
+      break;
   }
 }
 

@@ -166,7 +166,10 @@ void apply_run(const Run& run, uint64_t from, uint64_t to, uint8_t* file, uint8_
       exchange_bytes(bytes, part + position, size);
     }
   };
-  if (run.contiguous()) return change(file + run.offset + from, from, static_cast<size_t>(to - from));
+  if (run.contiguous()) {
+    change(file + run.offset + from, from, static_cast<size_t>(to - from));
+    return;
+  }
   uint8_t* piece = file + run.offset + from / run.length * run.stride;
   for (uint64_t within = from % run.length; from < to; piece += run.stride, within = 0) {
     const uint64_t size = std::min(run.length - within, to - from);
