@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 PYTHON := .venv/bin/python
 
-.PHONY: help demo test test-python test-cpp test-android test-apple lint bench fuzz vectors setup setup-cpp setup-android setup-apple clean
+.PHONY: help demo test test-python thorough exports test-cpp test-android test-apple lint bench fuzz vectors setup setup-cpp setup-android setup-apple clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -28,6 +28,9 @@ test: setup ## every test and gate
 test-python: setup ## Python tests alone
 	@$(PYTHON) -m pytest -n auto --dist loadfile
 
+thorough: setup ## the long forms of Python tests that `make test` runs in short
+	@$(PYTHON) -m pytest -n auto -m thorough
+
 test-cpp: setup-cpp ## C++ tests: host, sanitizers, arm64, cross-compile gates
 	@tools/test-cpp.sh
 
@@ -48,6 +51,9 @@ fuzz: setup ## every fuzz target for SECONDS seconds (default 60)
 
 vectors: setup ## make tests/vectors again
 	@for maker in tools/vectors/make_*.py; do $(PYTHON) $$maker; done
+
+exports: setup ## make tests/data/exports again
+	@PYTHONPATH=sdk/python:tests/python $(PYTHON) -m support.models.exports
 
 clean: ## remove what the other targets made
 	rm -rf .venv .build .cache dist build

@@ -28,11 +28,17 @@ from torch import nn
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "sdk" / "python")]
 
-from corelocker.audit.attacks import FULL, Bench, Target, fine_tune, prune  # noqa: E402
+from corelocker.audit.attacks import (  # noqa: E402  # noqa: E402
+    FULL,
+    AttackBench,
+    AttackTarget,
+    fine_tune,
+    prune,
+)
 from corelocker.audit.data import DataSet, load_metric  # noqa: E402
+from corelocker.audit.evaluators import measure_module  # noqa: E402
 from corelocker.audit.models import lock_model  # noqa: E402
 from corelocker.audit.training import Recipe, seeded, train  # noqa: E402
-from corelocker.audit.utility import measure_module  # noqa: E402
 
 from tools.research.fashion_nets import NETS  # noqa: E402
 from tools.research.resnet_cifar import BFLOAT16, load, normalize  # noqa: E402
@@ -174,12 +180,12 @@ def attack_jobs(module: nn.Module, sets: tuple[DataSet, DataSet], work: Path, sh
     """Fine-tuning and pruning against the paper's lock (l1, 5 %, zero fill); `share` of `sets[0]` is 10 % of all training data."""
     locked = lock_model(module, tiers="free=0.05,full=0", criterion="l1", fill="zero")
     recipe = Recipe(augmentation="shift-flip", bfloat16=BFLOAT16, learning_rates=(0.05,))
-    bench: list[Bench] = []
+    bench: list[AttackBench] = []
 
-    def ready() -> Bench:
+    def ready() -> AttackBench:
         if not bench:
             budget = replace(FULL, recipe=recipe, share=share)
-            bench.append(Bench(Target.of(module, locked, *sets), budget, 0, work / "attacks"))
+            bench.append(AttackBench(AttackTarget.of(module, locked, *sets), budget, 0, work / "attacks"))
         return bench[0]
 
     for knowledge, words in (("known", "known"), ("none", "unknown")):

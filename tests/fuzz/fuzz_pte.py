@@ -20,7 +20,7 @@ with atheris.instrument_imports(include=["corelocker"]):
     from corelocker.artifacts.executorch.pte import open_pte
     from corelocker.errors import ArtifactError, FileAccessError
 
-from support.models.lowering import exported  # noqa: E402
+from support.models.exports import exported  # noqa: E402
 
 KINDS = [
     ("vgg", "portable"), ("vgg", "xnnpack"), ("mobilenet", "int8"), ("gated", "int4"), ("vgg", "external"),

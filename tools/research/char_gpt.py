@@ -32,7 +32,11 @@ from torch.nn import functional as F  # noqa: N812
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "sdk" / "python")]
 
-from corelocker.audit.attacks import Reach, _speeds, reinitialized  # noqa: E402
+from corelocker.audit.attacks import (  # noqa: E402
+    Reach,
+    reinitialized,
+    speeds_of_elements,
+)
 from corelocker.audit.data import DataSet  # noqa: E402
 from corelocker.audit.models import lock_model  # noqa: E402
 from corelocker.audit.training import Recipe, train, untrained  # noqa: E402
@@ -165,7 +169,7 @@ def main() -> None:
         start = reinitialized(locked.state, locked.elements, fresh, options.seed)
         for name in options.reach.split(","):
             reach: Reach = name
-            speed = _speeds(fresh, locked.elements, reach)
+            speed = speeds_of_elements(fresh, locked.elements, reach)
             best = fit(start, module, data, test, recipe, options.seed, options.work, speed)
             row = {
                 "gated": options.gated, "rule": rule, "reach": reach,

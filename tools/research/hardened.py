@@ -34,9 +34,16 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "sdk" / "python")]
 
 from corelocker.artifacts.torch_module import ModuleGraph, open_state, plain_state  # noqa: E402
-from corelocker.audit.attacks import FULL, Bench, Knowledge, Reach, Target, fine_tune  # noqa: E402
+from corelocker.audit.attacks import (  # noqa: E402
+    FULL,
+    AttackBench,
+    AttackTarget,
+    Knowledge,
+    Reach,
+    fine_tune,
+)
 from corelocker.audit.data import DataSet  # noqa: E402
-from corelocker.audit.models import LockedModel, lock_model, trace_graph  # noqa: E402
+from corelocker.audit.models import TieredModel, lock_model, trace_graph  # noqa: E402
 from corelocker.audit.training import Recipe  # noqa: E402
 from corelocker.locking.criteria import score  # noqa: E402
 from corelocker.locking.criteria.ranking import rank  # noqa: E402
@@ -94,7 +101,7 @@ def tiers_of(
     return found
 
 
-def by_sensitivity(name: PresetName, module: nn.Module, example: torch.Tensor, scratch: Path) -> LockedModel:
+def by_sensitivity(name: PresetName, module: nn.Module, example: torch.Tensor, scratch: Path) -> TieredModel:
     """Lock by one of the presets that measure, as `corelocker lock --preset` does."""
     chosen = preset(name)
     artifact = open_state(plain_state(module), scratch)
@@ -179,7 +186,7 @@ def main() -> None:
             plan = tiers_of(rule, module.state_dict(), graph)
             locked = lock_model(module, tiers="free=0.5,full=0", tier_of=plan, consumers=options.consumers, graph=graph)
         budget = replace(FULL, recipe=recipe)
-        bench = Bench(Target.of(module, locked, *sets), budget, options.seed, options.work)
+        bench = AttackBench(AttackTarget.of(module, locked, *sets), budget, options.seed, options.work)
         for knowledge, reach in VARIANTS:
             if knowledge not in options.anew.split(",") or reach not in options.reach.split(","):
                 continue

@@ -19,7 +19,7 @@ from corelocker.errors import (
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support import write_safetensors
+from support.small_artifacts import write_safetensors
 
 RNG = np.random.default_rng(0)
 
@@ -252,6 +252,38 @@ def header(path: Path, fields: dict, data: bytes = b"\0" * 64) -> Path:
 
 def entry(begin: int, end: int, shape: list[int], dtype: str = "F32") -> dict:
     return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+
+
+@pytest.mark.parametrize(
+    ("codes", "dtype", "expansions"),
+    [
+        ("weight", "U32", {"scales": (8, 2), "biases": (8, 2)}),  # MLX
+        ("qweight", "I32", {"scales": (2, 8)}),  # GPTQ, AWQ
+        ("weight", "F8_E4M3", {"weight_scale_inv": (2, 2)}),  # fp8 in blocks
+        ("weight_packed", "I32", {"weight_scale": (8, 2)}),  # compressed-tensors
+    ],
+)
+def test_scales_of_packed_codes_are_no_layers(
+    tmp_path: Path, codes: str, dtype: str, expansions: dict[str, tuple[int, ...]]
+) -> None:
+    size = 32 if dtype == "F8_E4M3" else 128
+    tensors = {"block.q_proj." + codes: np.zeros((8, size // 8), np.uint8)}
+    tensors |= {f"block.q_proj.{name}": np.ones(shape, np.float32) for name, shape in expansions.items()}
+    path = write_safetensors(tmp_path / "m.safetensors", tensors)
+    raw = path.read_bytes()
+    length = int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8 : 8 + length])
+    header[f"block.q_proj.{codes}"] |= {"dtype": dtype, "shape": [8, 4]}
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + raw[8 + length :])
+    with pytest.raises(UnsupportedLayoutError, match=f"type {dtype} cannot be locked"):
+        open_artifact(path)
+
+
+def test_scales_beside_float_weights_are_layers_as_before(tmp_path: Path) -> None:
+    tensors = {name: np.ones((8, 4), np.float32) for name in ("gate.weight", "gate.scales", "head.weight")}
+    names = {t.name for t in open_artifact(write_safetensors(tmp_path / "m.safetensors", tensors)).tensors}
+    assert names == set(tensors)
 
 
 @pytest.mark.parametrize(

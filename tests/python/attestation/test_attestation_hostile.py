@@ -12,12 +12,12 @@ from corelocker.attestation.verdict import Reason, Refusal
 from corelocker.licensing.evidence import DevelopmentEvidence
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import calls
 from support.android_case import AndroidCase
 from support.apple_cases import AppleCase
 from support.attestation_cases import ANDROID_CASES, APPLE_CASES, DEVELOPMENT_CASES
 from support.attestation_forge import android_chain, assertion_object, attestation_object, described, remote
 from support.certificate_writer import octets, tlv
+from support.counting import calls
 from support.development_cases import DevelopmentCase
 
 ANDROID: AndroidCase = ANDROID_CASES[0]

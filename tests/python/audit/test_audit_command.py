@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from corelocker.audit import training
-from corelocker.audit.utility import Evaluator
+from corelocker.audit.evaluators import Evaluator
 from corelocker.cli.app import run
 
 MODULE = """
@@ -119,7 +119,7 @@ def test_a_module_is_locked_in_memory_and_audited(
         raise AssertionError("finished work is done again")
 
     monkeypatch.setattr(Evaluator, "outputs", refuse)
-    monkeypatch.setattr("corelocker.audit.attacks.train", refuse)
+    monkeypatch.setattr("corelocker.audit.attacks.bench.train", refuse)
     assert training.train is not refuse
     command(capsys, *arguments, "--out", "three.html", "--work", "work")
     assert (folder / "three.html").read_bytes() == (folder / "one.html").read_bytes()

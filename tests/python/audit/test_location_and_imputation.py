@@ -12,7 +12,7 @@ from corelocker.artifacts.torch_module import plain_state
 from corelocker.audit import location
 from corelocker.audit.imputation import METHODS, from_base, impute
 from corelocker.audit.location import (
-    Layer,
+    ObservedLayer,
     auc,
     auc_error,
     elements_of,
@@ -106,9 +106,9 @@ def test_readers_of_locked_channels_are_the_consumers_that_the_product_locks() -
 @pytest.mark.parametrize("transposed", [False, True])
 def test_readers_may_be_depthwise_or_stored_by_input(transposed: bool) -> None:
     layers = {
-        "a": Layer("a", np.zeros((3, 4)), {}, {}, False, (3, 4), "b"),
-        "b": Layer("b", np.zeros((3, 9)), {}, {}, False, (3, 1, 3, 3), "c"),
-        "c": Layer("c", np.zeros((5, 3)), {}, {}, transposed, (3, 5) if transposed else (5, 3), ""),
+        "a": ObservedLayer("a", np.zeros((3, 4)), {}, {}, False, (3, 4), "b"),
+        "b": ObservedLayer("b", np.zeros((3, 9)), {}, {}, False, (3, 1, 3, 3), "c"),
+        "c": ObservedLayer("c", np.zeros((5, 3)), {}, {}, transposed, (3, 5) if transposed else (5, 3), ""),
     }
     locked = {"a": np.array([False, True, False]), "b": np.array([True, False, False]), "c": np.zeros(5, np.bool_)}
     found = with_readers({}, layers, locked)

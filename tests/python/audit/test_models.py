@@ -9,7 +9,7 @@ import pytest
 import torch
 from corelocker.artifacts.safetensors import open_safetensors
 from corelocker.artifacts.torch_module import plain_state
-from corelocker.audit.models import LockedModel, lock_model, trace_graph
+from corelocker.audit.models import TieredModel, lock_model, trace_graph
 from corelocker.errors import CoreLockerError, LockingError, TierError
 from corelocker.locking.drawing import lock_artifacts
 from safetensors.torch import save_file
@@ -45,11 +45,11 @@ def same_bits(a: torch.Tensor, b: torch.Tensor) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def locked() -> LockedModel:
+def locked() -> TieredModel:
     return lock_model(Net(), tiers=TIERS, criterion="l1")
 
 
-def test_the_last_tier_is_the_original_and_the_module_stays(locked: LockedModel) -> None:
+def test_the_last_tier_is_the_original_and_the_module_stays(locked: TieredModel) -> None:
     module = Net()
     lock_model(module, tiers=TIERS)
     for name, value in Net().state_dict().items():
@@ -59,7 +59,7 @@ def test_the_last_tier_is_the_original_and_the_module_stays(locked: LockedModel)
     assert not locked.tiers[-1].elements
 
 
-def test_masks_tell_exactly_which_elements_changed(locked: LockedModel) -> None:
+def test_masks_tell_exactly_which_elements_changed(locked: TieredModel) -> None:
     for tier in locked.tiers:
         for name, value in locked.original.items():
             mask = tier.elements.get(name, np.zeros(tuple(value.shape), bool))
@@ -67,7 +67,7 @@ def test_masks_tell_exactly_which_elements_changed(locked: LockedModel) -> None:
         assert sum(int(m.sum()) for m in tier.elements.values()) * 4 == tier.locked_bytes
 
 
-def test_tiers_are_nested_and_their_patches_add_up(locked: LockedModel) -> None:
+def test_tiers_are_nested_and_their_patches_add_up(locked: TieredModel) -> None:
     free, plus, full = locked.tiers
     assert free.locked_bytes == plus.patch_bytes + full.patch_bytes
     assert plus.locked_bytes == full.patch_bytes
@@ -78,14 +78,14 @@ def test_tiers_are_nested_and_their_patches_add_up(locked: LockedModel) -> None:
     assert locked.left_alone["fc.weight"] == "output layer"
 
 
-def test_a_channel_takes_its_bias_and_batch_norm_along(locked: LockedModel) -> None:
+def test_a_channel_takes_its_bias_and_batch_norm_along(locked: TieredModel) -> None:
     rows = locked.shipped.channels["conv2.weight"]
     for name in ("conv2.bias", "bn2.weight", "bn2.bias", "bn2.running_mean", "bn2.running_var"):
         assert (locked.shipped.elements[name] == rows).all()
     assert "bn2.num_batches_tracked" not in locked.shipped.elements
 
 
-def test_it_is_what_locking_the_file_gives(tmp_path: Path, locked: LockedModel) -> None:
+def test_it_is_what_locking_the_file_gives(tmp_path: Path, locked: TieredModel) -> None:
     path = tmp_path / "model.safetensors"
     save_file(plain_state(Net()), path)
     artifact = open_safetensors(path)

@@ -12,17 +12,10 @@ import torch
 from corelocker.artifacts.detect import open_artifact
 from corelocker.artifacts.torch_module import open_state, plain_state
 from corelocker.audit.data import DataSet, load_data, load_metric, wilson
-from corelocker.audit.utility import (
-    Evaluator,
-    State,
-    Subject,
-    Work,
-    layer_maps,
-    load_state,
-    measure_module,
-    original_state,
-    states_of_plan,
-)
+from corelocker.audit.evaluators import Evaluator, load_state, measure_module
+from corelocker.audit.result_cache import ResultCache
+from corelocker.audit.tier_bytes import State, layer_maps, original_state, states_of_plan
+from corelocker.audit.utility import Subject
 from corelocker.errors import ConfigError, CoreLockerError, FileAccessError
 from corelocker.exporting import ExportTarget, export_target
 from corelocker.exporting.source import capture
@@ -279,7 +272,7 @@ def test_finished_work_is_not_done_again_and_damaged_work_is(
     monkeypatch.setattr(Evaluator, "outputs", counted)
 
     def measured(metric: str = "top-1") -> float:
-        work = Work(tmp_path / "work")
+        work = ResultCache(tmp_path / "work")
         subject = Subject(artifact, Evaluator(artifact, Net()), data, load_metric(metric), work=work)
         value = subject.utility(original_state(artifact)).value
         assert subject.chance is not None
@@ -298,4 +291,4 @@ def test_finished_work_is_not_done_again_and_damaged_work_is(
 def test_a_work_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CoreLockerError):
-        Work(tmp_path / "file" / "work")
+        ResultCache(tmp_path / "file" / "work")

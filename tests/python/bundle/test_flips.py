@@ -18,7 +18,7 @@ from corelocker.errors import PatchKindError, PatchOverlapError, PatchPaddingErr
 from corelocker.runs import Run, single
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import calls
+from support.counting import calls
 
 FLIPPING = (Kind.XOR_TOP, Kind.NEGATE, Kind.PERMUTE)
 SIZE = 240

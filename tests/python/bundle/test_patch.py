@@ -24,7 +24,7 @@ from corelocker.errors import (
 from corelocker.runs import Run, single
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import calls
+from support.counting import calls
 
 
 def places(runs: list[Run]) -> list[int]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import trained_like, write_safetensors
+from support.small_artifacts import trained_like, write_safetensors
 
 TIERS = "free=0.2,plus=0.1,full=0"
 

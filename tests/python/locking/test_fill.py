@@ -20,7 +20,8 @@ from corelocker.locking.fill.statistics import CODE_STATISTICS, STATISTICS
 from corelocker.locking.plan import Plan, make_plan
 from corelocker.locking.tiers import parse_tiers
 from numpy.typing import NDArray
-from support import Builder, detection, float_layer, quantized_layer, trained_like, write_safetensors
+from support.detectors import detection
+from support.small_artifacts import Builder, float_layer, quantized_layer, trained_like, write_safetensors
 
 
 def lock_in_memory(

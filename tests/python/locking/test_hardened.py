@@ -16,7 +16,7 @@ from corelocker.locking.presets import caveat
 from hypothesis import given
 from hypothesis import strategies as st
 from support.models import coreml_models
-from support.models.lowering import exported
+from support.models.exports import exported
 
 LAYERS = st.lists(st.tuples(st.integers(2, 64), st.integers(1, 500)), min_size=1, max_size=9).map(
     lambda found: [LayerSize(f"layer{i}", c, c * e) for i, (c, e) in enumerate(found)]

@@ -22,7 +22,7 @@ from corelocker.locking.writing import write_locked_file
 from corelocker.runs import Run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support import Builder, float_layer
+from support.small_artifacts import Builder, float_layer
 
 HERE = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=80, deadline=None)
 

@@ -14,7 +14,7 @@ from corelocker.locking.plan import Plan, make_plan
 from corelocker.locking.tiers import Tier, parse_tiers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support import Builder, float_layer, trained_like, write_safetensors
+from support.small_artifacts import Builder, float_layer, trained_like, write_safetensors
 
 RNG = np.random.default_rng(7)
 

@@ -24,7 +24,7 @@ from corelocker.locking.publish import Publication, publish
 from corelocker.locking.tiers import parse_tiers
 from corelocker.runtime.restored import RestoredFile, restore
 from cryptography.hazmat.primitives.asymmetric import ec
-from support import Builder, float_layer, quantized_layer, trained_like, write_safetensors
+from support.small_artifacts import Builder, float_layer, quantized_layer, trained_like, write_safetensors
 
 KEY = ec.generate_private_key(ec.SECP256R1())
 TOP = new_content_key()

@@ -16,7 +16,8 @@ from corelocker.files import Bytes
 from corelocker.runs import single
 from corelocker.runtime import restore
 from corelocker.runtime.executorch import RestoredModule
-from support.models.lowering import built, exported
+from support.models.exports import exported
+from support.models.lowering import built
 from test_restored import Locked, bundle_of, lock
 
 KEY = new_content_key()

@@ -270,7 +270,8 @@ def test_commands(tmp_path: Path) -> None:
     pytest.importorskip("executorch")
     import torch
     from corelocker.runtime.executorch import RestoredModule
-    from support.models.lowering import built, exported
+    from support.models.exports import exported
+    from support.models.lowering import built
 
     shell = Shell(tmp_path)
     shutil.copyfile(exported("resnet", "portable"), tmp_path / "resnet.pte")

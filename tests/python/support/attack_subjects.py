@@ -6,13 +6,13 @@ from functools import cache
 
 import torch
 from corelocker.artifacts.torch_module import plain_state
-from corelocker.audit.attacks import Budget, Target
+from corelocker.audit.attacks import AttackBudget, AttackTarget
 from corelocker.audit.data import DataSet
-from corelocker.audit.models import LockedModel, Mask
+from corelocker.audit.models import Mask, TieredModel
 from corelocker.audit.training import Recipe, seeded, train
 from torch import nn
 
-TINY = Budget(
+TINY = AttackBudget(
     shares=(0.1,),
     recipe=Recipe(epochs=6, batch=16, least_steps=40, learning_rates=(0.05,)),
     variants=(("known", "all"),),
@@ -63,12 +63,12 @@ def trained() -> Net:
     return net.eval()
 
 
-def target(locked: LockedModel) -> Target:
-    return Target.of(trained(), locked, *task())
+def target(locked: TieredModel) -> AttackTarget:
+    return AttackTarget.of(trained(), locked, *task())
 
 
-def altered(state: dict[str, torch.Tensor], elements: dict[str, Mask]) -> Target:
+def altered(state: dict[str, torch.Tensor], elements: dict[str, Mask]) -> AttackTarget:
     """A target whose shipped state is `state`, with every element of `elements` known to be locked."""
     original = plain_state(trained())
     channels = {n: e.reshape(len(e), -1).all(axis=1) for n, e in elements.items() if e.ndim > 1}
-    return Target(trained(), original, state, channels, elements, *task())
+    return AttackTarget(trained(), original, state, channels, elements, *task())

@@ -15,6 +15,10 @@ EMBEDDING = re.compile(
 )
 WEIGHT = re.compile(r"(^|[._])(weight|kernel|w)$", re.IGNORECASE)
 RECURRENT = re.compile(r"(^|\.)weight_((?:ih|hh|hr)_l\d+)(?=_reverse$|$)")  # of torch.nn.LSTM and its kin
+# Numbers by which a quantized weight beside them is expanded: MLX, GPTQ and AWQ, compressed-tensors, bitsandbytes.
+EXPANSION = re.compile(
+    r"\.((weight_)?scales?(_inv)?|biases|(weight_)?zeros?(_points?)?|(\w+[._])?absmax)$", re.IGNORECASE
+)
 # Where a module with such a name stands among its siblings; the others stand in the middle, in the order of their numbers.
 HEAD = 3
 SIBLING_RANKS: tuple[tuple[int, re.Pattern[str]], ...] = tuple(
@@ -28,6 +32,7 @@ SIBLING_RANKS: tuple[tuple[int, re.Pattern[str]], ...] = tuple(
         (HEAD, r"(\w+_)?(heads?|classifiers?|logits)\d*|(fc|linear|classifier|head|last)_?\w*|cls|score|predictions?"),
     )
 )
+PACKED = ("weight", "qweight", "weight_packed")  # names of codes
 TIMM = (("conv_pw", "conv_dw", "conv_pwl"), ("conv_exp", "conv_pwl"), ("conv_dw", "conv_pw"), ("conv_stem", "conv_head"),
         ("conv_stem",))  # fmt: skip  # convolutions of one module in order; their BatchNorms are bn1, bn2, bn3
 
@@ -86,6 +91,15 @@ def batch_norms_of_convolutions(entries: dict[str, TensorEntry]) -> dict[str, st
             found[name] = follows
     claims = Counter(found.values())
     return {name: norm for name, norm in found.items() if claims[norm] == 1}
+
+
+def expands_codes(entries: dict[str, TensorEntry], name: str) -> bool:
+    """Whether a tensor is no layer but holds the scales or offsets of packed codes in the same module."""
+    match = EXPANSION.search(name)
+    if match is None:
+        return False
+    codes = (f"{name[: match.start()]}.{leaf}" for leaf in PACKED)
+    return any(code in entries and not entries[code].dtype.startswith(("F32", "F16", "BF16")) for code in codes)
 
 
 def _leaf(module: str) -> str:

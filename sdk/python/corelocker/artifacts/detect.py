@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from corelocker.artifacts.git_lfs import POINTER, refuse_pointer
 from corelocker.artifacts.weights import Artifact
 from corelocker.errors import FileAccessError, UnknownFormatError
 
@@ -39,6 +40,8 @@ def open_artifact(path: Path, data: Sequence[Path] = ()) -> Artifact:
     """
     if not path.exists():
         raise FileAccessError(f"{path}: no such file or folder")
+    if path.is_file():
+        refuse_pointer(path, _head(path))
     # Adapters are imported late: a `.safetensors` lock must not pay for the schema of `.pte`.
     if path.is_dir():
         from corelocker.artifacts.coreml.package import open_compiled, open_package
@@ -56,7 +59,20 @@ def open_artifact(path: Path, data: Sequence[Path] = ()) -> Artifact:
         from corelocker.artifacts.safetensors import open_safetensors
 
         return open_safetensors(path)
+    if path.suffix == ".mlmodel":
+        raise UnknownFormatError(
+            f"{path}: a bare .mlmodel, the form before ML Programs, which holds its weights in the specification",
+            hint="Convert the model with coremltools, convert_to='mlprogram', and save it as an .mlpackage",
+        )
     raise UnknownFormatError(
         f"{path}: not a .pte, .mlpackage, .mlmodelc or .safetensors",
         hint="Export the model first, for example with `corelocker export`",
     )
+
+
+def _head(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(POINTER))
+    except OSError as error:
+        raise FileAccessError(f"{path}: {error.strerror or error}") from None

@@ -17,6 +17,7 @@ from corelocker.artifacts.checkpoint_names import (
     RECURRENT,
     WEIGHT,
     batch_norms_of_convolutions,
+    expands_codes,
     in_order_of_computation,
     module_name,
     rank_among_siblings,
@@ -82,6 +83,9 @@ def _layers(entries: dict[str, TensorEntry]) -> tuple[list[WeightTensor], list[S
             continue
         if 0 in entry.shape or entry.shape[0] < 2 or len(entry.shape) > 5:
             skipped.append(Skipped(name, "has no channels"))
+            continue
+        if expands_codes(entries, name):
+            skipped.append(Skipped(name, "scales or offsets of a quantized layer, no layer"))
             continue
         if math.prod(entry.shape[1:]) == 1 and not WEIGHT.search(name):
             skipped.append(Skipped(name, "scales of channels, no layer"))

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from corelocker.artifacts.elements import BFLOAT16, FLOAT16, FLOAT32, ElementType
+from corelocker.artifacts.git_lfs import POINTER, refuse_pointer
 from corelocker.errors import MalformedArtifactError, UnsupportedLayoutError
 from corelocker.files import MappedFile
 
@@ -70,6 +71,7 @@ def open_shards(path: Path) -> tuple[MappedFile, ...]:
         if len(relative.parts) != 1:
             raise UnsupportedLayoutError(f"{path}: shard {name!r} lies in another folder than the index")
         shards.append(MappedFile(path.parent / name, name))
+        refuse_pointer(path.parent / name, shards[-1].data[: len(POINTER)].tobytes())
     return tuple(shards)
 
 

@@ -17,7 +17,7 @@ from corelocker.locking.tiers import NAME
 
 
 @dataclass(frozen=True)
-class Target:
+class TierTarget:
     """A tier by what it should be worth: `utility` in the metric's unit."""
 
     name: str
@@ -33,16 +33,16 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundFraction:
     """A calibrated tier: the fraction, what it was measured to be worth, and whether that reaches the target."""
 
-    target: Target
+    target: TierTarget
     removed: float
     utility: float
     reached: bool
 
 
-def parse_targets(texts: Sequence[str], higher_is_better: bool = True) -> tuple[Target, ...]:
+def parse_targets(texts: Sequence[str], higher_is_better: bool = True) -> tuple[TierTarget, ...]:
     """`free=0.60` and its like, in the order of the tiers: the first ships and is worth least.
 
     Raises ConfigError when they are not NAME=NUMBER, or a later one is not worth more.
@@ -56,7 +56,7 @@ def parse_targets(texts: Sequence[str], higher_is_better: bool = True) -> tuple[
             utility = float("nan")
         if not equals or not NAME.fullmatch(name) or utility != utility:
             raise ConfigError(f"target {text!r} is not TIER=UTILITY")
-        targets.append(Target(name, utility))
+        targets.append(TierTarget(name, utility))
     sign = 1 if higher_is_better else -1
     if not targets:
         raise ConfigError("no target was given", hint="For example --target free=0.60")
@@ -69,7 +69,7 @@ def parse_targets(texts: Sequence[str], higher_is_better: bool = True) -> tuple[
 
 def calibrate(
     measure: Callable[[float], float],
-    targets: Sequence[Target],
+    targets: Sequence[TierTarget],
     channels: int,
     *,
     higher_is_better: bool = True,
@@ -77,7 +77,7 @@ def calibrate(
     most: float = 0.5,
     evaluations: int = 40,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> tuple[list[Found], list[Evaluation]]:
+) -> tuple[list[FoundFraction], list[Evaluation]]:
     """The largest fraction for each target.
 
     Args:
@@ -92,43 +92,76 @@ def calibrate(
     Returns the tiers, their fractions strictly falling, and all evaluations in order. A target that even one removed channel
     misses gets that one channel, `reached` false. Raises TierError when two targets need the same fraction.
     """
-    sign = 1.0 if higher_is_better else -1.0
-    known: dict[int, float] = {}
-    course: list[Evaluation] = []
-
-    def worth(count: int) -> float:
-        if count not in known:
-            progress(len(known), evaluations)
-            known[count] = sign * measure(count / channels)
-            course.append(Evaluation(count / channels, sign * known[count]))
-        return known[count]
-
-    def enough(target: Target, count: int) -> bool:
-        """Whether the target holds at `count` and at every smaller number that was measured."""
-        return all(value >= sign * target.utility for other, value in known.items() if other <= count)
-
+    search = _Search(measure, channels, 1.0 if higher_is_better else -1.0, tolerance, evaluations, progress)
     top = max(1, int(most * channels))
-    counts: list[int] = []
-    for target in targets:
-        worth(top)
-        if enough(target, top):
-            counts.append(top)
-            continue
+    counts = _strictly_falling([search.largest(target, top) for target in targets], targets)
+    found = [FoundFraction(t, c / channels, *search.reached(t, c)) for t, c in zip(targets, counts, strict=True)]
+    progress(len(search.known), len(search.known))
+    return found, search.course
+
+
+class _Search:
+    """Bisection for each target over numbers of removed channels; what was measured for one target serves the others.
+
+    Worth is utility, negative where lower is better, so that more is always better.
+    """
+
+    def __init__(
+        self,
+        measure: Callable[[float], float],
+        channels: int,
+        sign: float,
+        tolerance: float,
+        evaluations: int,
+        progress: Callable[[int, int], None],
+    ) -> None:
+        self._measure, self._channels, self._sign = measure, channels, sign
+        self._tolerance, self._evaluations, self._progress = tolerance, evaluations, progress
+        self.known: dict[int, float] = {}  # number of removed channels -> worth
+        self.course: list[Evaluation] = []
+
+    def largest(self, target: TierTarget, top: int) -> int:
+        """The largest number of channels up to `top` at which the target holds; 1 where none does."""
+        self._worth(top)
+        if self._holds(target, top):
+            return top
         # The measured neighbors that hold the answer between them; 0 removes nothing and always reaches it.
-        low, high = 0, min(count for count in known if not enough(target, count))
-        low = max((c for c in known if c < high and enough(target, c)), default=0)
-        while high - low > 1 and len(known) < evaluations:
-            if low and worth(low) - sign * target.utility <= tolerance:
+        low, high = self._neighbors(target)
+        while high - low > 1 and len(self.known) < self._evaluations:
+            if low and self._worth(low) - self._sign * target.utility <= self._tolerance:
                 break
             # Far apart, the answer's order of magnitude comes first.
             middle = max(low + 1, int((max(low, 1) * high) ** 0.5)) if high > 4 * max(low, 1) else (low + high) // 2
-            worth(middle)
-            if enough(target, middle):
+            self._worth(middle)
+            if self._holds(target, middle):
                 low = middle
             else:
-                high = min(count for count in known if not enough(target, count))
-                low = max((c for c in known if c < high and enough(target, c)), default=0)
-        counts.append(max(low, 1))
+                low, high = self._neighbors(target)
+        return max(low, 1)
+
+    def reached(self, target: TierTarget, count: int) -> tuple[float, bool]:
+        """(utility at `count`, whether it reaches the target)."""
+        worth = self._worth(count)
+        return self._sign * worth, worth >= self._sign * target.utility
+
+    def _worth(self, count: int) -> float:
+        if count not in self.known:
+            self._progress(len(self.known), self._evaluations)
+            self.known[count] = self._sign * self._measure(count / self._channels)
+            self.course.append(Evaluation(count / self._channels, self._sign * self.known[count]))
+        return self.known[count]
+
+    def _holds(self, target: TierTarget, count: int) -> bool:
+        """Whether the target holds at `count` and at every smaller number that was measured."""
+        return all(worth >= self._sign * target.utility for other, worth in self.known.items() if other <= count)
+
+    def _neighbors(self, target: TierTarget) -> tuple[int, int]:
+        high = min(count for count in self.known if not self._holds(target, count))
+        return max((c for c in self.known if c < high and self._holds(target, c)), default=0), high
+
+
+def _strictly_falling(counts: list[int], targets: Sequence[TierTarget]) -> list[int]:
+    """Raises TierError when two targets need the same channels and there is no smaller number."""
     for index in range(1, len(counts)):
         if counts[index] >= counts[index - 1]:
             if counts[index - 1] == 1:
@@ -137,9 +170,4 @@ def calibrate(
                     hint="Choose targets further apart, or a criterion with finer steps (l1, or scope layer)",
                 )
             counts[index] = counts[index - 1] - 1
-    found = []
-    for target, count in zip(targets, counts, strict=True):
-        value = worth(count)
-        found.append(Found(target, count / channels, sign * value, value >= sign * target.utility))
-    progress(len(known), len(known))
-    return found, course
+    return counts

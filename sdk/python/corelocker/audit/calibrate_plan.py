@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from corelocker.artifacts.detect import open_artifact
-from corelocker.audit.calibrate import Evaluation, Found, calibrate, parse_targets
+from corelocker.audit.calibrate import Evaluation, FoundFraction, calibrate, parse_targets
 from corelocker.audit.data import load_data, load_metric
-from corelocker.audit.utility import Evaluator, Subject, TierUtility, states_of_plan
+from corelocker.audit.evaluators import Evaluator
+from corelocker.audit.tier_bytes import states_of_plan
+from corelocker.audit.utility import Subject, TierUtility
 from corelocker.errors import ConfigError, OutputExistsError
 from corelocker.factories import call_factory
 from corelocker.locking.choose import choose_channels, sensitivity_scorer
@@ -27,7 +29,7 @@ class CalibratedTier:
 
     measured: TierUtility
     removed: float
-    found: Found | None
+    found: FoundFraction | None
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from corelocker.audit import need
-from corelocker.audit.location import Layer, read_columns, read_layers, ridge
+from corelocker.audit.location import ObservedLayer, read_columns, read_layers, ridge
 from corelocker.audit.models import Mask
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def _tensor(mask: Mask) -> Tensor:
     return found
 
 
-def _matrix(layer: Layer) -> Floats:
+def _matrix(layer: ObservedLayer) -> Floats:
     """The layer's weights and vectors side by side, (channels, elements); variances as logarithms, that stay positive."""
     columns = [layer.values]
     for name, vector in layer.vectors.items():
@@ -77,7 +77,7 @@ def _matrix(layer: Layer) -> Floats:
     return np.concatenate(columns, axis=1)
 
 
-def _missing(layer: Layer, elements: Mapping[str, Mask]) -> Mask:
+def _missing(layer: ObservedLayer, elements: Mapping[str, Mask]) -> Mask:
     parts = []
     mask = elements.get(layer.name, np.zeros(layer.shape, np.bool_))
     parts.append((mask.T if layer.transposed else mask).reshape(layer.values.shape))
@@ -86,7 +86,7 @@ def _missing(layer: Layer, elements: Mapping[str, Mask]) -> Mask:
     return np.concatenate(parts, axis=1)
 
 
-def _put(new: dict[str, Tensor], layer: Layer, values: Floats, missing: Mask) -> None:
+def _put(new: dict[str, Tensor], layer: ObservedLayer, values: Floats, missing: Mask) -> None:
     torch = need("torch")
     width = layer.values.shape[1]
     pieces = {layer.name: (values[:, :width], missing[:, :width])}
@@ -105,8 +105,8 @@ def _put(new: dict[str, Tensor], layer: Layer, values: Floats, missing: Mask) ->
 
 
 def _completed(
-    layer: Layer,
-    layers: Mapping[str, Layer],
+    layer: ObservedLayer,
+    layers: Mapping[str, ObservedLayer],
     elements: Mapping[str, Mask],
     values: Floats,
     missing: Mask,
@@ -159,7 +159,9 @@ def _mean(values: Floats, missing: Mask) -> Floats:
     return np.where(missing, columns[None, :], values)
 
 
-def _readers(layer: Layer, layers: Mapping[str, Layer], elements: Mapping[str, Mask]) -> tuple[Floats, Mask]:
+def _readers(
+    layer: ObservedLayer, layers: Mapping[str, ObservedLayer], elements: Mapping[str, Mask]
+) -> tuple[Floats, Mask]:
     reader = layers.get(layer.reader)
     if reader is None:
         empty = np.zeros((layer.values.shape[0], 0))
@@ -167,7 +169,9 @@ def _readers(layer: Layer, layers: Mapping[str, Layer], elements: Mapping[str, M
     mask = elements.get(reader.name, np.zeros(reader.shape, np.bool_))
     if reader.transposed:
         mask = mask.T
-    hidden = Layer(reader.name, mask.reshape(reader.values.shape).astype(np.float64), {}, {}, False, reader.shape, "")
+    hidden = ObservedLayer(
+        reader.name, mask.reshape(reader.values.shape).astype(np.float64), {}, {}, False, reader.shape, ""
+    )
     columns, gaps = read_columns(layer, reader), read_columns(layer, hidden) > 0
     whole = gaps.all(axis=0)  # what is locked in every channel tells nothing: the reader's own locked channels
     return columns[:, ~whole], gaps[:, ~whole]

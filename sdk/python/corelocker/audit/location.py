@@ -21,9 +21,9 @@ from corelocker.artifacts.safetensors_header import read_header
 from corelocker.artifacts.torch_module import open_state
 from corelocker.audit import need
 from corelocker.audit.data import DataSet
+from corelocker.audit.evaluators import first_tensor
 from corelocker.audit.models import Mask
 from corelocker.audit.training import cross_entropy
-from corelocker.audit.utility import first_tensor
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -32,7 +32,7 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Layer:
+class ObservedLayer:
     """A layer of a state dict as an attacker sees it.
 
     Attributes:
@@ -53,7 +53,7 @@ class Layer:
     reader: str
 
 
-def read_layers(state: Mapping[str, Tensor]) -> dict[str, Layer]:
+def read_layers(state: Mapping[str, Tensor]) -> dict[str, ObservedLayer]:
     """The layers of a state dict in order, with what belongs to their channels, found by the naming habits of checkpoints."""
     with tempfile.TemporaryDirectory(prefix="corelocker-audit-") as folder:
         artifact = open_state(state, Path(folder) / "state.safetensors")
@@ -65,7 +65,7 @@ def read_layers(state: Mapping[str, Tensor]) -> dict[str, Layer]:
                 name = names[part.offset]
                 vectors[name] = np.asarray(part.read(), np.float64)[:, 0]
                 kinds[name] = part.kind
-            layers[tensor.name] = Layer(
+            layers[tensor.name] = ObservedLayer(
                 tensor.name,
                 np.array(tensor.values(), np.float64),
                 vectors,
@@ -86,7 +86,7 @@ def _reader(later: tuple[WeightTensor, ...], tensor: WeightTensor) -> str:
     return ""
 
 
-def read_columns(layer: Layer, reader: Layer) -> Floats:
+def read_columns(layer: ObservedLayer, reader: ObservedLayer) -> Floats:
     """What `reader` makes of each channel of `layer`: float64 (channels, elements)."""
     if reader.values.shape[0] == layer.values.shape[0] and len(reader.shape) > 2 and reader.shape[1] == 1:
         return reader.values  # depthwise
@@ -107,7 +107,7 @@ def auc_error(positive: int, negative: int) -> float:
     return math.sqrt((positive + negative + 1) / (12 * positive * negative))
 
 
-def weight_detectors(layers: Mapping[str, Layer]) -> dict[str, dict[str, Floats]]:
+def weight_detectors(layers: Mapping[str, ObservedLayer]) -> dict[str, dict[str, Floats]]:
     """Detectors that need nothing but the file: detector -> layer -> score (channels,)."""
     found: dict[str, dict[str, Floats]] = {}
     for name, layer in layers.items():
@@ -139,7 +139,9 @@ def weight_detectors(layers: Mapping[str, Layer]) -> dict[str, dict[str, Floats]
     return found
 
 
-def data_detectors(module: nn.Module, layers: Mapping[str, Layer], data: DataSet) -> dict[str, dict[str, Floats]]:
+def data_detectors(
+    module: nn.Module, layers: Mapping[str, ObservedLayer], data: DataSet
+) -> dict[str, dict[str, Floats]]:
     """Detectors that run the locked model on the attacker's samples: gradients of the loss, and BatchNorm numbers that do not
     fit what the channel really gives."""
     torch = need("torch")
@@ -181,7 +183,7 @@ def data_detectors(module: nn.Module, layers: Mapping[str, Layer], data: DataSet
     return {detector: scores for detector, scores in found.items() if scores}
 
 
-def base_detector(layers: Mapping[str, Layer], base: Mapping[str, Layer]) -> dict[str, Floats]:
+def base_detector(layers: Mapping[str, ObservedLayer], base: Mapping[str, ObservedLayer]) -> dict[str, Floats]:
     """How far each channel is from the public checkpoint that the model was tuned from: layer -> (channels,)."""
     return {
         name: np.linalg.norm(layer.values - base[name].values, axis=1)
@@ -207,7 +209,7 @@ def search(scores: Mapping[str, Floats], channels: Mapping[str, Mask]) -> tuple[
     return auc(np.concatenate(places), every), int(every.sum()), int((~every).sum())
 
 
-def guess(layers: Mapping[str, Layer], counts: Mapping[str, int]) -> dict[str, Mask]:
+def guess(layers: Mapping[str, ObservedLayer], counts: Mapping[str, int]) -> dict[str, Mask]:
     """The channels that look locked without any knowledge of where: silent ones first, then those that resemble no other
     channel of their layer (trained channels come in families, decoys do not). `counts` says how many to pick in each layer,
     which is generous to the attacker."""
@@ -221,7 +223,7 @@ def guess(layers: Mapping[str, Layer], counts: Mapping[str, int]) -> dict[str, M
     return chosen
 
 
-def elements_of(layers: Mapping[str, Layer], channels: Mapping[str, Mask]) -> dict[str, Mask]:
+def elements_of(layers: Mapping[str, ObservedLayer], channels: Mapping[str, Mask]) -> dict[str, Mask]:
     """Channels to elements: tensor name -> bool of its shape, with biases and BatchNorm numbers of the channels."""
     found: dict[str, Mask] = {}
     for name, mask in channels.items():
@@ -236,9 +238,9 @@ def elements_of(layers: Mapping[str, Layer], channels: Mapping[str, Mask]) -> di
 
 
 def with_readers(
-    elements: Mapping[str, Mask], layers: Mapping[str, Layer], channels: Mapping[str, Mask]
+    elements: Mapping[str, Mask], layers: Mapping[str, ObservedLayer], channels: Mapping[str, Mask]
 ) -> dict[str, Mask]:
-    """`elements`, and the weights that read `channels` where the reading layer is known (`Layer.reader`).
+    """`elements`, and the weights that read `channels` where the reading layer is known (`ObservedLayer.reader`).
 
     Args:
         elements: tensor name -> bool of its shape.

@@ -19,7 +19,7 @@ from corelocker.artifacts import Artifact, Edge, WeightTensor
 from corelocker.artifacts.safetensors_header import read_header
 from corelocker.artifacts.torch_module import ModuleGraph, open_state, plain_state
 from corelocker.audit import need
-from corelocker.audit.utility import Coverage, TierBytes, layer_maps, states_of_plan
+from corelocker.audit.tier_bytes import Coverage, TierBytes, layer_maps, states_of_plan
 from corelocker.errors import CriterionError, LockingError
 from corelocker.locking.criteria import Scores, check_criterion, score
 from corelocker.locking.groups import group_layers
@@ -60,7 +60,7 @@ class TierState:
 
 
 @dataclass(frozen=True)
-class LockedModel:
+class TieredModel:
     """A model and its tiers; the first ships, the last is the original.
 
     Attributes:
@@ -114,7 +114,7 @@ def lock_model(
     layers: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
     tier_of: Mapping[str, TierMap] | None = None,
-) -> LockedModel:
+) -> TieredModel:
     """Lock a model in memory.
 
     Args:
@@ -147,23 +147,25 @@ def lock_model(
             plan = _ranked_plan(
                 artifact, chosen, criterion, scope, fill, secret, consumers, include_io, scores, layers, exclude
             )
-        tiers_, coverage, locked = states_of_plan(artifact, plan)
-        return LockedModel(
-            state,
-            tuple(
-                replace(found, removed=tier.removed)
-                for found, tier in zip(tier_states(artifact, tiers_, coverage), plan.tiers, strict=True)
-            ),
-            locked.weight_bytes,
-            tuple(t.name for t in artifact.tensors),
-            dict(plan.left_alone[0]),
-            dict(locked.not_followed),
-            plan.fill,
-            plan.criterion,
-            plan.scope,
-            plan.consumers,
-            plan,
-        )
+        return _locked_model(state, artifact, plan)
+
+
+def _locked_model(state: dict[str, Tensor], artifact: Artifact, plan: Plan) -> TieredModel:
+    tier_bytes, coverage, locked = states_of_plan(artifact, plan)
+    tiers = zip(tier_states(artifact, tier_bytes, coverage), plan.tiers, strict=True)
+    return TieredModel(
+        state,
+        tuple(replace(found, removed=tier.removed) for found, tier in tiers),
+        locked.weight_bytes,
+        tuple(t.name for t in artifact.tensors),
+        dict(plan.left_alone[0]),
+        dict(locked.not_followed),
+        plan.fill,
+        plan.criterion,
+        plan.scope,
+        plan.consumers,
+        plan,
+    )
 
 
 def tier_states(artifact: Artifact, tiers: Sequence[TierBytes], coverage: Coverage) -> list[TierState]:

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Literal
 
 from corelocker.audit import need
 from corelocker.audit.data import IGNORED, DataSet
-from corelocker.audit.utility import first_tensor
+from corelocker.audit.evaluators import first_tensor
 from corelocker.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+    from torch.optim import Optimizer
 
 Augmentation = Literal["none", "shift", "shift-flip"]
 
@@ -125,45 +126,26 @@ def train(
     generator = torch.Generator().manual_seed(seed)
     total = recipe.steps(len(data))
     parameters = dict(module.named_parameters())
-    factors = {
-        n: f.to(parameters[n].dtype) for n, f in (speed or {}).items() if n in parameters and not bool((f == 1).all())
-    }
+    factors = _factors(parameters, speed or {})
     frozen = {n for n, f in factors.items() if not bool(f.any())}
+    held = {n: f for n, f in factors.items() if n not in frozen}
     moving = [p for n, p in parameters.items() if n not in frozen]
     if not moving:
         return
-    for name in frozen:
-        parameters[name].requires_grad_(False)
-    held = {n: f for n, f in factors.items() if n not in frozen}
-    if recipe.optimizer == "sgd":
-        optimizer = torch.optim.SGD(
-            moving, learning_rate, momentum=0.9, weight_decay=recipe.weight_decay, nesterov=True
-        )
-    else:
-        optimizer = torch.optim.AdamW(moving, learning_rate, weight_decay=recipe.weight_decay)
+    optimizer = _optimizer(recipe, moving, learning_rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=max(2, total))
     images = data.x.dim() == 4 and data.x.is_floating_point()
     if images:
         module.to(memory_format=torch.channels_last)
     module.train()
-    order = torch.empty(0, dtype=torch.int64)
-    with seeded(seed):  # dropout
-        for step in range(total):
-            if not len(order):
-                order = torch.randperm(len(data), generator=generator)
-            picked, order = order[: recipe.batch], order[recipe.batch :]
-            if len(picked) < 2 <= len(data):
-                continue  # a BatchNorm cannot train on one sample
+    with seeded(seed), _frozen([parameters[name] for name in frozen]):  # seeded for dropout
+        for step, picked in _batches(len(data), recipe.batch, total, generator):
             x = data.x[picked]
             if images:
                 x = _augmented(x, recipe.augmentation, generator).contiguous(memory_format=torch.channels_last)
             with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bfloat16):
                 outputs = first_tensor(module(x))
-            loss = outputs.new_zeros((), dtype=torch.float32)
-            if teacher is None or labels > 0:
-                loss = loss + (1.0 if teacher is None else labels) * cross_entropy(outputs, data.y[picked])
-            if teacher is not None and labels < 1:
-                loss = loss + (1 - labels) * _divergence(outputs, teacher(x))
+            loss = _loss(outputs, x, data.y[picked], teacher, labels)
             if not bool(torch.isfinite(loss)):
                 break
             optimizer.zero_grad()
@@ -176,8 +158,55 @@ def train(
                     parameters[name].copy_(before[name].lerp(parameters[name], factor))
             schedule.step()
             progress(step + 1, total)
-    for name in frozen:
-        parameters[name].requires_grad_(True)
+
+
+def _factors(parameters: Mapping[str, Tensor], speed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The factors that change anything, in the types of their parameters."""
+    return {n: f.to(parameters[n].dtype) for n, f in speed.items() if n in parameters and not bool((f == 1).all())}
+
+
+@contextmanager
+def _frozen(parameters: list[Tensor]) -> Iterator[None]:
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+def _optimizer(recipe: Recipe, moving: list[Tensor], learning_rate: float) -> Optimizer:
+    torch = need("torch")
+    found: Optimizer
+    if recipe.optimizer == "sgd":
+        found = torch.optim.SGD(moving, learning_rate, momentum=0.9, weight_decay=recipe.weight_decay, nesterov=True)
+    else:
+        found = torch.optim.AdamW(moving, learning_rate, weight_decay=recipe.weight_decay)
+    return found
+
+
+def _batches(samples: int, batch: int, steps: int, generator: object) -> Iterator[tuple[int, Tensor]]:
+    """(step, indices of its samples), a new order for each epoch; one sample alone is passed over, as a BatchNorm cannot train
+    on it."""
+    torch = need("torch")
+    order = torch.empty(0, dtype=torch.int64)
+    for step in range(steps):
+        if not len(order):
+            order = torch.randperm(samples, generator=generator)
+        picked, order = order[:batch], order[batch:]
+        if len(picked) >= 2 or samples < 2:
+            yield step, picked
+
+
+def _loss(outputs: Tensor, x: Tensor, y: Tensor, teacher: Callable[[Tensor], Tensor] | None, labels: float) -> Tensor:
+    """Cross-entropy of the labels and divergence from the teacher's answers, weighted by `labels`."""
+    loss = outputs.new_zeros((), dtype=need("torch").float32)
+    if teacher is None or labels > 0:
+        loss = loss + (1.0 if teacher is None else labels) * cross_entropy(outputs, y)
+    if teacher is not None and labels < 1:
+        loss = loss + (1 - labels) * _divergence(outputs, teacher(x))
+    return loss
 
 
 def recalibrate(module: nn.Module, data: DataSet, batch: int = 128) -> nn.Module:

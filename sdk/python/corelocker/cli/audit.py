@@ -94,8 +94,8 @@ def audit(
     Example: corelocker audit tools.demo_model.fashion_mobilenet:trained --data tools/demo_model/data/fashion_test_2000.npz
     --criterion bn-scale --tiers free=0.045,plus=0.01,full=0 --quick
     """
+    from corelocker.audit.options import AuditOptions, LockedInput
     from corelocker.audit.report import html
-    from corelocker.audit.run import AuditOptions, Sealed
     from corelocker.audit.run import audit as run_audit
     from corelocker.errors import FileAccessError, OutputExistsError
     from corelocker.files import write_atomically
@@ -146,7 +146,7 @@ def audit(
 
         opened = KeyBundle.open(bundle, publisher_thumbprint(publisher))
         files = [(m.path, m.artifact, m.file) for m in locate_files(Path(model), opened)]
-        sealed = Sealed(opened, open_keystore(keystore, passphrase_file).content_key(opened.id), files)
+        sealed = LockedInput(opened, open_keystore(keystore, passphrase_file).content_key(opened.id), files)
     with progress_bar(json) as show:
         document = run_audit(options, sealed, show)
     with write_atomically(out, force=force, mode=0o600) as file:

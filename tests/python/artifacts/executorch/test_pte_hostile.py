@@ -25,7 +25,7 @@ from corelocker.errors import (
 from corelocker.files import MappedFile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.models.lowering import exported
+from support.models.exports import exported
 
 SEEDS = [
     ("vgg", "portable"), ("vgg", "xnnpack"), ("mobilenet", "int8"), ("gated", "int4"), ("vgg", "xnnpack-external"),

@@ -1,19 +1,12 @@
-"""What the exporters make of the networks, in the variants that ship.
-
-Exports are slow, so their bytes are kept in `.cache/exports`, under a hash of everything that they depend on.
-"""
+"""What the exporters make of the networks, in the variants that ship. `exports` keeps the bytes."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
 import functools
-import hashlib
-import importlib.metadata
 import logging
 import os
-import shutil
-import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -26,40 +19,7 @@ from support.models import nets
 
 torch.set_num_threads(1)
 
-CACHE = Path(__file__).resolve().parents[4] / ".cache" / "exports"
 GROUP = 32
-
-
-def exported(name: str, variant: str) -> Path:
-    """The file `<name>.pte` of one variant (see VARIANTS), external weights beside it as `<name>.ptd`."""
-    folder = CACHE / f"{name}-{variant}-{_version()}"
-    if not folder.exists():
-        files = VARIANTS[variant](name)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-            new = Path(scratch) / "new"
-            new.mkdir()
-            for suffix, content in files.items():
-                (new / f"{name}{suffix}").write_bytes(content)
-            try:
-                new.rename(folder)
-            except OSError:
-                if not folder.exists():
-                    raise
-        for old in folder.parent.glob(f"{name}-{variant}-{'[0-9a-f]' * 16}"):
-            if old != folder:
-                shutil.rmtree(old, ignore_errors=True)
-    return folder / f"{name}.pte"
-
-
-@functools.cache
-def _version() -> str:
-    digest = hashlib.sha256()
-    for package in ("torch", "executorch", "torchao"):
-        digest.update(importlib.metadata.version(package).encode())
-    for source in (Path(nets.__file__), Path(__file__)):
-        digest.update(source.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 @functools.cache

@@ -51,7 +51,7 @@ class Channels(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Reading:
+class ChannelReading:
     """An operation that reads channels.
 
     Attributes:
@@ -100,7 +100,7 @@ class Reading:
 Move = Channels | str | None
 
 
-def moved(reading: Reading) -> Move:
+def moved(reading: ChannelReading) -> Move:
     """The channels in the result; the reason when that is not known; None when no channel is left in it."""
     op, at, result = reading.op, reading.at, reading.result
     if at.axis >= reading.rank:
@@ -119,7 +119,7 @@ def moved(reading: Reading) -> Move:
     return reading.lost if move is None else move(reading)
 
 
-def _reduced(reading: Reading) -> Move:
+def _reduced(reading: ChannelReading) -> Move:
     axes, at, rank = reading.integers("axes", "axis"), reading.at, reading.rank
     gone = {a % rank for a in axes} if axes is not None else set(range(rank))
     if at.axis in gone:
@@ -127,25 +127,25 @@ def _reduced(reading: Reading) -> Move:
     return at if len(reading.result) == rank else at._replace(axis=at.axis - sum(a < at.axis for a in gone))
 
 
-def _topk(reading: Reading) -> Move:
+def _topk(reading: ChannelReading) -> Move:
     axes, rank = reading.integers("axes", "axis"), reading.rank
     gone = {a % rank for a in axes} if axes is not None else set(range(rank))
     return reading.lost if reading.at.axis in gone else reading.at
 
 
-def _transposed(reading: Reading) -> Move:
+def _transposed(reading: ChannelReading) -> Move:
     where = [p % reading.rank for p in reading.integers("perm") or ()]
     if sorted(where) != list(range(reading.rank)):
         return reading.lost
     return reading.at._replace(axis=where.index(reading.at.axis))
 
 
-def _reshape(reading: Reading) -> Move:
+def _reshape(reading: ChannelReading) -> Move:
     found = reshaped(reading.at, reading.shape, reading.result)
     return found or f"{reading.lost}, which splits them or puts other dimensions behind them"
 
 
-def _sliced(reading: Reading) -> Move:
+def _sliced(reading: ChannelReading) -> Move:
     at, stride = reading.at, reading.integers("stride")
     gone = {d for d, flag in enumerate(reading.integers("squeeze_mask") or ()) if flag}
     axis = at.axis - sum(a < at.axis for a in gone)
@@ -153,11 +153,11 @@ def _sliced(reading: Reading) -> Move:
     return at._replace(axis=axis) if at.axis not in gone and plain and reading.is_whole(axis) else reading.lost
 
 
-def _split(reading: Reading) -> Move:
+def _split(reading: ChannelReading) -> Move:
     return reading.at if reading.integer("axis") % reading.rank != reading.at.axis else reading.lost
 
 
-def _padded(reading: Reading) -> Move:
+def _padded(reading: ChannelReading) -> Move:
     at, rank, pad = reading.at, reading.rank, reading.integers("pad")
     if pad is None or len(pad) % 2 or len(pad) > 2 * rank:
         return reading.lost
@@ -169,25 +169,25 @@ def _padded(reading: Reading) -> Move:
     return at._replace(first=at.first + before) if before >= 0 and after >= 0 else reading.lost
 
 
-def _stacked(reading: Reading) -> Move:
+def _stacked(reading: ChannelReading) -> Move:
     axis = reading.at.axis
     return reading.at._replace(axis=axis + (reading.integer("axis") % (reading.rank + 1) <= axis))
 
 
-def _tiled(reading: Reading) -> Move:
+def _tiled(reading: ChannelReading) -> Move:
     reps = reading.integers("reps")
     once = reps is not None and len(reps) == reading.rank and reps[reading.at.axis] == 1
     return reading.at if once else reading.lost
 
 
-def _gathered(reading: Reading) -> Move:
+def _gathered(reading: ChannelReading) -> Move:
     at, picked = reading.at, reading.integer("axis") % reading.rank
     if reading.argument != "x" or picked == at.axis:
         return reading.lost
     return at._replace(axis=at.axis + (len(reading.result) - reading.rank if picked < at.axis else 0))
 
 
-def _multiplied(reading: Reading) -> Move:
+def _multiplied(reading: ChannelReading) -> Move:
     at, rank, is_left = reading.at, reading.rank, reading.argument == "x"
     transposed = bool(reading.integer(f"transpose_{reading.argument}"))
     contracted = rank - 1 if is_left != transposed else rank - 2
@@ -200,7 +200,7 @@ def _multiplied(reading: Reading) -> Move:
     return at._replace(axis=axis) if same else reading.lost
 
 
-MOVES: dict[str, Callable[[Reading], Move]] = {
+MOVES: dict[str, Callable[[ChannelReading], Move]] = {
     "expand_dims": _reshape,
     "flatten2d": _reshape,
     "gather": _gathered,

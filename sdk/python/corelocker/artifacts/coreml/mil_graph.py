@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from corelocker.artifacts.coreml.channel_moves import PLACEWISE, Channels, Reading, moved
+from corelocker.artifacts.coreml.channel_moves import PLACEWISE, ChannelReading, Channels, moved
 from corelocker.artifacts.coreml.constant_resolver import ConstantResolver
 from corelocker.artifacts.coreml.mlprogram import Block, Function, Operation
 from corelocker.artifacts.coreml.weight_uses import result_name
@@ -222,7 +222,7 @@ class _Follower:
                     found = (
                         self._joined(op, channels, place, shift)
                         if joins
-                        else moved(Reading(op, argument, channels, shape, self._constants))
+                        else moved(ChannelReading(op, argument, channels, shape, self._constants))
                     )
                     if isinstance(found, str):
                         self._lose(channels, found)

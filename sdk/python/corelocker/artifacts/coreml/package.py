@@ -14,6 +14,7 @@ from corelocker.artifacts.coreml.mil_text import read_mil
 from corelocker.artifacts.coreml.mlprogram import MilProgram, read_model
 from corelocker.artifacts.coreml.weight_bin import WeightFile
 from corelocker.artifacts.coreml.weight_reader import ProgramWeights, WeightFiles, WeightReader
+from corelocker.artifacts.git_lfs import POINTER, refuse_pointer
 from corelocker.artifacts.weights import Artifact
 from corelocker.errors import (
     FileAccessError,
@@ -81,6 +82,7 @@ def _artifact(form: str, path: Path, folder: PurePosixPath, program: Callable[[]
         name = str(folder / _inside(reference.removeprefix(MODEL_PATH), path.name))
         if name not in opened:
             opened[name] = MappedFile(path / name, name)
+            refuse_pointer(path / name, opened[name].data[: len(POINTER)].tobytes())
         return WeightFile(opened[name])
 
     try:
@@ -114,6 +116,7 @@ def _bytes(path: Path, limit: int) -> bytes:
         raise FileAccessError(f"{path}: {error.strerror or error}") from None
     if len(data) > limit:
         raise MalformedArtifactError(f"{path}: larger than {limit} bytes")
+    refuse_pointer(path, data)
     return data
 
 

@@ -3,7 +3,8 @@
 The layout is MILBlob's (coremltools, `mlmodel/src/MILBlob/Blob/StorageFormat.hpp`), version 2:
 
     header    u32 number of blobs, u32 version = 2, zeros up to 64 bytes
-    metadata  u32 0xDEADBEEF, u32 data type, u64 bytes, u64 offset of the data, u64 unused bits at the end, zeros up to 64 bytes
+    metadata  u32 0xDEADBEEF, u32 data type, u64 bytes, u64 offset of the data, u64 unused bits at the end (read
+              for elements below 8 bits only), reserved up to 64 bytes
 
 Offsets count from the start of the weight file and are multiples of 64. Inside a `.pte` the same file begins at any byte.
 """
@@ -126,8 +127,12 @@ class WeightFile:
         element = ELEMENTS[kind]
         if data % ALIGNMENT or data < offset + ALIGNMENT or size == 0 or data + size > self._size:
             raise self._error(offset, f"puts {size} bytes at {data} of {self._size}")
+        if element.bits >= 8:
+            padding = (
+                0  # writers before iOS 18 (coremltools 7) leave the field uninitialised, and no such element needs it
+            )
         bits = size * 8 - padding
-        if padding >= 8 or bits % element.bits or (padding and element.bits % 8 == 0):
+        if padding >= 8 or bits % element.bits:
             raise self._error(offset, f"holds {bits} bits, which are no {element.name} elements")
         return Blob(self._file, self._base + offset, self._base + data, size, element, bits // element.bits)
 

@@ -58,9 +58,9 @@ class FlatBuffer:
         """The four bytes that say which schema the buffer follows."""
         return bytes(self.data[4:8])
 
-    def root(self) -> Table:
+    def root(self) -> FlatTable:
         """The table that the buffer begins with."""
-        return Table(self, self.number(_U32, 0))
+        return FlatTable(self, self.number(_U32, 0))
 
     def follow(self, at: int) -> int:
         """Where the offset at byte `at` points."""
@@ -74,7 +74,7 @@ class FlatBuffer:
         return at + 4, count
 
 
-class Table:
+class FlatTable:
     """One table. Fields are named by their number in the schema; a union takes two, its type and its value."""
 
     __slots__ = ("_at", "_buffer", "_fields", "_vtable")
@@ -130,11 +130,11 @@ class Table:
         """Whether the field is present."""
         return bool(self._place(field))
 
-    def table(self, field: int) -> Table | None:
+    def table(self, field: int) -> FlatTable | None:
         at = self._place(field)
-        return Table(self._buffer, self._buffer.follow(at)) if at else None
+        return FlatTable(self._buffer, self._buffer.follow(at)) if at else None
 
-    def union(self, field: int) -> tuple[int, Table | None]:
+    def union(self, field: int) -> tuple[int, FlatTable | None]:
         """(type, value) of the union whose type is field `field`."""
         kind = self.u8(field)
         return kind, self.table(field + 1) if kind else None
@@ -177,11 +177,11 @@ class Table:
     def i64s(self, field: int) -> tuple[int, ...]:
         return self._vector(field, "q", 8)
 
-    def tables(self, field: int) -> Iterator[Table]:
+    def tables(self, field: int) -> Iterator[FlatTable]:
         """The tables of a vector, one by one."""
         buffer = self._buffer
         at = self._place(field)
         if at:
             first, count = buffer.sized(buffer.follow(at), 4)
             for index in range(count):
-                yield Table(buffer, buffer.follow(first + 4 * index))
+                yield FlatTable(buffer, buffer.follow(first + 4 * index))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from corelocker.artifacts.elements import BFLOAT16, FLOAT16, FLOAT32, INT8, INT32, UINT8, ElementType
 from corelocker.artifacts.executorch.coreml_delegate import CoreMLDelegates
-from corelocker.artifacts.executorch.flatbuffer import Table
+from corelocker.artifacts.executorch.flatbuffer import FlatTable
 from corelocker.artifacts.executorch.method_values import IntListValue, MethodValue, TensorListValue, TensorValue
 from corelocker.artifacts.executorch.named_data import NamedData
 from corelocker.artifacts.executorch.portable import PortableMethod
@@ -42,7 +42,7 @@ class MethodReader:
         self._delegates = list(plan.table.tables(7))
         self._portable = PortableMethod(self._name, self._values, walk)
 
-    def _value(self, value: Table) -> MethodValue:
+    def _value(self, value: FlatTable) -> MethodValue:
         kind, table = value.union(0)
         if table is None:
             return None
@@ -60,7 +60,7 @@ class MethodReader:
             return TensorListValue(table.i32s(0))
         return None
 
-    def _tensor(self, table: Table) -> TensorValue:
+    def _tensor(self, table: FlatTable) -> TensorValue:
         shape = checked_shape(self._name, table.i32s(2))
         order = table.u8s(3)
         element = ELEMENTS.get(table.i8(0))

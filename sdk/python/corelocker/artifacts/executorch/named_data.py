@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from corelocker.artifacts.executorch.flatbuffer import FlatBuffer, Table
+from corelocker.artifacts.executorch.flatbuffer import FlatBuffer, FlatTable
+from corelocker.artifacts.git_lfs import POINTER, refuse_pointer
 from corelocker.artifacts.layers import Region
 from corelocker.artifacts.weights import Identity
 from corelocker.artifacts.work_budget import WorkBudget
@@ -43,6 +44,7 @@ class NamedData:
     def open(self, path: Path) -> None:
         """Read a `.ptd`."""
         store = MappedFile(path, path.name)
+        refuse_pointer(path, store.data[: len(POINTER)].tobytes())
         self.stores.append(store)
         read_flat_tensor(store, self._budget, self)
 
@@ -103,7 +105,7 @@ class NamedData:
                     yield Identity(file, tuple(places), named.length - skip, covers)
 
 
-def segments_of(root: Table, field_: int, file: MappedFile, base: int, limit: int) -> list[Region]:
+def segments_of(root: FlatTable, field_: int, file: MappedFile, base: int, limit: int) -> list[Region]:
     """Segments of a program or `.ptd`, as ranges of the file."""
     regions = []
     for segment in root.tables(field_):
@@ -116,7 +118,9 @@ def segments_of(root: Table, field_: int, file: MappedFile, base: int, limit: in
     return regions
 
 
-def add_named_segments(root: Table, field_: int, file: MappedFile, segments: list[Region], named: NamedData) -> None:
+def add_named_segments(
+    root: FlatTable, field_: int, file: MappedFile, segments: list[Region], named: NamedData
+) -> None:
     """Add the data that a program or `.ptd` names. Raises MalformedArtifactError for a segment that is not there."""
     for entry in root.tables(field_):
         index = entry.u32(1)

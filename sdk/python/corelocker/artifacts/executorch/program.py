@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from corelocker.artifacts.executorch.flatbuffer import FlatBuffer, Table
+from corelocker.artifacts.executorch.flatbuffer import FlatBuffer, FlatTable
 from corelocker.artifacts.executorch.named_data import NamedData, add_named_segments, segments_of
 from corelocker.artifacts.layers import Region, printable
 from corelocker.artifacts.work_budget import WorkBudget
@@ -25,7 +25,7 @@ class ExecutionPlan:
     """One method of a program."""
 
     name: str
-    table: Table
+    table: FlatTable
 
 
 class ProgramFile:
@@ -50,7 +50,7 @@ class ProgramFile:
             ExecutionPlan(printable(table.text(0)) or f"method{i}", table) for i, table in enumerate(root.tables(1))
         ]
 
-    def _read_constants(self, root: Table) -> list[Region]:
+    def _read_constants(self, root: FlatTable) -> list[Region]:
         """Constants of portable kernels: in one segment, or in the FlatBuffer itself as older exporters have it."""
         table = root.table(5)
         offsets = table.u64s(1) if table is not None else ()
@@ -78,7 +78,7 @@ class ProgramFile:
             raise MalformedArtifactError(f"{self.file.name}: there is no constant {index} of {len(self._constants)}")
         return self._constants[index]
 
-    def delegate(self, table: Table | None) -> Region:
+    def delegate(self, table: FlatTable | None) -> Region:
         """The blob of a delegate: a segment, or bytes in the FlatBuffer."""
         index = table.u32(1) if table is not None else 0
         if table is not None and table.u8(0) == SEGMENT:

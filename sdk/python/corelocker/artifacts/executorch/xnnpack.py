@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from corelocker.artifacts import flow as flows
 from corelocker.artifacts.elements import BFLOAT16, FLOAT16, FLOAT32, INT8, INT32, UINT4, UINT8, ElementType
-from corelocker.artifacts.executorch.flatbuffer import FlatBuffer, Table
+from corelocker.artifacts.executorch.flatbuffer import FlatBuffer, FlatTable
 from corelocker.artifacts.executorch.walk import Operand, Walk, checked_shape
 from corelocker.artifacts.flow import Flow
 from corelocker.artifacts.layers import Region, Scales, StoredConstant
@@ -150,7 +150,7 @@ class XnnpackGraph:
             self._value(value)
         self._nodes = list(root.tables(1))
 
-    def _data(self, entry: Table) -> Region | None:
+    def _data(self, entry: FlatTable) -> Region | None:
         """A constant: named data of the program, or bytes behind the graph."""
         key = entry.text(2)
         if key:
@@ -163,7 +163,7 @@ class XnnpackGraph:
             return None
         return Region(self._file, first + offset, size)
 
-    def _inline(self, root: Table) -> list[Region | None]:
+    def _inline(self, root: FlatTable) -> list[Region | None]:
         return [Region(self._file, *buffer.span(0)) if buffer.has(0) else None for buffer in root.tables(6)]
 
     def _region(self, index: int) -> Region | None:
@@ -175,7 +175,7 @@ class XnnpackGraph:
             raise MalformedArtifactError(f"{self._name}: there is no constant {index}")
         return region
 
-    def _value(self, value: Table) -> None:
+    def _value(self, value: FlatTable) -> None:
         kind, table = value.union(0)
         tensor, quantized = (table.table(0), table) if table is not None and kind == 2 else (table, None)
         if tensor is None or kind not in (1, 2):
@@ -188,7 +188,7 @@ class XnnpackGraph:
         self._tensors[tensor.u32(6)] = _Tensor(shape, constant, tensor.u32(4), tensor.u32(5))
 
     def _constant(
-        self, region: Region, datatype: int, shape: tuple[int, ...], quantized: Table | None
+        self, region: Region, datatype: int, shape: tuple[int, ...], quantized: FlatTable | None
     ) -> StoredConstant:
         element = ELEMENTS.get(datatype)
         constant = StoredConstant.in_region(region, element, shape)
@@ -218,7 +218,7 @@ class XnnpackGraph:
         return replace(constant, problem="its quantization is of an unknown kind")
 
     def _scales(
-        self, table: Table, index: int, shape: tuple[int, ...], element: ElementType, codes: Region
+        self, table: FlatTable, index: int, shape: tuple[int, ...], element: ElementType, codes: Region
     ) -> StoredConstant:
         """Scales in the constant whose number is field `index`, or as floats in the table itself."""
         region = self._region(table.u32(index))
@@ -256,7 +256,7 @@ class XnnpackGraph:
             if tensor.flags & EXTERNAL_OUTPUT and number in values
         }
 
-    def _node(self, walk: Walk, values: dict[int, Operand], kind: int, table: Table) -> None:
+    def _node(self, walk: Walk, values: dict[int, Operand], kind: int, table: FlatTable) -> None:
         operands = _Operands(self._name, self._tensors, walk, values)
         if kind in (CONV, DEPTHWISE, CONV_TRANSPOSE):
             self._convolution(operands, kind, table)
@@ -285,7 +285,7 @@ class XnnpackGraph:
             self._simple(operands, kind, table)
 
     @staticmethod
-    def _convolution(operands: _Operands, kind: int, table: Table) -> None:
+    def _convolution(operands: _Operands, kind: int, table: FlatTable) -> None:
         out = table.u32(18)
         weight = operands.value(table.u32(16))
         order = (3, 0, 1, 2) if kind == DEPTHWISE else (0, 3, 1, 2)
@@ -299,7 +299,7 @@ class XnnpackGraph:
         )
 
     @staticmethod
-    def _fully_connected(operands: _Operands, table: Table) -> None:
+    def _fully_connected(operands: _Operands, table: FlatTable) -> None:
         out = table.u32(3)
         weight = operands.value(table.u32(1))
         if weight is not None and table.u32(4) & TRANSPOSED and len(weight.shape) == 2:
@@ -307,7 +307,7 @@ class XnnpackGraph:
         data, bias = operands.activation(table.u32(0)), operands.value(table.u32(2))
         operands.values[out] = operands.walk.linear(data, weight, bias, operands.shape(out))
 
-    def _concatenation(self, operands: _Operands, kind: int, table: Table) -> None:
+    def _concatenation(self, operands: _Operands, kind: int, table: FlatTable) -> None:
         out = table.u32(5)
         fields = (1, 2, 3, 4, 7)[: {32: 2, 33: 3, 34: 4, 38: 5}[kind]]
         parts = [operands.activation(table.u32(field)) for field in fields]
@@ -317,14 +317,14 @@ class XnnpackGraph:
         operands.values[out] = operands.walk.spend(flows.concatenate(parts, axis, shape))
 
     @staticmethod
-    def _attention(operands: _Operands, table: Table) -> None:
+    def _attention(operands: _Operands, table: FlatTable) -> None:
         out = table.u32(5)
         query, key, scale, mask = (operands.activation(table.u32(field)) for field in (0, 1, 3, 4))
         weights = flows.combine([query.lost(flows.MIXED), key.lost(flows.MIXED), scale, mask], (*query.shape[:-1], 1))
         data = operands.activation(table.u32(2))
         operands.values[out] = operands.walk.spend(flows.multiply(weights.lost(flows.MIXED), data, operands.shape(out)))
 
-    def _simple(self, operands: _Operands, kind: int, table: Table) -> None:
+    def _simple(self, operands: _Operands, kind: int, table: FlatTable) -> None:
         """Nodes with one input and one output."""
         fields = IO.get(kind, (0, 1))
         source, out = operands.value(table.u32(fields[0])), table.u32(fields[1])
@@ -342,7 +342,7 @@ class XnnpackGraph:
             operands.walk.spend(result)
 
     @staticmethod
-    def _followed(source: Flow, kind: int, table: Table, shape: tuple[int, ...]) -> Flow:
+    def _followed(source: Flow, kind: int, table: FlatTable, shape: tuple[int, ...]) -> Flow:
         if kind in UNARY:
             return source.same(shape)
         if kind in POOLING or kind == RESIZE:

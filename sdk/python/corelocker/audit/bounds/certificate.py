@@ -25,7 +25,7 @@ from corelocker.audit.bounds.propagation import (
 )
 from corelocker.audit.bounds.results import Bounds, LayerBound, LayerStatistics
 from corelocker.audit.bounds.theorems import statistics_of, theorems
-from corelocker.audit.utility import load_state
+from corelocker.audit.evaluators import load_state
 from corelocker.errors import LockingError
 
 if TYPE_CHECKING:

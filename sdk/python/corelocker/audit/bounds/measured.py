@@ -11,7 +11,7 @@ from corelocker.audit import need
 from corelocker.audit.bounds.operator_norms import INFINITE
 from corelocker.audit.bounds.results import LayerBound, LayerStatistics
 from corelocker.audit.bounds.theorems import statistics_of
-from corelocker.audit.utility import first_tensor
+from corelocker.audit.evaluators import first_tensor
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
