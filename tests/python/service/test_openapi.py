@@ -21,7 +21,7 @@ from starlette.routing import Route
 from support.http_server import Server, serving
 from support.unlock_world import World
 
-EXAMPLES = 25
+EXAMPLES = 100_000 if os.environ.get("CORELOCKER_SCHEMATHESIS_SECONDS") else 8
 SECONDS = os.environ.get("CORELOCKER_SCHEMATHESIS_SECONDS", "")
 DOCUMENT = json.loads(resources.files("corelocker.service").joinpath("openapi.json").read_text("utf-8"))
 OPERATIONS = [(path, method) for path, item in DOCUMENT["paths"].items() for method in item]

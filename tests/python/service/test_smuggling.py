@@ -163,6 +163,10 @@ def test_nothing_is_smuggled(server: Server, name: str) -> None:
 
 GOOD: dict[str, tuple[Sequence[bytes], Sequence[int]]] = {
     "a late body": ([HEAD + length(2) + b"\r\n", b"{}" + HIDDEN], [201, 404]),
+    "Connection: upgrade without an upgrade, and a late body": (
+        [HEAD + b"connection: upgrade\r\n" + length(2) + b"\r\n", b"{}" + HIDDEN],
+        [201, 404],
+    ),
     "a body in pieces": ([HEAD + length(2) + b"\r\n", b"{", b"}" + HIDDEN], [201, 404]),
     "chunks with extensions": (
         [HEAD + CHUNKED + b'\r\n1;a=b\r\n{\r\n1;c="d"\r\n}\r\n0;e\r\n\r\n' + HIDDEN],
