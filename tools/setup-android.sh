@@ -25,6 +25,7 @@ debian_packages() {
   local wanted=()
   command -v javac >/dev/null || wanted+=(openjdk-17-jdk-headless)
   command -v mvn >/dev/null || wanted+=(maven)
+  command -v npm >/dev/null || wanted+=(npm)
   for package in cmake ninja-build g++; do command -v "${package%-build}" >/dev/null || wanted+=("$package"); done
   [ ${#wanted[@]} -eq 0 ] || tools/debian.sh "${wanted[@]}"
 }
@@ -33,6 +34,20 @@ class_paths() {
   "$python" tools/android/classpaths.py sdk/android/gradle/libs.versions.toml tools/android/gates.toml "$cache/classpaths"
 }
 
+# npm_package NAME VERSION FOLDER: its files in the cache.
+npm_package() {
+  local name=$1 version=$2 folder=$cache/$3 work
+  [ "$(cat "$folder/.version" 2>/dev/null)" = "$version" ] && return
+  work=$(mktemp -d)
+  (cd "$work" && npm pack "$name@$version" --silent >/dev/null) && rm -rf "$folder" && mkdir -p "$folder" &&
+    tar xzf "$work"/*.tgz -C "$folder" --strip-components=1 && echo "$version" >"$folder/.version"
+  local status=$?
+  rm -rf "$work"
+  return $status
+}
+
 step 'Debian packages' debian_packages
 step 'class paths' class_paths
+# Since which API level each member of the Android API is public.
+step 'API levels' npm_package @nativescript/types-android 9.1.1 types-android
 exit $failed

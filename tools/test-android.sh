@@ -11,7 +11,9 @@ sdk=$root/sdk/android
 cache=$root/.cache/android
 build=$root/.build/android
 logs=$build/logs
-all_gates=(core core-tests abi ktlint detekt)
+all_gates=(core core-tests android native android-tests abi android-api ktlint detekt)
+types=$cache/types-android/lib/android/android-platform-21-37-merged.d.ts
+min_sdk=26
 passed=() skipped=() failed=()
 mkdir -p "$logs"
 
@@ -22,7 +24,17 @@ obstacle() {
   command -v java >/dev/null || echo "no java"
   [ -e "$cache/classpaths/.key" ] || echo "no class paths in ${cache#"$root"/}"
   case $1 in
-    core-tests | abi) [ -d "$build/core" ] || echo "core was not compiled" ;;
+    core-tests | android) [ -d "$build/core" ] || echo "core was not compiled" ;;
+    native) command -v cmake >/dev/null && command -v ninja >/dev/null || echo "no cmake or ninja" ;;
+    android-tests)
+      [ -d "$build/android" ] && [ -d "$build/core-test" ] || echo "android or the tests of core were not compiled"
+      [ -e "$build/native/libcorelocker.so" ] || echo "the native library was not built"
+      ;;
+    abi) [ -d "$build/android" ] || echo "android was not compiled" ;;
+    android-api)
+      [ -d "$build/android" ] || echo "android was not compiled"
+      [ -e "$types" ] || echo "no ${types#"$root"/}"
+      ;;
   esac
 }
 
@@ -53,12 +65,45 @@ gate_core-tests() {
     junit core-test "$classes" "-Dcorelocker.vectors=$root/tests/vectors"
 }
 
+# The debug source set, which holds the development key; the release one is compiled as well.
+gate_android() {
+  local source=$sdk/android/src classes=$build/core:$(class_path core):$(class_path android-all)
+  kotlin android-release "$source/main/kotlin" "$source/release/kotlin" -- -Xexplicit-api=strict -cp "$classes" &&
+    ! find "$build/android-release" -name 'DevelopmentKeys.class' | grep . &&
+    kotlin android "$source/main/kotlin" "$source/debug/kotlin" -- -Xexplicit-api=strict -cp "$classes"
+}
+
+gate_native() {
+  JAVA_HOME=$(dirname "$(dirname "$(readlink -f "$(command -v javac)")")") cmake -S "$sdk/android/src/main/cpp" \
+    -B "$build/native" -G Ninja -DCMAKE_BUILD_TYPE=Release && cmake --build "$build/native"
+}
+
+# On the host: JNI and the C core, and the Keystore code over a fake provider. Android's classes come last: the JDK's count.
+gate_android-tests() {
+  local classes=$build/android:$build/core-test:$build/core:$(class_path core-test) jar=$build/android-classes.jar
+  [ -e "$jar" ] || "$python" tools/android/android_api.py jar "$(class_path android-all)" "$jar" android/ libcore/ \
+    com/android/internal/util/ dalvik/system/ || return
+  kotlin android-test "$sdk/android/src/test/kotlin" -- "-Xfriend-paths=$build/core,$build/android,$build/core-test" \
+    -cp "$classes:$(class_path android-all)" &&
+    junit android-test "$classes:$jar" -Xcheck:jni --add-opens java.base/java.io=ALL-UNNAMED "-Djava.library.path=$build/native" \
+      "-Dcorelocker.vectors=$root/tests/vectors" | tee "$build/android-tests.out" && ! grep -A 3 '^WARNING in native' "$build/android-tests.out"
+}
+
+# Calls of the platform that are hidden or newer than the oldest Android; the second check must find what API 26 brought.
+gate_android-api() {
+  local check=("$python" tools/android/android_api.py)
+  "${check[@]}" check "$types" $min_sdk "$build/core" && "${check[@]}" check "$types" $min_sdk "$build/android" &&
+    "${check[@]}" constants "$types" $min_sdk "$sdk/android/src" && ! "${check[@]}" check "$types" 25 "$build/android" >/dev/null
+}
+
 gate_abi() {
   local module update=()
   [ -z "${UPDATE_ABI:-}" ] || update=(--update)
-  for module in core; do
+  for module in core android; do
     mkdir -p "$sdk/$module/api"
-    java -cp "$(class_path abi-tools)" tools/android/Abi.java "$build/$module" "$sdk/$module/api/$module.api" "${update[@]}" || return
+    local classes=$build/$module
+    [ "$module" = core ] || classes=$build/$module-release # what is published
+    java -cp "$(class_path abi-tools)" tools/android/Abi.java "$classes" "$sdk/$module/api/$module.api" "${update[@]}" || return
   done
 }
 

@@ -83,7 +83,7 @@ public class RestoredFile private constructor(
                     length = source?.length ?: -1,
                     fileSize = patches.fileSize,
                     patches = patches.buffers.toTypedArray(),
-                    digests = patches.digests.fold(ByteArray(0), ByteArray::plus),
+                    digests = concatenate(patches.digests),
                     lockedSha256 = patches.lockedSha256,
                     fullCheck = fullCheck.number,
                     copy = false,
@@ -97,5 +97,8 @@ public class RestoredFile private constructor(
             }
             return RestoredFile(NativeMemory(handle[0], buffer), buffer.asReadOnlyBuffer(), patches.tier)
         }
+
+        private fun concatenate(parts: List<ByteArray>): ByteArray =
+            ByteBuffer.allocate(parts.sumOf { it.size }).also { parts.forEach(it::put) }.array()
     }
 }

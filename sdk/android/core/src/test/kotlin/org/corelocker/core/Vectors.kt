@@ -1,5 +1,6 @@
 package org.corelocker.core
 
+import kotlinx.serialization.json.Json
 import kotlinx.serialization.json.JsonArray
 import kotlinx.serialization.json.JsonElement
 import kotlinx.serialization.json.JsonNull
@@ -17,7 +18,7 @@ import java.util.HexFormat
 internal object Vectors {
     val folder: File = File(System.getProperty("corelocker.vectors", "../../../tests/vectors"))
 
-    fun load(name: String): JsonObject = StrictJson.parse(File(folder, name).readBytes())
+    fun load(name: String): JsonObject = Json.parseToJsonElement(File(folder, name).readText()).jsonObject
 
     /** One test for each vector of a file. */
     fun tests(

@@ -1,0 +1,163 @@
+package org.corelocker.android
+
+import android.security.keystore.KeyGenParameterSpec
+import android.security.keystore.KeyInfo
+import android.security.keystore.KeyProperties
+import org.corelocker.core.Attestation
+import org.corelocker.core.AttestedKey
+import org.corelocker.core.CoreLockerException
+import org.corelocker.core.DeviceKey
+import org.corelocker.core.DeviceKeys
+import org.corelocker.core.ErrorCode
+import org.corelocker.core.UnlockRequest
+import java.security.GeneralSecurityException
+import java.security.KeyFactory
+import java.security.KeyPairGenerator
+import java.security.KeyStore
+import java.security.PrivateKey
+import java.security.ProviderException
+import java.security.interfaces.ECPublicKey
+import java.security.spec.ECGenParameterSpec
+import java.util.UUID
+import javax.crypto.KeyAgreement
+
+/**
+ * Device keys in the phone's secure hardware: P-256 keys that agree and do nothing else, attested with the request's digest
+ * when they are made. In the StrongBox where the phone has one, else in the TEE; a key in software is refused.
+ *
+ * @param hasStrongBox what the phone says. Some say so and fail when a key is made; then the TEE makes it.
+ * @param integrityToken gets a Play Integrity token for a request's digest, where the service asks for one.
+ */
+internal class Api31DeviceKeys(
+    private val hasStrongBox: Boolean,
+    private val integrityToken: ((ByteArray) -> String)? = null,
+) : DeviceKeys {
+    private val store: KeyStore by lazy { KeyStore.getInstance(KEYSTORE).apply { load(null) } }
+
+    override fun find(thumbprint: String): DeviceKey? =
+        guarded { aliases().firstNotNullOfOrNull { alias -> key(alias)?.takeIf { it.thumbprint == thumbprint } } }
+
+    override fun attest(request: UnlockRequest): AttestedKey =
+        guarded {
+            val digest = request.digest(null)
+            val alias = PREFIX + UUID.randomUUID()
+            var good = false
+            try {
+                make(alias, digest)
+                requireHardware(alias)
+                val key = checkNotNull(key(alias)) { "the key that was made is not there" }
+                requireAgreement(key)
+                val chain = store.getCertificateChain(alias).map { it.encoded }
+                val attestation = Attestation.androidKey(chain, integrityToken?.invoke(digest))
+                AttestedKey(key, attestation).also { good = true }
+            } finally {
+                if (!good) store.deleteEntry(alias)
+            }
+        }
+
+    override fun keepOnly(thumbprints: Set<String>): Unit =
+        guarded { aliases().filter { key(it)?.thumbprint !in thumbprints }.forEach(store::deleteEntry) }
+
+    private fun aliases() = store.aliases().toList().filter { it.startsWith(PREFIX) }
+
+    private fun key(alias: String): DeviceKey? {
+        val privateKey = store.getKey(alias, null) as? PrivateKey ?: return null
+        return KeystoreKey(store.getCertificate(alias).publicKey as ECPublicKey, privateKey)
+    }
+
+    private fun make(
+        alias: String,
+        challenge: ByteArray,
+    ) {
+        if (hasStrongBox) {
+            try {
+                return generate(alias, challenge, strongBox = true)
+            } catch (_: ProviderException) {
+                // StrongBoxUnavailableException, or what phones throw whose StrongBox knows no agreement keys.
+                store.deleteEntry(alias)
+            }
+        }
+        generate(alias, challenge, strongBox = false)
+    }
+
+    private fun generate(
+        alias: String,
+        challenge: ByteArray,
+        strongBox: Boolean,
+    ) {
+        val spec =
+            KeyGenParameterSpec
+                .Builder(alias, KeyProperties.PURPOSE_AGREE_KEY)
+                .setAlgorithmParameterSpec(ECGenParameterSpec("secp256r1"))
+                .setAttestationChallenge(challenge)
+                .setIsStrongBoxBacked(strongBox)
+                .build()
+        KeyPairGenerator.getInstance(KeyProperties.KEY_ALGORITHM_EC, KEYSTORE).run {
+            initialize(spec)
+            generateKeyPair()
+        }
+    }
+
+    /** A KeyMint without agreement makes a key in software, and does not say so. */
+    private fun requireHardware(alias: String) {
+        val key = store.getKey(alias, null)
+        val info = KeyFactory.getInstance(key.algorithm, KEYSTORE).getKeySpec(key, KeyInfo::class.java)
+        val level = info.securityLevel
+        if (level != KeyProperties.SECURITY_LEVEL_TRUSTED_ENVIRONMENT && level != KeyProperties.SECURITY_LEVEL_STRONGBOX) {
+            throw CoreLockerException(ErrorCode.DEVICE_UNSUPPORTED, "this phone makes agreement keys in software alone")
+        }
+    }
+
+    /** Tries the key once, while the purchase can still go another way. */
+    private fun requireAgreement(key: DeviceKey) {
+        val other =
+            KeyPairGenerator.getInstance("EC").run {
+                initialize(ECGenParameterSpec("secp256r1"))
+                generateKeyPair()
+            }
+        val expected =
+            KeyAgreement.getInstance("ECDH").run {
+                init(other.private)
+                doPhase(key.publicKey, true)
+                generateSecret()
+            }
+        if (!key.agree(other.public as ECPublicKey).contentEquals(expected)) {
+            throw CoreLockerException(ErrorCode.DEVICE_UNSUPPORTED, "the secure hardware of this phone agrees on wrong keys")
+        }
+    }
+
+    private class KeystoreKey(
+        publicKey: ECPublicKey,
+        private val privateKey: PrivateKey,
+    ) : DeviceKey(publicKey) {
+        override fun agree(peer: ECPublicKey): ByteArray =
+            guarded {
+                KeyAgreement.getInstance("ECDH", KEYSTORE).run {
+                    init(privateKey)
+                    doPhase(peer, true)
+                    generateSecret()
+                }
+            }
+    }
+
+    private companion object {
+        const val KEYSTORE = "AndroidKeyStore"
+        const val PREFIX = "corelocker."
+
+        /** The Keystore's exceptions say what happened inside; an app needs to know what to do. */
+        fun <T> guarded(action: () -> T): T =
+            try {
+                action()
+            } catch (_: GeneralSecurityException) {
+                throw failed()
+            } catch (_: ProviderException) {
+                throw failed()
+            }
+
+        private fun failed() =
+            CoreLockerException(
+                ErrorCode.DEVICE_UNSUPPORTED,
+                "the secure hardware of this phone failed; try again online and after a restart, then use another phone",
+            )
+    }
+}

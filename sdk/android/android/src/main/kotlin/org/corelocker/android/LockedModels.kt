@@ -1,0 +1,46 @@
+package org.corelocker.android
+
+import android.content.res.AssetManager
+import org.corelocker.core.CoreLockerException
+import org.corelocker.core.CoreLockerInternal
+import org.corelocker.core.ErrorCode
+import org.corelocker.core.Patches
+import java.io.File
+import java.io.IOException
+
+/** Restores models from assets, where they lie in the package, and from files. */
+@OptIn(CoreLockerInternal::class)
+internal class LockedModels(
+    private val assets: AssetManager,
+    private val stamps: Stamps,
+) {
+    fun restoreAsset(
+        asset: String,
+        patches: Patches,
+    ): RestoredFile {
+        val descriptor =
+            try {
+                assets.openFd(asset)
+            } catch (_: IOException) {
+                throw CoreLockerException(ErrorCode.FILE_ACCESS, "there is no asset $asset without compression")
+            }
+        return descriptor.use {
+            val fd = it.parcelFileDescriptor.fd
+            restore(LockedBytes.InDescriptor(fd, it.startOffset, it.length), patches, FullCheck.DEFAULT)
+        }
+    }
+
+    fun restoreFile(
+        file: File,
+        patches: Patches,
+    ): RestoredFile = restore(LockedBytes.InFile(file), patches, FullCheck.ONCE)
+
+    private fun restore(
+        bytes: LockedBytes,
+        patches: Patches,
+        check: FullCheck,
+    ): RestoredFile {
+        stamps.load()
+        return RestoredFile.open(bytes, patches, check).also { restored -> restored.stamp()?.let(stamps::add) }
+    }
+}
