@@ -93,7 +93,7 @@ gate_android-tests() {
 gate_android-api() {
   local check=("$python" tools/android/android_api.py)
   "${check[@]}" check "$types" $min_sdk "$build/core" && "${check[@]}" check "$types" $min_sdk "$build/android" &&
-    "${check[@]}" constants "$types" $min_sdk "$sdk/android/src" && ! "${check[@]}" check "$types" 25 "$build/android" >/dev/null
+    "${check[@]}" constants "$types" $min_sdk "$sdk/android/src/main" && ! "${check[@]}" check "$types" 25 "$build/android" >/dev/null
 }
 
 gate_abi() {

@@ -16,4 +16,4 @@ dependencyResolutionManagement {
 
 rootProject.name = "corelocker"
 
-include(":core")
+include(":core", ":android")

@@ -1,4 +1,5 @@
 import org.jetbrains.kotlin.gradle.dsl.JvmTarget
+import org.jetbrains.kotlin.gradle.dsl.abi.ExperimentalAbiValidation
 
 plugins {
     alias(libs.plugins.kotlin.jvm)
@@ -9,7 +10,7 @@ description = "CoreLocker: key bundles, licenses and the unlock protocol, for an
 
 kotlin {
     explicitApi()
-    @OptIn(org.jetbrains.kotlin.gradle.dsl.abi.ExperimentalAbiValidation::class)
+    @OptIn(ExperimentalAbiValidation::class)
     abiValidation { enabled = true }
     compilerOptions {
         jvmTarget = JvmTarget.JVM_17

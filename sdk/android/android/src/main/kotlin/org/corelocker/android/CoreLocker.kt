@@ -69,8 +69,7 @@ public class CoreLocker internal constructor(
      * @throws CoreLockerException with a BUNDLE_*, PATCH_*, RESTORE_*, FILE_ACCESS or MEMORY code.
      */
     @OptIn(CoreLockerInternal::class)
-    public fun restore(asset: String): RestoredFile =
-        client.patches(asset.substringAfterLast('/')).use { models.restoreAsset(asset, it) }
+    public fun restore(asset: String): RestoredFile = client.patches(asset.substringAfterLast('/')).use { models.restoreAsset(asset, it) }
 
     /**
      * The same for a file that the app downloaded. Its SHA-256 is compared once, since no package's signature vouches for it.

@@ -218,7 +218,11 @@ internal class Factory : KeyFactorySpi() {
         type: Class<T>,
     ): T {
         check(type == KeyInfo::class.java)
-        val unsafe = Unsafe::class.java.getDeclaredField("theUnsafe").apply { isAccessible = true }.get(null) as Unsafe
+        val unsafe =
+            Unsafe::class.java
+                .getDeclaredField("theUnsafe")
+                .apply { isAccessible = true }
+                .get(null) as Unsafe
         val info = unsafe.allocateInstance(KeyInfo::class.java)
         KeyInfo::class.java
             .getDeclaredField("mSecurityLevel")

@@ -39,12 +39,21 @@ internal class KeystoreTest {
     @Test
     fun `takes the StrongBox where there is one, and the TEE where it fails`() {
         keys(strongBox = true).attest(request)
-        assertTrue(FakeKeystore.specs.values.single().isStrongBoxBacked)
+        assertTrue(
+            FakeKeystore.specs.values
+                .single()
+                .isStrongBoxBacked,
+        )
         for (failure in listOf(FakeKeystore.unavailable, ProviderException("unknown purpose"))) {
             FakeKeystore.install()
             FakeKeystore.strongBoxFails = failure
             assertNotNull(keys(strongBox = true).attest(request))
-            assertEquals(false, FakeKeystore.specs.values.single().isStrongBoxBacked)
+            assertEquals(
+                false,
+                FakeKeystore.specs.values
+                    .single()
+                    .isStrongBoxBacked,
+            )
         }
     }
 

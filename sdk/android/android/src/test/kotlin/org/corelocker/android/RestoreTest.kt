@@ -40,7 +40,12 @@ internal class RestoreTest {
         Vectors.tests(Vectors.load("patch.json")) { vector ->
             val data = vector.base64("patch")
             val patch = ByteBuffer.allocateDirect(data.size).put(data)
-            val size = vector.getValue("file_size").toString().toULong().toLong()
+            val size =
+                vector
+                    .getValue("file_size")
+                    .toString()
+                    .toULong()
+                    .toLong()
             assertEquals(vector.text("expect"), outcome { NativeCore.check(NativeCore.checkPatch(patch, size), "") })
         }
 

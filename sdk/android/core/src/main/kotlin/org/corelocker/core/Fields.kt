@@ -29,16 +29,16 @@ internal class Fields(
         return value
     }
 
-    /** 1 to [longest] printable characters. */
+    /** Plain text of 1 to [longest] characters. */
     fun text(
         name: String,
         longest: Int,
-    ): String = printable(values[name], name, longest)
+    ): String = plain(values[name], name, longest)
 
     fun texts(
         name: String,
         longest: Int,
-    ): List<String> = items(name).map { printable(it, "an entry of $name", longest) }
+    ): List<String> = items(name).map { plain(it, "an entry of $name", longest) }
 
     /** [size] bytes in lower-case hexadecimal. */
     fun hex(
@@ -70,14 +70,14 @@ internal class Fields(
 
     private fun items(name: String): JsonArray = values[name] as? JsonArray ?: throw refuse("$name is no list")
 
-    private fun printable(
+    private fun plain(
         value: JsonElement?,
         what: String,
         longest: Int,
     ): String {
         val text = textOrNull(value)
-        if (text == null || text.codePointCount(0, text.length) !in 1..longest || !isPrintable(text)) {
-            throw refuse("$what is not 1 to $longest printable characters")
+        if (text == null || text.codePointCount(0, text.length) !in 1..longest || text.any(::isControl)) {
+            throw refuse("$what is no plain text of 1 to $longest characters")
         }
         return text
     }
@@ -97,19 +97,9 @@ internal class Fields(
 
         fun textOrNull(value: JsonElement?): String? = (value as? JsonPrimitive)?.takeIf { it.isString }?.content
 
-        private val UNPRINTABLE =
-            setOf(
-                Character.CONTROL,
-                Character.FORMAT,
-                Character.SURROGATE,
-                Character.PRIVATE_USE,
-                Character.UNASSIGNED,
-                Character.LINE_SEPARATOR,
-                Character.PARAGRAPH_SEPARATOR,
-                Character.SPACE_SEPARATOR,
-            )
-
-        private fun isPrintable(text: String): Boolean =
-            text.codePoints().allMatch { it == ' '.code || Character.getType(it).toByte() !in UNPRINTABLE }
+        /** Controls, line separators and marks that turn the direction of writing (docs/formats.md, JSON). */
+        private fun isControl(unit: Char): Boolean =
+            unit < '\u0020' || unit in '\u007f'..'\u009f' || unit in '\u200e'..'\u200f' || unit in '\u2028'..'\u202e' ||
+                unit in '\u2066'..'\u2069'
     }
 }

@@ -83,7 +83,12 @@ public class License internal constructor(
         }
 
         /** HPKE's info, which binds the wrapped key to all other claims. */
-        fun info(claims: JsonObject): ByteArray = INFO + sha256(canonicalJson(JsonObject(claims - "wk")))
+        fun info(claims: JsonObject): ByteArray =
+            try {
+                INFO + sha256(canonicalJson(JsonObject(claims - "wk")))
+            } catch (outside: JsonFormatException) {
+                throw malformed("${outside.message}")
+            }
 
         private fun ofClaims(claims: JsonObject): License {
             val fields = Fields(claims, "the license", ErrorCode.LICENSE_FORMAT)
@@ -127,7 +132,7 @@ public class License internal constructor(
 
         private fun json(data: ByteArray): JsonObject =
             try {
-                StrictJson.parse(data, StrictJson.Numbers.INTEGERS)
+                StrictJson.parse(data)
             } catch (wrong: JsonFormatException) {
                 throw malformed("${wrong.message}")
             }

@@ -47,7 +47,11 @@ internal class CheckedLicense(
     enum class Use { VALID, RENEW, GRACE }
 }
 
-/** What an app expects of its license; everything is fixed by the app, its key bundle and its device key. */
+/**
+ * What an app expects of its license; everything is fixed by the app, its key bundle and its device key.
+ *
+ * @property tiers those that are accepted: the one that was asked for, or every tier of the key bundle but the first.
+ */
 internal class ExpectedLicense(
     val issuer: String,
     val app: String,
@@ -56,7 +60,7 @@ internal class ExpectedLicense(
     val modelVersion: Long,
     val device: String,
     val offlineGraceSeconds: Long,
-    val tier: String? = null,
+    val tiers: List<String>,
 )
 
 /** Checks everything about a license that a device can check before the content key is opened. */
@@ -98,7 +102,7 @@ internal class LicenseCheck(
         match(license.device == expected.device, ErrorCode.LICENSE_DEVICE, "device key")
         match(license.bundle == expected.bundle, ErrorCode.LICENSE_BUNDLE, "key bundle")
         match(license.modelVersion == expected.modelVersion, ErrorCode.LICENSE_MODEL_VERSION, "version of the model")
-        match(expected.tier == null || license.tier == expected.tier, ErrorCode.LICENSE_TIER, "tier")
+        match(license.tier in expected.tiers, ErrorCode.LICENSE_TIER, "tier")
     }
 
     /**

@@ -207,9 +207,6 @@ internal object ServiceProblem {
     private const val MAX_TITLE = 256
     private const val MAX_DETAIL = 512
 
-    /** What the service tells the app; the operator learns more. */
-    private const val ATTESTATION_REFUSED = "attestation-refused"
-
     fun protocol(reason: String): CoreLockerException = CoreLockerException(ErrorCode.SERVICE_PROTOCOL, "the service: $reason")
 
     fun parse(data: ByteArray): Fields = Fields.parse(data, "the service's answer", ErrorCode.SERVICE_PROTOCOL)
@@ -232,8 +229,7 @@ internal object ServiceProblem {
         message: String,
         problem: Fields,
     ): CoreLockerException {
-        val code = if (word == ATTESTATION_REFUSED) ErrorCode.ATTESTATION else ErrorCode.of(word)
-        if (code == null) return CoreLockerException(ErrorCode.SERVICE, "$message ($word)")
+        val code = ErrorCode.of(word) ?: return CoreLockerException(ErrorCode.SERVICE, "$message ($word)")
         val retryAt =
             if (code == ErrorCode.DEVICE_LIMIT && "retry_at" in problem) {
                 Instant.ofEpochSecond(problem.integer("retry_at", 0..StrictJson.MAX_INTEGER))

@@ -9,24 +9,22 @@ import java.nio.ByteBuffer
 import java.nio.charset.CharacterCodingException
 
 /**
- * Reads JSON (RFC 8259) that somebody else wrote. It refuses double names, lone surrogates, control characters in texts,
- * numbers of another form, deep nesting and anything behind the value. The JSON of kotlinx.serialization takes the last
- * of two members with one name, and a word without quotes as a text; a signed header must have one meaning.
+ * Reads JSON that somebody else wrote, by the rules of docs/formats.md, JSON: no double names, no lone surrogates, integers of
+ * 53 bits alone, 32 levels. The JSON of kotlinx.serialization takes the last of two members with one name, and a word without
+ * quotes as a text; a signed header must have one meaning.
  */
 internal class StrictJson private constructor(
     private val text: String,
-    private val numbers: Numbers,
 ) {
-    /** [INTEGERS] refuses fractions, exponents and numbers beyond 2^53 - 1, as licenses do. */
-    enum class Numbers { ANY, INTEGERS }
-
     private var next = 0
 
-    private fun value(depth: Int): JsonElement {
-        if (depth > MAX_DEPTH) fail("nests too deep")
-        return when (peek()) {
-            '{' -> readObject(depth)
-            '[' -> readArray(depth)
+    /** @param levels how many objects and lists may still be opened. */
+    private fun value(levels: Int): JsonElement {
+        val first = peek()
+        if ((first == '{' || first == '[') && levels == 0) fail("it nests too deep")
+        return when (first) {
+            '{' -> readObject(levels - 1)
+            '[' -> readArray(levels - 1)
             '"' -> JsonPrimitive(readText())
             't' -> literal("true", JsonPrimitive(true))
             'f' -> literal("false", JsonPrimitive(false))
@@ -35,7 +33,7 @@ internal class StrictJson private constructor(
         }
     }
 
-    private fun readObject(depth: Int): JsonObject {
+    private fun readObject(levels: Int): JsonObject {
         next++
         val members = LinkedHashMap<String, JsonElement>()
         if (skipIf('}')) return JsonObject(members)
@@ -43,17 +41,17 @@ internal class StrictJson private constructor(
             if (peek() != '"') fail("a name has no quotes")
             val name = readText()
             if (!skipIf(':')) fail("no colon behind a name")
-            if (members.put(name, value(depth + 1)) != null) fail("a name occurs twice")
+            if (members.put(name, value(levels)) != null) fail("a name occurs twice")
         } while (skipIf(','))
         if (!skipIf('}')) fail("an object has no end")
         return JsonObject(members)
     }
 
-    private fun readArray(depth: Int): JsonArray {
+    private fun readArray(levels: Int): JsonArray {
         next++
         val items = ArrayList<JsonElement>()
         if (skipIf(']')) return JsonArray(items)
-        do items.add(value(depth + 1)) while (skipIf(','))
+        do items.add(value(levels)) while (skipIf(','))
         if (!skipIf(']')) fail("an array has no end")
         return JsonArray(items)
     }
@@ -116,11 +114,10 @@ internal class StrictJson private constructor(
     private fun readNumber(): JsonPrimitive {
         val number = NUMBER.matchAt(text, next)?.value ?: fail("something is no value")
         next += number.length
-        val whole = if (number.length <= MAX_LONG_DIGITS) number.toLongOrNull() else null
-        if (numbers == Numbers.INTEGERS && (whole == null || whole !in -MAX_INTEGER..MAX_INTEGER)) {
-            fail("a number is no integer of 53 bits")
-        }
-        return if (whole != null) JsonPrimitive(whole) else JsonPrimitive(number.toDouble())
+        // What follows, such as a fraction, is no end of a value, and is refused there.
+        val value = number.toLongOrNull()
+        if (value == null || value !in -MAX_INTEGER..MAX_INTEGER) fail("a number is no integer of 53 bits")
+        return JsonPrimitive(value)
     }
 
     private fun literal(
@@ -154,17 +151,13 @@ internal class StrictJson private constructor(
     companion object {
         /** The largest integer that every reader of JSON keeps exactly (RFC 8259, section 6). */
         const val MAX_INTEGER = (1L shl 53) - 1
-        private const val MAX_DEPTH = 200
-        private const val MAX_LONG_DIGITS = 18
+        private const val MAX_DEPTH = 32
         private const val WHITE_SPACE = " \t\n\r"
         private val HEX = Regex("[0-9a-fA-F]{4}")
-        private val NUMBER = Regex("-?(0|[1-9][0-9]*)(\\.[0-9]+)?([eE][+-]?[0-9]+)?")
+        private val NUMBER = Regex("-?(0|[1-9][0-9]*)")
 
         /** The object in UTF-8 [data]. Throws [JsonFormatException] for anything else. */
-        fun parse(
-            data: ByteArray,
-            numbers: Numbers = Numbers.ANY,
-        ): JsonObject {
+        fun parse(data: ByteArray): JsonObject {
             val text =
                 try {
                     Charsets.UTF_8
@@ -174,8 +167,8 @@ internal class StrictJson private constructor(
                 } catch (_: CharacterCodingException) {
                     throw JsonFormatException("it is not UTF-8")
                 }
-            val reader = StrictJson(text, numbers)
-            val value = reader.value(0)
+            val reader = StrictJson(text)
+            val value = reader.value(MAX_DEPTH)
             if (!reader.atEnd()) reader.fail("something follows the value")
             return value as? JsonObject ?: reader.fail("it is no object")
         }

@@ -57,6 +57,7 @@ public class UnlockClient internal constructor(
     ) : this(config, bundle, device, ServiceClient(config.service, http, retry), Dispatchers.IO)
 
     private val id = bundle.id.toString()
+    private val anyTier = bundle.tiers.drop(1)
     private val check = LicenseCheck(device.clock, device.marks)
     private val states = MutableStateFlow<LockState>(LockState.Locked)
 
@@ -89,7 +90,7 @@ public class UnlockClient internal constructor(
                     unlockBody(request, proof, purchase)
                 }
             repairClock()
-            keep(answer, checkNotNull(attested).key, tier)
+            keep(answer, checkNotNull(attested).key, listOf(tier))
         }
 
     /**
@@ -186,7 +187,8 @@ public class UnlockClient internal constructor(
                         put("attestation", (if (attests) device.keys.attestRenewal(request, key) else prove(issued, request, key)).json)
                     }
                 }
-            return keep(answer, key, held.tier)
+            // A renewal is the new truth: its tier may be another, its end an earlier one.
+            return keep(answer, key, anyTier)
         } catch (refused: CoreLockerException) {
             if (refused.code in RIGHT_IS_GONE) device.licenses.remove(id)
             throw refused
@@ -197,11 +199,11 @@ public class UnlockClient internal constructor(
     private fun keep(
         answer: JsonObject,
         key: DeviceKey,
-        tier: String,
+        tiers: List<String>,
     ): License {
         val token = Fields.textOrNull(answer["license"]).orEmpty()
         val license = License.read(token, config.licenseKeys)
-        check.check(license, expected(key.thumbprint, tier))
+        check.check(license, expected(key.thumbprint, tiers))
         license.open(key).close()
         device.licenses.save(id, token)
         return license
@@ -215,7 +217,7 @@ public class UnlockClient internal constructor(
 
     private fun current(): CheckedLicense {
         val license = held()
-        return check.check(license, expected(keyOf(license).thumbprint, null))
+        return check.check(license, expected(keyOf(license).thumbprint, anyTier))
     }
 
     private fun keyOf(license: License): DeviceKey =
@@ -224,7 +226,7 @@ public class UnlockClient internal constructor(
 
     private fun expected(
         thumbprint: String,
-        tier: String?,
+        tiers: List<String>,
     ) = ExpectedLicense(
         issuer = config.issuer,
         app = config.app,
@@ -233,7 +235,7 @@ public class UnlockClient internal constructor(
         modelVersion = bundle.modelVersion,
         device = thumbprint,
         offlineGraceSeconds = config.offlineGraceSeconds,
-        tier = tier,
+        tiers = tiers,
     )
 
     private fun isRenewalDue(): Boolean {

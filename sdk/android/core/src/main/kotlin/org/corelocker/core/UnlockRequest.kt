@@ -6,12 +6,30 @@ import kotlinx.serialization.json.JsonObjectBuilder
 import kotlinx.serialization.json.JsonPrimitive
 import kotlinx.serialization.json.add
 import kotlinx.serialization.json.buildJsonObject
+import kotlinx.serialization.json.longOrNull
 import kotlinx.serialization.json.put
 import kotlinx.serialization.json.putJsonArray
 import org.erdtman.jcs.JsonCanonicalizer
 
-/** Canonical JSON (RFC 8785), UTF-8. */
-internal fun canonicalJson(value: JsonObject): ByteArray = JsonCanonicalizer(value.toString()).encodedUTF8
+/**
+ * Canonical JSON (RFC 8785), UTF-8, of an object of texts, integers and such objects with names in ASCII: the domain of
+ * docs/formats.md, Canonical JSON. Throws [JsonFormatException] for anything else.
+ */
+internal fun canonicalJson(value: JsonObject): ByteArray {
+    requireCanonical(value)
+    return JsonCanonicalizer(value.toString()).encodedUTF8
+}
+
+private fun requireCanonical(value: JsonObject) {
+    for ((name, item) in value) {
+        if (name.any { it > '\u007f' }) throw JsonFormatException("a name is not ASCII")
+        when {
+            item is JsonObject -> requireCanonical(item)
+            item is JsonPrimitive && (item.isString || item.longOrNull != null) -> Unit
+            else -> throw JsonFormatException("a value is neither a text nor an integer nor an object")
+        }
+    }
+}
 
 /**
  * What an unlock request asks for; attestations vouch for its digest (docs/formats.md, Proofs).

@@ -30,7 +30,8 @@ internal class FuzzTest {
         }
 
     @Test
-    fun configurations() = fuzz("app-config", listOf(AppConfigTest.GOOD.toString().toByteArray())) { AppConfig.parse(it) }
+    fun configurations() =
+        fuzz("app-config", Vectors.load("app_config.json").objects("vectors").map { it.base64("file") }) { AppConfig.parse(it) }
 
     @Test
     fun problems() {

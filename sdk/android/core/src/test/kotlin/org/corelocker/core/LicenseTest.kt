@@ -1,6 +1,7 @@
 package org.corelocker.core
 
 import kotlinx.serialization.json.JsonObject
+import kotlinx.serialization.json.jsonPrimitive
 import org.junit.jupiter.api.Assertions.assertEquals
 import org.junit.jupiter.api.TestFactory
 import java.util.HexFormat
@@ -24,8 +25,8 @@ internal class LicenseTest {
                     val license = License.read(vector.text("token"), keys)
                     val checked = check.check(license, expected(vector.child("expected")))
                     val key = license.open(device)
-                    assertEquals(vector.text("content_key"), HexFormat.of().formatHex(key.bytes))
-                    assertEquals(vector.text("state"), checked.use.name.lowercase())
+                    assertEquals(vector.textOrNull("content_key"), HexFormat.of().formatHex(key.bytes))
+                    assertEquals(vector.textOrNull("state"), checked.use.name.lowercase())
                 }
             assertEquals(vector.text("expect"), result)
             if ("mark_after" in vector) assertEquals(mark(vector.child("mark_after")), store.mark)
@@ -40,7 +41,7 @@ internal class LicenseTest {
             modelVersion = json.number("model_version"),
             device = device.thumbprint,
             offlineGraceSeconds = json.number("offline_grace"),
-            tier = json.textOrNull("tier"),
+            tiers = json.list("tiers").map { it.jsonPrimitive.content },
         )
 
     private fun mark(json: JsonObject) = ClockMark(json.number("time"), json.number("ticks"), json.text("boot"))

@@ -8,7 +8,6 @@ import kotlinx.serialization.json.addJsonObject
 import kotlinx.serialization.json.buildJsonObject
 import kotlinx.serialization.json.put
 import kotlinx.serialization.json.putJsonArray
-import kotlinx.serialization.json.putJsonObject
 import java.math.BigInteger
 import java.nio.ByteBuffer
 import java.nio.ByteOrder
@@ -179,27 +178,13 @@ internal class Publisher {
         }
 }
 
-/** The configuration of an app, of these members. */
+/** The app configuration of flow.json, for another service and publisher. */
 internal fun appConfig(
+    json: JsonObject,
     service: String,
-    issuer: String,
-    app: String,
-    environment: String,
-    keys: List<JsonObject>,
     publisher: String,
-    grace: Long = 0,
+    graceSeconds: Long = 0,
 ): AppConfig {
-    val json =
-        buildJsonObject {
-            put("format", "corelocker-app-config")
-            put("version", "1.0")
-            put("service", service)
-            put("issuer", issuer)
-            put("app", app)
-            put("environment", environment)
-            putJsonObject("license_keys") { putJsonArray("keys") { keys.forEach { add(it) } } }
-            put("publisher", publisher)
-            put("offline_grace", grace)
-        }
-    return AppConfig.parse(json.toString().toByteArray())
+    val changes = mapOf("service" to service, "publisher" to publisher).mapValues { JsonPrimitive(it.value) }
+    return AppConfig.parse(JsonObject(json + changes + ("offline_grace" to JsonPrimitive(graceSeconds))).toString().toByteArray())
 }

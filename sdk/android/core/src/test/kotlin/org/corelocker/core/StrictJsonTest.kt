@@ -12,10 +12,7 @@ import org.junit.jupiter.api.Test
 import kotlin.random.Random
 
 internal class StrictJsonTest {
-    private fun parse(
-        text: String,
-        numbers: StrictJson.Numbers = StrictJson.Numbers.ANY,
-    ) = StrictJson.parse(text.toByteArray(), numbers)
+    private fun parse(text: String) = StrictJson.parse(text.toByteArray())
 
     @Test
     fun `refuses what has two meanings`() {
@@ -32,27 +29,66 @@ internal class StrictJsonTest {
     }
 
     @Test
-    fun `takes whole numbers of 53 bits alone, where asked to`() {
+    fun `takes whole numbers of 53 bits alone`() {
         val most = StrictJson.MAX_INTEGER
         for (number in listOf(0, 1, -1, most, -most)) {
-            assertEquals(JsonPrimitive(number), parse("{\"a\":$number}", StrictJson.Numbers.INTEGERS)["a"])
+            assertEquals(JsonPrimitive(number), parse("{\"a\":$number}")["a"])
         }
         for (number in listOf("1.0", "1e3", "${most + 1}", "-${most + 1}", "9".repeat(400))) {
-            parse("{\"a\":$number}")
-            assertThrows(JsonFormatException::class.java) { parse("{\"a\":$number}", StrictJson.Numbers.INTEGERS) }
+            assertThrows(JsonFormatException::class.java) { parse("{\"a\":$number}") }
         }
     }
 
-    /** Whatever is written comes back, also through the canonical form, whose own canonical form it is. */
+    @Test
+    fun `nests 32 deep`() {
+        fun nested(levels: Int) = "{\"a\":".repeat(levels - 1) + "{}" + "}".repeat(levels - 1)
+        parse(nested(32))
+        assertThrows(JsonFormatException::class.java) { parse(nested(33)) }
+        parse("{\"a\":" + "[".repeat(31) + "]".repeat(31) + "}")
+        assertThrows(JsonFormatException::class.java) { parse("{\"a\":" + "[".repeat(32) + "]".repeat(32) + "}") }
+    }
+
     @Test
     fun `reads what is written`() {
         val random = Random(20_261_129)
         repeat(3000) {
             val value = JsonObject(mapOf("value" to element(random, 4)))
-            assertEquals(value, parse(value.toString(), StrictJson.Numbers.INTEGERS))
+            assertEquals(value, parse(value.toString()))
+        }
+    }
+
+    /** A canonical form reads as the value that it is of, and is its own canonical form. */
+    @Test
+    fun `canonical forms are canonical`() {
+        val random = Random(20_261_130)
+        repeat(3000) {
+            val value = claims(random, 3)
             val canonical = canonicalJson(value)
             assertEquals(value, StrictJson.parse(canonical))
             assertArrayEquals(canonical, canonicalJson(StrictJson.parse(canonical)))
+        }
+    }
+
+    private fun claims(
+        random: Random,
+        depth: Int,
+    ): JsonObject =
+        JsonObject(
+            List(random.nextInt(5)) {
+                val name = text(random).filter { unit -> unit < '\u0080' }
+                name to
+                    when (random.nextInt(if (depth == 0) 2 else 3)) {
+                        0 -> JsonPrimitive(random.nextLong(-StrictJson.MAX_INTEGER, StrictJson.MAX_INTEGER))
+                        1 -> JsonPrimitive(text(random))
+                        else -> claims(random, depth - 1)
+                    }
+            }.toMap(),
+        )
+
+    @Test
+    fun `what has no canonical form is refused`() {
+        for (text in listOf("{\"a\":[]}", "{\"a\":true}", "{\"a\":null}", "{\"é\":1}", "{\"a\":{\"b\":false}}")) {
+            assertThrows(JsonFormatException::class.java, { canonicalJson(parse(text)) }, text)
         }
     }
 

@@ -14,7 +14,6 @@ import org.junit.jupiter.api.AfterEach
 import org.junit.jupiter.api.Assertions.assertEquals
 import org.junit.jupiter.api.Assertions.assertThrows
 import org.junit.jupiter.api.Assertions.assertTrue
-import org.junit.jupiter.api.BeforeEach
 import org.junit.jupiter.api.Test
 import java.time.Instant
 import kotlin.time.Duration
@@ -26,38 +25,38 @@ internal class UnlockClientTest {
     private val file = Vectors.load("flow.json")
     private val device = SoftwareKey.of(file.child("device_key"))
     private val publisher = Publisher()
-    private val server = MockWebServer()
+    private val server = MockWebServer().apply { start() }
     private val store = MemoryStore()
     private val keys = SoftwareKeys(device)
     private val bundleId = file.child("bundle").text("id")
-    private val unlock = vector("unlock")
     private val purchase = Purchase.grant("header.claims.signature")
-    private val license = License.read(vector("renew").text("held"), trusted())
+    private val license = License.read(vector("renew").text("held"), config().licenseKeys)
     private val issued = license.issuedAt.epochSecond
     private val end = checkNotNull(license.expiresAt).epochSecond
     private var now = file.number("now")
-
-    @BeforeEach
-    fun start() = server.start()
 
     @AfterEach
     fun stop() = server.close()
 
     private fun vector(name: String) = file.objects("vectors").first { it.text("name") == name }
 
-    private fun trusted() = TrustedKeys(file.child("config").list("service_keys").map { checkNotNull(Jwk.keyOrNull(it)) })
+    private fun config(grace: Long = 0) =
+        appConfig(file.child("config"), "http://${server.hostName}:${server.port}", publisher.thumbprint, grace)
+
+    private fun bundle(of: Publisher = publisher) =
+        of.bundle(bundleId, file.child("bundle").number("model_version"), listOf("free", "plus", "full"))
 
     private fun client(
         grace: Long = 0,
+        keys: DeviceKeys = this.keys,
+        marks: ClockMarkStore = store,
+        bundle: KeyBundle = bundle(),
         pause: suspend (Duration) -> Unit = {},
     ): UnlockClient {
-        val config = file.child("config")
-        val serviceKeys = config.objects("service_keys")
-        val url = "http://${server.hostName}:${server.port}"
-        val app = appConfig(url, config.text("issuer"), config.text("app"), "development", serviceKeys, publisher.thumbprint, grace)
-        val bundle = publisher.bundle(bundleId, file.child("bundle").number("model_version"), listOf("free", "plus", "full"))
-        val service = ServiceClient(app.service, OkHttpClient(), RetryPolicy(), pause)
-        return UnlockClient(app, bundle, Device(keys, store, store) { ClockReading(now, 1000, "boot") }, service, Dispatchers.IO)
+        val config = config(grace)
+        val service = ServiceClient(config.service, OkHttpClient(), RetryPolicy(), pause)
+        val device = Device(keys, store, marks) { ClockReading(now, 1000, "boot") }
+        return UnlockClient(config, bundle, device, service, Dispatchers.IO)
     }
 
     private fun hold() = store.save(bundleId, vector("renew").text("held"))
@@ -126,12 +125,7 @@ internal class UnlockClientTest {
                     isDamaged = false
                 }
             }
-        val config = file.child("config")
-        val url = "http://${server.hostName}:${server.port}"
-        val serviceKeys = config.objects("service_keys")
-        val app = appConfig(url, config.text("issuer"), config.text("app"), "development", serviceKeys, publisher.thumbprint)
-        val bundle = publisher.bundle(bundleId, file.child("bundle").number("model_version"), listOf("free", "plus", "full"))
-        val client = UnlockClient(app, bundle, Device(keys, store, damaged) { ClockReading(now, 1000, "boot") })
+        val client = client(marks = damaged)
         assertEquals(LockState.Refused(ErrorCode.LICENSE_CLOCK), client.state.value)
         answer(0)
         answer(1)
@@ -144,10 +138,10 @@ internal class UnlockClientTest {
         val seen = ArrayList<LockState>()
         lateinit var client: UnlockClient
         client =
-            client(pause = {
+            client {
                 seen.add(client.state.value)
                 assertTrue(it <= 1.seconds)
-            })
+            }
         assertEquals(LockState.Locked, client.state.value)
         breakLine()
         answer(0)
@@ -215,13 +209,7 @@ internal class UnlockClientTest {
     fun `a key that is gone leaves nothing to open the license with`() {
         hold()
         val stranger = SoftwareKeys(SoftwareKey(newKeyPair()))
-        val config = file.child("config")
-        val serviceKeys = config.objects("service_keys")
-        val url = "http://localhost:1"
-        val app = appConfig(url, config.text("issuer"), config.text("app"), "development", serviceKeys, publisher.thumbprint)
-        val bundle = publisher.bundle(bundleId, 3, listOf("free", "full"))
-        val client = UnlockClient(app, bundle, Device(stranger, store, store) { ClockReading(now, 1000, "boot") })
-        assertEquals(LockState.Refused(ErrorCode.LICENSE_DEVICE), client.state.value)
+        assertEquals(LockState.Refused(ErrorCode.LICENSE_DEVICE), client(keys = stranger).state.value)
     }
 
     @Test
@@ -230,12 +218,6 @@ internal class UnlockClientTest {
         val result = runBlocking { client.unlock(purchase, "gold") } as UnlockResult.Refused
         assertEquals(ErrorCode.BUNDLE_MISMATCH, result.error.code)
         assertEquals(0, server.requestCount)
-        val other = Publisher().bundle(bundleId, 3, listOf("free", "full"))
-        val config = file.child("config")
-        val serviceKeys = config.objects("service_keys")
-        val app = appConfig("http://localhost:1", config.text("issuer"), "app", "development", serviceKeys, publisher.thumbprint)
-        val device = Device(keys, store, store) { ClockReading(now, 1000, "boot") }
-        assertEquals("bundle-publisher", outcome { UnlockClient(app, other, device) })
-        assertEquals(unlock.text("tier"), "full")
+        assertEquals("bundle-publisher", outcome { client(bundle = bundle(Publisher())) })
     }
 }
