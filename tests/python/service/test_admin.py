@@ -443,3 +443,43 @@ def test_what_is_not_there(place: Place) -> None:
     with pytest.raises(ConfigError):
         admin.purchase_key(load_config(place.files.config), "grant", "else", "x")
     storage.close()
+
+
+COMMANDS = [
+    ["service", "init", "x", "--app", "a"],
+    ["service", "import-keys"],
+    ["service", "keys"],
+    ["service", "app-config", "--service", "https://example.com"],
+    ["service", "check-config"],
+    ["service", "migrate"],
+    ["service", "audit"],
+    ["service", "run"],
+    ["license", "list"],
+    ["license", "show", "x"],
+    ["license", "revoke", "x"],
+    ["entitlement", "show"],
+    ["entitlement", "release-device", "x"],
+    ["entitlement", "allow-device", "x"],
+    ["grant", "keygen"],
+    ["grant", "issue", "--product", "x"],
+]
+
+
+def test_a_base_install_says_what_to_install(tmp_path: Path) -> None:
+    """In a Python without the packages of the service: what is missing and how to get it, and nothing is written."""
+    hide = (
+        "import json, sys\n"
+        "for name in ('alembic', 'sqlalchemy', 'joserfc', 'rfc8785', 'starlette', 'requests', 'google', 'appstoreserverlibrary'):\n"
+        "    sys.modules[name] = None\n"
+        "from corelocker.cli import app\n"
+        "codes = [app.run(command) for command in json.loads(sys.argv[1])]\n"
+        "print(json.dumps(codes))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", hide, json.dumps(COMMANDS)], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == [1] * len(COMMANDS), done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("pip install 'corelocker[service]'") == len(COMMANDS)
+    assert list(tmp_path.iterdir()) == []
