@@ -2,13 +2,15 @@
 
 A database that vanishes without closing its connections must not hold the service: everything that waits for
 PostgreSQL is bounded. A peer that no longer acknowledges what was sent is given up after `_DEAD_SECONDS`
-(TCP_USER_TIMEOUT, RFC 5482), one that stays silent by keep-alive probes in about the same time. The pool asks a
-connection whether it works before it hands it out, so the service recovers by itself once the database is back.
+(TCP_USER_TIMEOUT, RFC 5482), one that stays silent by keep-alive probes in about the same time, and behind a proxy that
+acknowledges in its place, no statement is waited for longer than `_ANSWER_SECONDS`. The pool asks a connection whether
+it works before it hands it out, so the service recovers by itself once the database is back.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +23,7 @@ from corelocker.service.errors import StorageError
 
 LOCK_SECONDS = 5.0
 _DEAD_SECONDS = 5
+_ANSWER_SECONDS = 7.0  # more than the server's own statement_timeout
 _POSTGRESQL: dict[str, Any] = {
     "connect_timeout": 3,
     "keepalives": 1,
@@ -28,7 +31,7 @@ _POSTGRESQL: dict[str, Any] = {
     "keepalives_interval": 1,
     "keepalives_count": 3,
     "tcp_user_timeout": _DEAD_SECONDS * 1000,
-    "options": "-c lock_timeout=5s -c statement_timeout=10s -c idle_in_transaction_session_timeout=30s",
+    "options": "-c lock_timeout=5s -c statement_timeout=6s -c idle_in_transaction_session_timeout=30s",
 }
 
 
@@ -56,6 +59,8 @@ def open_engine(url: str, pool_size: int) -> sa.Engine:
         raise StorageError(f"the database's address cannot be used ({type(error).__name__})") from None
     if sqlite:
         sa.event.listen(engine, "connect", _use_wal)
+    else:
+        sa.event.listen(engine, "do_connect", _connect_bounded)
     return engine
 
 
@@ -104,6 +109,7 @@ def migrate(engine: sa.Engine) -> None:
     try:
         with begin(engine, durable=True) as connection:
             if engine.dialect.name == "postgresql":
+                cast(Any, connection.connection.driver_connection).answer_seconds = None
                 connection.exec_driver_sql("SET LOCAL lock_timeout = 0")
                 connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
                 connection.exec_driver_sql("SELECT pg_advisory_xact_lock(4279101)")
@@ -123,3 +129,23 @@ def _make_private(path: Path) -> None:
 
 def _use_wal(connection: Any, _: object) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
+
+
+def _connect_bounded(_: object, __: object, arguments: list[Any], options: dict[str, Any]) -> Any:
+    """A connection that is closed when an answer does not come in time: what it is waiting for is not known any more."""
+    import psycopg
+
+    class BoundedConnection(psycopg.Connection[Any]):
+        answer_seconds: float | None = _ANSWER_SECONDS
+
+        def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+            started = time.monotonic()
+            limit = self.answer_seconds if timeout is None else timeout
+            try:
+                return super().wait(gen, interval, limit)
+            except psycopg.Error:
+                if limit is not None and time.monotonic() - started >= limit:
+                    self.pgconn.finish()
+                raise
+
+    return BoundedConnection.connect(*arguments, **options)
