@@ -1,6 +1,7 @@
 #include "request.h"
 
 #include <algorithm>
+#include <iterator>
 
 namespace corelocker {
 namespace {
@@ -33,11 +34,9 @@ Request::~Request() {
 bool Request::check_patch(const corelocker_patch& patch) const {
   if (patch.bytes == nullptr && patch.size > 0) return false;
   const uint8_t* const digests[] = {patch.locked_sample, patch.restored_sample, patch.restored_sha256};
-  for (const uint8_t* digest : digests) {
-    if (digest == nullptr && (options_.flags & CORELOCKER_UNCHECKED) == 0) return false;
-    if (digest != nullptr && options_.sha256 == nullptr) return false;
-  }
-  return true;
+  const bool unchecked = (options_.flags & CORELOCKER_UNCHECKED) != 0;
+  return std::all_of(std::begin(digests), std::end(digests),
+                     [&](const uint8_t* digest) { return digest == nullptr ? unchecked : options_.sha256 != nullptr; });
 }
 
 bool Request::check_full_check() const {
