@@ -17,7 +17,7 @@ from corelocker.bundle.clkey import KeyBundle
 from corelocker.bundle.content_keys import tier_keys
 from corelocker.bundle.keystore import Keystore
 from corelocker.bundle.patch import Patch
-from corelocker.bundle.sample import sample
+from corelocker.bundle.sample import sample, sample_of_file
 from corelocker.errors import BundleError, CoreLockerError, PatchError, RestoreError
 from corelocker.runtime import restore
 
@@ -70,9 +70,13 @@ def sample_of(file: bytes | bytearray, patch: Patch) -> str:
 
 
 @pytest.mark.parametrize("vector", vectors("sample.json"))
-def test_sample(vector: Vector) -> None:
+def test_sample(vector: Vector, tmp_path: Path) -> None:
     file = data(vector["file"])
-    assert sample_of(file, Patch.parse(data(vector["patch"]), len(file))) == vector["sample"]
+    patch = Patch.parse(data(vector["patch"]), len(file))
+    assert sample_of(file, patch) == vector["sample"]
+    (tmp_path / "file").write_bytes(file)
+    with (tmp_path / "file").open("rb") as opened:
+        assert sample_of_file(opened.fileno(), len(file), patch.table).hex() == vector["sample"]
 
 
 @pytest.mark.parametrize("from_file", [False, True], ids=["bytes", "path"])

@@ -32,7 +32,7 @@ from corelocker.bundle.clkey import DecryptedSection, KeyBundle
 from corelocker.bundle.clkey_header import BundledFile
 from corelocker.bundle.content_keys import KEY_SIZE, tier_keys
 from corelocker.bundle.patch import Patch
-from corelocker.bundle.sample import sample
+from corelocker.bundle.sample import sample, sample_of_file
 from corelocker.errors import (
     AlreadyRestoredError,
     BundleMismatchError,
@@ -49,6 +49,7 @@ from corelocker.runtime.checked_files import CheckedFile, remember, was_checked
 Check = Literal["off", "once", "always"]
 
 _CHUNK = 1 << 20
+_FEW_RUNS = 1 << 10  # whose ends are read one by one
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
@@ -126,7 +127,7 @@ class RestoredFile(mmap.mmap):
         except ValueError:
             raise FileSizeError(f"{path} is empty or was cut while it was opened") from None
         try:
-            mapping._compare_locked(sections, patches)
+            mapping._compare_locked(descriptor, sections, patches)
             if sections:
                 mapping._apply(sections, patches)
         except BaseException:
@@ -158,9 +159,14 @@ class RestoredFile(mmap.mmap):
             if file_stamp(os.fstat(descriptor)) == file.stamp:
                 remember(file, checked)
 
-    def _compare_locked(self, sections: Sequence[DecryptedSection], patches: Sequence[Patch]) -> None:
-        """Raise the reason when the mapping is not the locked file, before any patch is applied."""
-        found = [sample(np.frombuffer(self, np.uint8), patch.table) for patch in patches]
+    def _compare_locked(self, descriptor: int, sections: Sequence[DecryptedSection], patches: Sequence[Patch]) -> None:
+        """Raise the reason when the mapped file is not the locked one, before any patch is applied."""
+        found = [
+            sample_of_file(descriptor, len(self), patch.table)
+            if len(patch.table) <= _FEW_RUNS
+            else sample(np.frombuffer(self, np.uint8), patch.table)
+            for patch in patches
+        ]
         if found == [section.section.locked_sample for section in sections]:
             return
         # A patch that changes nothing that it samples says nothing about the state of the file.
