@@ -43,7 +43,7 @@ def configure(world: FullService, settings: str = "") -> None:
 
 
 def integrity(world: FullService) -> Any:
-    found = world.service._apps[APP].play_integrity
+    found = world.service.apps[APP].play_integrity
     assert isinstance(found, PlayIntegrity)
     return found
 
