@@ -5,7 +5,7 @@ A request passes, in this order:
     connections     the connection's limits; h11 reads the head
     edge            request id, limits of one client, exceptions to problem details, log and metrics
     this file       content type, body, request; a worker thread, or 503
-    core            the decision, and one transaction of `storage`
+    decisions       the proof, the purchase, and one transaction of `storage`
 
 Clients are told the same in openapi.json, and in docs/formats.md ("Unlock API").
 """
