@@ -1,0 +1,44 @@
+"""docs/errors.md lists every error code of the code, and no other."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import corelocker
+from corelocker.errors import CoreLockerError
+from corelocker.service.problems import PROBLEMS
+
+ROOT = Path(__file__).parents[3]
+PAGE = ROOT / "docs" / "errors.md"
+
+
+def import_everything() -> None:
+    for module in pkgutil.walk_packages(corelocker.__path__, "corelocker."):
+        if not module.name.endswith("__main__") and ".migrations" not in module.name:
+            importlib.import_module(module.name)
+
+
+def classes(base: type[CoreLockerError]) -> Iterator[type[CoreLockerError]]:
+    yield base
+    for derived in base.__subclasses__():
+        if derived.__module__.startswith("corelocker."):
+            yield from classes(derived)
+
+
+def test_every_code_is_on_the_page_once() -> None:
+    import_everything()
+    header = (ROOT / "sdk/cpp/include/corelocker/corelocker.h").read_text()
+    of_c = set(re.findall(r'^ +CORELOCKER_\w+ = [0-9]+, /\* "([a-z-]+)"', header, re.MULTILINE))
+    documented = re.findall(r"^\| `([a-z-]+)` \|", PAGE.read_text(), re.MULTILINE)
+    assert len(documented) == len(set(documented))
+    assert set(documented) == {error.code for error in classes(CoreLockerError)} | set(PROBLEMS) | of_c
+
+
+def test_every_row_says_who_sees_it_and_what_to_do() -> None:
+    rows = [line.split(" | ") for line in PAGE.read_text().splitlines() if line.startswith("| `")]
+    assert all(len(row) == 4 and row[1].endswith(".") for row in rows)
+    assert all(set(row[2].split(", ")) <= {"all", "build", "app", "operator"} for row in rows)
