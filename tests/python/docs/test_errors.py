@@ -32,7 +32,7 @@ def classes(base: type[CoreLockerError]) -> Iterator[type[CoreLockerError]]:
 def test_every_code_is_on_the_page_once() -> None:
     import_everything()
     header = (ROOT / "sdk/cpp/include/corelocker/corelocker.h").read_text()
-    of_c = set(re.findall(r'^ +CORELOCKER_\w+ = [0-9]+, /\* "([a-z-]+)"', header, re.MULTILINE))
+    of_c = set(re.findall(r'^ +CORELOCKER_\w+ = [0-9]+, +/\* "([a-z-]+)"', header, re.MULTILINE))
     documented = re.findall(r"^\| `([a-z-]+)` \|", PAGE.read_text(), re.MULTILINE)
     assert len(documented) == len(set(documented))
     assert set(documented) == {error.code for error in classes(CoreLockerError)} | set(PROBLEMS) | of_c

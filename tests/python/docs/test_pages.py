@@ -7,11 +7,11 @@ import shlex
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import click
 import pytest
 import typer
-from corelocker.cli.commands import app
+from corelocker.cli.app import app
 
 ROOT = Path(__file__).parents[3]
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -36,17 +36,21 @@ def command_lines() -> Iterator[tuple[str, str]]:
             text = re.sub(r"\\\n\s*", " ", block[1] or block[2])
             for line in text.splitlines():
                 found = re.search(r"(?:^|[\s$(])corelocker ((?:[a-z-]+)(?: .*)?)$", line)
-                if found and not line.lstrip().startswith(("#", "//")):
+                if found and not line.lstrip().startswith(("#", "//", "│")):
                     yield page.name, found[1].split(" #")[0].rstrip(")")
 
 
-def all_commands(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
-    if isinstance(command, click.Group):
-        for name, child in command.commands.items():
-            if not child.hidden:
-                yield from all_commands(child, (*path, name))
-    else:
+def all_commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every command below a group, with its path. The classes are typer's own copies of click's."""
+    if not hasattr(command, "list_commands"):
         yield path, command
+        return
+    context = typer.Context(command)
+    for name in command.list_commands(context):
+        child = command.get_command(context, name)
+        assert child is not None
+        if not child.hidden:
+            yield from all_commands(child, (*path, name))
 
 
 COMMANDS = dict(all_commands(typer.main.get_command(app)))
