@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 PYTHON := .venv/bin/python
 
-.PHONY: help demo test test-python thorough exports test-cpp test-android test-apple lint bench fuzz vectors setup setup-cpp setup-android setup-apple clean
+.PHONY: help demo test test-python test-pythons thorough exports test-cpp test-android test-apple lint bench fuzz vectors setup setup-cpp setup-android setup-apple clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -30,6 +30,9 @@ test-python: setup ## Python tests alone
 
 thorough: setup ## the long forms of Python tests that `make test` runs in short
 	@$(PYTHON) -m pytest -n auto -m thorough
+
+test-pythons: setup ## the wheel without extras under each declared Python
+	@tools/test-pythons.sh
 
 test-cpp: setup-cpp ## C++ tests: host, sanitizers, arm64, cross-compile gates
 	@tools/test-cpp.sh

@@ -27,8 +27,13 @@ gate 'ruff format' .venv/bin/ruff format --check .
 gate 'mypy' .venv/bin/mypy
 gate 'servers for the tests' tools/debian.sh postgresql softhsm2 chromium
 gate 'python tests' .venv/bin/python -m pytest -n auto --dist loadfile
+gate 'pythons' tools/test-pythons.sh
 gate 'C++ set-up' tools/setup-cpp.sh
 gate 'C++' tools/test-cpp.sh
+gate 'Android set-up' tools/setup-android.sh
+gate 'Android' tools/test-android.sh
+gate 'Apple set-up' tools/setup-apple.sh
+gate 'Apple' tools/test-apple.sh
 
 echo "gates: $passed passed, $failed failed, $skipped skipped"
 [ "$failed" -eq 0 ]
