@@ -133,7 +133,10 @@ TEST(Open, RefusesWrongCalls) {
   EXPECT_EQ(open_with([](Options& o) { o.entries[0].locked_sample = nullptr; }), CORELOCKER_ARGUMENT);
   EXPECT_EQ(open_with([](Options& o) { o.entries[0].restored_sample = nullptr; }), CORELOCKER_ARGUMENT);
   EXPECT_EQ(open_with([](Options& o) { o.entries[0].restored_sha256 = nullptr; }), CORELOCKER_ARGUMENT);
-  EXPECT_EQ(open_with([](Options& o) { o.options.full_check = static_cast<corelocker_full_check>(4); }),
+  EXPECT_EQ(open_with([](Options& o) {
+              const uint32_t unknown = 4;
+              std::memcpy(&o.options.full_check, &unknown, sizeof(unknown));
+            }),
             CORELOCKER_ARGUMENT);
   EXPECT_EQ(open_with([](Options& o) {
               o.options.patch_count = 0;

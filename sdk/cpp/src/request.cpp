@@ -1,6 +1,7 @@
 #include "request.h"
 
 #include <algorithm>
+#include <cstring>
 #include <iterator>
 
 namespace corelocker {
@@ -40,15 +41,20 @@ bool Request::check_patch(const corelocker_patch& patch) const {
 }
 
 bool Request::check_full_check() const {
-  switch (options_.full_check) {
+  // A caller in C may have put any number there, which C++ must not read as the enumeration.
+  static_assert(sizeof(corelocker_full_check) == sizeof(uint32_t));
+  uint32_t mode;
+  std::memcpy(&mode, &options_.full_check, sizeof(mode));
+  switch (mode) {
     case CORELOCKER_FULL_CHECK_DEFAULT:
     case CORELOCKER_FULL_CHECK_OFF:
       return true;
     case CORELOCKER_FULL_CHECK_ONCE:
     case CORELOCKER_FULL_CHECK_ALWAYS:
       return final_sha256() != nullptr && options_.sha256 != nullptr;
+    default:
+      return false;
   }
-  return false;
 }
 
 const uint8_t* Request::final_sha256() const {
