@@ -38,6 +38,7 @@ from corelocker.cli.lock import (
 
 if TYPE_CHECKING:
     from corelocker.artifacts import Artifact
+    from corelocker.audit.options import LockedInput
     from corelocker.locking.plan import Plan
 
 
@@ -94,7 +95,7 @@ def audit(
     Example: corelocker audit tools.demo_model.fashion_mobilenet:trained --data tools/demo_model/data/fashion_test_2000.npz
     --criterion bn-scale --tiers free=0.045,plus=0.01,full=0 --quick
     """
-    from corelocker.audit.options import AuditOptions, LockedInput
+    from corelocker.audit.options import AuditOptions
     from corelocker.audit.report import html
     from corelocker.audit.run import audit as run_audit
     from corelocker.errors import FileAccessError, OutputExistsError
@@ -139,19 +140,25 @@ def audit(
         input_stats=input_stats,
         choose=planned,
     )
-    sealed = None
-    if bundle is not None:
-        from corelocker.bundle.clkey import KeyBundle
-        from corelocker.runtime.locate import locate_files
-
-        opened = KeyBundle.open(bundle, publisher_thumbprint(publisher))
-        files = [(m.path, m.artifact, m.file) for m in locate_files(Path(model), opened)]
-        sealed = LockedInput(opened, open_keystore(keystore, passphrase_file).content_key(opened.id), files)
+    sealed = None if bundle is None else _sealed(Path(model), bundle, publisher, keystore, passphrase_file)
     with progress_bar(json) as show:
         document = run_audit(options, sealed, show)
     with write_atomically(out, force=force, mode=0o600) as file:
         file.write(html(document).encode())
     emit(json, document | {"report": str(out)}, lambda: _print(document, out))
+
+
+def _sealed(
+    model: Path, bundle: Path, publisher: str | None, keystore: Path | None, passphrase_file: Path | None
+) -> LockedInput:
+    """A locked model with its bundle and content key."""
+    from corelocker.audit.options import LockedInput
+    from corelocker.bundle.clkey import KeyBundle
+    from corelocker.runtime.locate import locate_files
+
+    opened = KeyBundle.open(bundle, publisher_thumbprint(publisher))
+    files = [(file.path, file.artifact, file.file) for file in locate_files(model, opened)]
+    return LockedInput(opened, open_keystore(keystore, passphrase_file).content_key(opened.id), files)
 
 
 def _print(document: dict[str, Any], out: Path) -> None:

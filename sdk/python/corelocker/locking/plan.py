@@ -195,59 +195,91 @@ def make_plan(
 
     Raises NothingToLockError when nothing is left to lock, CriterionError when no layer can be scored.
     """
+    ranked = _rank_groups(artifacts, score, include_io, exclude, progress)
     names = [a.path.name for a in artifacts]
-    left_alone: list[dict[str, str]] = [{} for _ in artifacts]
-    groups: list[list[Member]] = []
-    scores: list[Scores] = []
-    unscored: CriterionError | None = None
-    all_groups = group_layers(list(artifacts))
-    reasons = [
-        next(filter(None, (_excluded(artifacts[m.artifact], m.tensor, include_io, exclude) for m in group)), None)
-        for group in all_groups
-    ]
-    if isinstance(score, Together):
-        score.prepare(artifacts, [group for group, reason in zip(all_groups, reasons, strict=True) if reason is None])
-    with ThreadPoolExecutor(THREADS) as pool:
-        scoring = [
-            pool.submit(_score_group, group, score) if reason is None else None
-            for group, reason in zip(all_groups, reasons, strict=True)
-        ]
-        for done, (group, reason, scored) in enumerate(zip(all_groups, reasons, scoring, strict=True)):
-            progress(done, len(all_groups))
-            if scored is not None:
-                try:
-                    scores.append(scored.result())
-                    groups.append(group)
-                    continue
-                except CriterionError as error:
-                    unscored, reason = error, "the criterion has no score for it"
-            for member in group:
-                left_alone[member.artifact][member.tensor.name] = str(reason)
-    progress(len(all_groups), len(all_groups))
-    if not groups:
-        if unscored is not None:
-            raise CriterionError(
-                f"no layer can be scored: {unscored}",
-                hint="Pass the training checkpoint with --source, or use --criterion l1",
-            )
-        why = sorted({reason for layers in left_alone for reason in layers.values()})
-        raise NothingToLockError(
-            f"{', '.join(names)}: every layer that can be locked is left alone ({', '.join(why)})",
-            hint="--include-io locks input and output layers too; `corelocker inspect` says why others cannot be locked",
-        )
+    if not ranked.groups:
+        raise _nothing_ranked(names, ranked)
     tiers = check_tiers(tiers() if callable(tiers) else tiers)
     if counts is None:
-        chosen = _choose(scores, tiers, scope, criterion)
+        chosen = _choose(ranked.scores, tiers, scope, criterion)
     else:
-        tiers, chosen = _spread(scores, tiers, counts, groups)
+        tiers, chosen = _spread(ranked.scores, tiers, counts, ranked.groups)
     tier_of: list[dict[str, TierMap]] = [{} for _ in artifacts]
-    for group, map_ in zip(groups, chosen, strict=True):
+    for group, map_ in zip(ranked.groups, chosen, strict=True):
         for member in group:
             tier_of[member.artifact][member.tensor.name] = map_
     for name, layers in zip(names, tier_of, strict=True):
         if not any(m.any() for m in layers.values()):
             raise NothingToLockError(f"{name}: no channel of it is locked", hint="Raise the first tier's fraction")
-    return Plan(tuple(tiers), fill, seed, consumers, criterion, scope, tier_of, names, left_alone, all_groups)
+    return Plan(
+        tuple(tiers), fill, seed, consumers, criterion, scope, tier_of, names, ranked.left_alone, ranked.all_groups
+    )
+
+
+@dataclass
+class _Ranked:
+    """Groups of layers with the same weights that may be locked, with their scores; and why others are left alone.
+
+    Attributes:
+        groups, scores: of the groups that could be scored.
+        left_alone: for each artifact, tensor -> reason.
+        all_groups: with those that are left alone.
+        unscored: why the last group that could not be scored could not.
+    """
+
+    groups: list[list[Member]]
+    scores: list[Scores]
+    left_alone: list[dict[str, str]]
+    all_groups: list[list[Member]]
+    unscored: CriterionError | None = None
+
+
+def _rank_groups(
+    artifacts: Sequence[Artifact],
+    score: Callable[[WeightTensor], Scores],
+    include_io: bool,
+    exclude: Sequence[str],
+    progress: Callable[[int, int], None],
+) -> _Ranked:
+    ranked = _Ranked([], [], [{} for _ in artifacts], group_layers(list(artifacts)))
+    reasons = [
+        next(filter(None, (_excluded(artifacts[m.artifact], m.tensor, include_io, exclude) for m in group)), None)
+        for group in ranked.all_groups
+    ]
+    with_reasons = list(zip(ranked.all_groups, reasons, strict=True))
+    if isinstance(score, Together):
+        score.prepare(artifacts, [group for group, reason in with_reasons if reason is None])
+    with ThreadPoolExecutor(THREADS) as pool:
+        scoring = [
+            pool.submit(_score_group, group, score) if reason is None else None for group, reason in with_reasons
+        ]
+        for done, ((group, reason), scored) in enumerate(zip(with_reasons, scoring, strict=True)):
+            progress(done, len(scoring))
+            if scored is not None:
+                try:
+                    ranked.scores.append(scored.result())
+                    ranked.groups.append(group)
+                    continue
+                except CriterionError as error:
+                    ranked.unscored, reason = error, "the criterion has no score for it"
+            for member in group:
+                ranked.left_alone[member.artifact][member.tensor.name] = str(reason)
+    progress(len(scoring), len(scoring))
+    return ranked
+
+
+def _nothing_ranked(names: Sequence[str], ranked: _Ranked) -> CriterionError | NothingToLockError:
+    """Why there is nothing to lock."""
+    if ranked.unscored is not None:
+        return CriterionError(
+            f"no layer can be scored: {ranked.unscored}",
+            hint="Pass the training checkpoint with --source, or use --criterion l1",
+        )
+    why = sorted({reason for layers in ranked.left_alone for reason in layers.values()})
+    return NothingToLockError(
+        f"{', '.join(names)}: every layer that can be locked is left alone ({', '.join(why)})",
+        hint="--include-io locks input and output layers too; `corelocker inspect` says why others cannot be locked",
+    )
 
 
 def _excluded(artifact: Artifact, tensor: WeightTensor, include_io: bool, exclude: Sequence[str]) -> str | None:
