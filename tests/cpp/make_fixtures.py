@@ -193,7 +193,7 @@ def lock(folder: Path, rekey: bool) -> dict[str, Any]:
         model="fixture",
         model_version=1,
         bundle_id=bundle_id,
-        signing_key=lambda: ec.generate_private_key(ec.SECP256R1()),
+        signing_key=ec.generate_private_key(ec.SECP256R1()),
         content_key=content_key,
         force=True,
     )

@@ -44,7 +44,7 @@ def lock(path: Path, out: Path, fill: str, consumers: bool) -> tuple[Artifact, K
 
 def published(artifact: Artifact, plan: Plan, out: Path) -> KeyBundle:
     made = publish(
-        [artifact], plan, out, model="m", model_version=1, bundle_id=uuid4(), signing_key=lambda: KEY, content_key=TOP
+        [artifact], plan, out, model="m", model_version=1, bundle_id=uuid4(), signing_key=KEY, content_key=TOP
     )
     return KeyBundle.open(made.bundle, KEY.public_key())
 

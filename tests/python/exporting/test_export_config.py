@@ -33,7 +33,7 @@ def test_example_config() -> None:
         ("full", 0),
     ]
     assert (config.lock.exclude, config.lock.seed) == (("*classifier*",), None)
-    assert (config.lock.keystore, config.lock.source) == (EXAMPLE.parent / "keys.json", None)
+    assert (config.keystore, config.lock.source) == (EXAMPLE.parent / "keys.json", None)
     assert (config.lock.fill, config.lock.scope, config.lock.criterion) == ("decoy", "layer", "l1")
     assert [target.filename for target in config.targets] == [
         "classifier.pte",
@@ -53,7 +53,7 @@ def test_config_of_a_pt2_without_locking(tmp_path: Path) -> None:
     assert config.lock is None
     assert config.targets == (ExportTarget("m", "executorch", backend="xnnpack"),)
     path.write_text(path.read_text().replace("[[target]]", 'id = "a"\nversion = 1\n[lock]\n[[target]]'))
-    assert parse_config(path).lock == LockOptions()
+    assert parse_config(path).lock == LockOptions(model=str(tmp_path / "m.pt2"))
 
 
 MODEL = '[model]\nfactory = "a:b"\nid = "m"\nversion = 1\n'

@@ -40,7 +40,7 @@ def run(artifacts: list[Artifact], out: Path, **options: object) -> Publication:
         plan,
         out,
         model="m",
-        **{"model_version": 1, "bundle_id": uuid4(), "signing_key": lambda: KEY, "content_key": TOP} | extra,
+        **{"model_version": 1, "bundle_id": uuid4(), "signing_key": KEY, "content_key": TOP} | extra,
     )  # type: ignore[arg-type]
 
 

@@ -129,7 +129,7 @@ def lock(original: Path, percent: float, folder: Path) -> str:
         model="bench",
         model_version=1,
         bundle_id=bundle_id,
-        signing_key=lambda: signing_key,
+        signing_key=signing_key,
         content_key=content_key,
         force=True,
     )

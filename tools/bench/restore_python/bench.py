@@ -72,7 +72,7 @@ def by_value(original: Path, folder: Path, share: float) -> Case:
     artifacts = [open_artifact(original)]
     plan = make_plan(artifacts, parse_tiers(f"free={share},full=0"), score("l1", b"bench", None), criterion="l1", scope="layer",
                      fill="decoy", seed=b"bench", include_io=True)  # fmt: skip
-    made = publish(artifacts, plan, folder, model="m", model_version=1, bundle_id=uuid4(), signing_key=lambda: SIGNING,
+    made = publish(artifacts, plan, folder, model="m", model_version=1, bundle_id=uuid4(), signing_key=SIGNING,
                    content_key=TOP)  # fmt: skip
     return f"{share * 100:g} %", folder / original.name, made.bundle.read_bytes(), sum(made.key_bytes[0])
 

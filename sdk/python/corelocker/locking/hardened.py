@@ -43,7 +43,7 @@ VALUES = re.compile(
 SHORTCUT = re.compile(r"(?:down_?sample|(conv_)?short_?cut|skip)$", re.IGNORECASE)  # beside all before it in its block
 
 
-Part = tuple[list[int], list[int], set[tuple[int, int]]]
+Segment = tuple[list[int], list[int], set[tuple[int, int]]]
 """Of a part of the network, by place: the layers that it begins with, those that it ends with, and which follow which."""
 
 
@@ -134,9 +134,9 @@ def _later(layers: Sequence[LayerSize], readers: Mapping[str, Collection[str]]) 
     return [frozenset(found) for found in later]
 
 
-def _by_names(layers: Sequence[tuple[Sequence[str], int]]) -> Part:
+def _by_names(layers: Sequence[tuple[Sequence[str], int]]) -> Segment:
     """For the layers of one module, each with its path from there and its place, in the order of execution."""
-    done: Part = ([], [], set())
+    done: Segment = ([], [], set())
     for kind, group in itertools.groupby(layers, key=lambda layer: _kind(layer[0])):
         parts = []
         members = list(group)
@@ -169,11 +169,11 @@ def _kind(path: Sequence[str]) -> str:
     return kind + path[0].partition("_l")[2].partition("_")[0] if kind == "recurrent" else kind
 
 
-def _after(first: Part, second: Part) -> Part:
+def _after(first: Segment, second: Segment) -> Segment:
     return first[0] or second[0], second[1], first[2] | second[2] | set(itertools.product(first[1], second[0]))
 
 
-def _beside(parts: Sequence[Part]) -> Part:
+def _beside(parts: Sequence[Segment]) -> Segment:
     return (
         [p for part in parts for p in part[0]],
         [p for part in parts for p in part[1]],

@@ -122,7 +122,7 @@ def lock(
         model=model_id,
         model_version=model_version,
         bundle_id=bundle_id,
-        signing_key=lambda: keystore.signing_key,
+        signing_key=keystore.signing_key,
         content_key=content_key,
         stage_key=lambda samples: keystore.stage_content_key(
             bundle_id, model_id, model_version, tiers, content_key, samples

@@ -61,7 +61,7 @@ def publish(
     model: str,
     model_version: int,
     bundle_id: UUID,
-    signing_key: Callable[[], ec.EllipticCurvePrivateKey],
+    signing_key: ec.EllipticCurvePrivateKey,
     content_key: bytes,
     stage_key: Callable[[frozenset[bytes]], StagedKey] | None = None,
     force: bool = False,
@@ -73,7 +73,6 @@ def publish(
     Everything is made in a scratch folder; then `before_commit` runs, the content key is committed, and all is renamed into place.
 
     Args:
-        signing_key: asked for late, so that a keystore can be opened meanwhile.
         stage_key: stages the content key with the header's samples, which are known while the files are still being written.
 
     Raises OutputExistsError, FileAccessError, LockingError, what `stage_key` raises, or a bundle error; then `out` is as it was.
@@ -93,7 +92,7 @@ def publish(
             written = [writer.artifact(index, artifact, patches[index]) for index, artifact in enumerate(locked)]
             bundle = folder / f"{model}.clkey"
             contents = _contents(bundle_id, model, model_version, tiers, written)
-            size = _write_bundle(bundle, contents, signing_key(), content_key)
+            size = _write_bundle(bundle, contents, signing_key, content_key)
             key = staged.result()
             before_commit()
             if key is not None:
