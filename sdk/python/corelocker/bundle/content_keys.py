@@ -1,7 +1,7 @@
 """Content keys: the 32-byte secrets that open the patches of a tier.
 
 The publisher draws one, for the top tier; each lower one follows from the one above it, so that a license carries 32
-bytes whatever its tier (DESIGN.md, "Content keys").
+bytes whatever its tier (docs/formats.md, "Content keys").
 """
 
 from __future__ import annotations
