@@ -3,4 +3,4 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 tools/setup.sh
-CORELOCKER_SCHEMATHESIS_SECONDS=${SECONDS_EACH:-600} exec .venv/bin/python -m pytest tests/python/licensing/service/test_openapi.py
+CORELOCKER_SCHEMATHESIS_SECONDS=${SECONDS_EACH:-600} exec .venv/bin/python -m pytest tests/python/service/test_openapi.py

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,8 @@ import pytest
 from corelocker.configuration import Table
 from corelocker.service import config_file
 from corelocker.service.config_file import load_config
+from support.configuration_page import rows, section
 
-PAGE = Path(__file__).parents[3] / "docs/configuration.md"
 EVERYTHING = """
 environment = "development"
 issuer = "https://unlock.example.com"
@@ -52,16 +51,8 @@ name = "scanner"
 """
 
 
-def documented() -> Iterator[str]:
-    section = PAGE.read_text("utf-8").split("## service.toml\n", 1)[1]
-    # Up to the next section of the page.
-    section = re.split(r"^## ", section, maxsplit=1, flags=re.M)[0]
-    for line in section.splitlines():
-        if match := re.match(r"\| `([a-z0-9_.]+)` \|", line):
-            cells = line.strip("|").split(" | ")
-            assert len(cells) == 4, line
-            assert all(cell.strip(" |") for cell in cells), line
-            yield match[1]
+def documented() -> dict[str, list[str]]:
+    return rows(section("service.toml"), 4)
 
 
 def read_by(path: Path, monkeypatch: pytest.MonkeyPatch) -> set[str]:
@@ -83,19 +74,15 @@ def test_every_key_is_documented_and_every_documented_key_exists(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "service.toml").write_text(EVERYTHING)
-    keys = list(documented())
-    assert len(keys) == len(set(keys))
-    assert set(keys) == read_by(tmp_path / "service.toml", monkeypatch)
+    keys = documented().keys()
+    assert keys == read_by(tmp_path / "service.toml", monkeypatch)
     assert len(keys) > 70
 
 
 def test_defaults_of_the_page_are_those_of_the_code() -> None:
     """The whole numbers among them."""
-    rows = {
-        row[0]: row[2]
-        for row in re.findall(r"^\| `([a-z0-9_.]+)` \| ([^|]*) \| ([0-9][0-9,]*)\b", PAGE.read_text(), re.M)
-    }
-    found = {name: int(text.replace(",", "")) for name, text in rows.items()}
+    numbers = {name: re.match(r"([0-9][0-9,]*)\b", default) for name, (_, default, _) in documented().items()}
+    found = {name: int(number[1].replace(",", "")) for name, number in numbers.items() if number}
     code = {
         **{f"http.{name}": value for name, value in vars(config_file.HttpConfig()).items()},
         **{f"attestation.{name}": value for name, value in vars(config_file.AttestationConfig()).items()},
