@@ -327,9 +327,9 @@ class Identity:
     """A name by which a runtime recognizes content (an XNNPACK named key, a Core ML delegate identifier).
 
     Where bytes that it covers are locked, every copy is overwritten by a fresh name: each character that is a lower-case
-    hexadecimal digit becomes a random one. Otherwise a runtime could take a cached copy of the original for the locked content.
-    Identities of an artifact that have equal bytes are one name in several files (a key in a `.pte` and in its `.ptd`) and
-    cover the same: they get the same fresh name.
+    hexadecimal digit becomes a random one. Otherwise a runtime could use weights that it cached in another state, and a name
+    that is a digest of the content would confirm a guess of it. Identities of an artifact that have equal bytes are one name
+    in several files (a key in a `.pte` and in its `.ptd`) and cover the same: they get the same fresh name.
 
     Attributes:
         file: the file that holds the copies.
