@@ -38,7 +38,11 @@ gate_api() {
   .venv/bin/python tools/swift_api.py "$build/symbols/CoreLocker.symbols.json" sdk/apple/api/CoreLocker.api ${ACCEPT:+--accept}
 }
 
-gate_asan() { swift_test "$build/asan" --sanitize=address 2>&1 | tee "$logs/asan-summary" && grep -q 'Test run with [1-9][0-9]* tests passed' "$logs/asan-summary"; }
+# Foundation leaks a few bytes of its own, so leaks are looked for in the C++ gates, not here.
+gate_asan() {
+  tools/swift.sh env ASAN_OPTIONS=detect_leaks=0 swift test --scratch-path "$build/asan" --sanitize=address 2>&1 | tee "$logs/asan-summary" &&
+    grep -q "Test run with [1-9][0-9]* tests passed" "$logs/asan-summary"
+}
 
 
 run_gate() {
