@@ -16,7 +16,7 @@ enum CanonicalJSON {
     private static func write(_ value: JSON, to output: inout Data) throws(CoreLockerError) {
         switch value {
         case .text(let text): write(text, to: &output)
-        case .integer(let number) where abs(number) <= JSON.maxInteger: output.append(contentsOf: String(number).utf8)
+        case .integer(let number) where JSON.integers.contains(number): output.append(contentsOf: String(number).utf8)
         case .object(let members):
             output.append(UInt8(ascii: "{"))
             guard members.keys.allSatisfy({ $0.utf8.allSatisfy { $0 < 0x80 } }) else { throw outside }

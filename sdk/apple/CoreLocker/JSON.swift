@@ -11,6 +11,7 @@ enum JSON: Equatable, Sendable {
 
     /// The largest integer that every JSON reader keeps exactly (RFC 8259, section 6).
     static let maxInteger: Int64 = (1 << 53) - 1
+    static let integers = -maxInteger...maxInteger
 
     subscript(name: String) -> JSON? {
         if case .object(let members) = self { members[name] } else { nil }
@@ -180,7 +181,7 @@ struct JSONReader {
         guard count == 1 || (count > 1 && !leadingZero) else { throw JSONFault(reason: "neither a value nor a number") }
         let text = String(decoding: bytes[start..<position], as: UTF8.self)
         guard next != UInt8(ascii: "."), next != UInt8(ascii: "e"), next != UInt8(ascii: "E"), let value = Int64(text),
-            abs(value) <= JSON.maxInteger
+            JSON.integers.contains(value)
         else { throw JSONFault(reason: "a number that is no integer below 2^53") }
         return .integer(value)
     }

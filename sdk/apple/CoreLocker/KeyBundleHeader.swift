@@ -94,7 +94,7 @@ struct KeyBundleHeader: Sendable {
         var artifacts: [BundledArtifact] = []
         for entry in try fields.objects("artifacts") {
             let name = try entry.text("name", longest: 256)
-            guard !name.contains("/"), isInside(name) else { throw entry.refusal("name is not that of a file or folder") }
+            guard !name.unicodeScalars.contains("/"), isInside(name) else { throw entry.refusal("name is not that of a file or folder") }
             var files: [BundledFile] = []
             for file in try entry.objects("files") {
                 let path = try file.text("path", longest: 1024)
@@ -113,9 +113,11 @@ struct KeyBundleHeader: Sendable {
         return artifacts
     }
 
+    /// By code points: to Swift's characters a slash with an accent is no slash.
     private static func isInside(_ path: String) -> Bool {
-        let parts = path.split(separator: "/", omittingEmptySubsequences: false)
-        return !path.contains("\\") && !parts.contains { $0.isEmpty || $0 == "." || $0 == ".." }
+        let scalars = path.unicodeScalars
+        let parts = scalars.split(separator: "/", omittingEmptySubsequences: false).map(String.init)
+        return !scalars.contains("\\") && !parts.contains { $0.isEmpty || $0 == "." || $0 == ".." }
     }
 
     private static func sections(
