@@ -12,7 +12,7 @@ import corelocker
 import numpy as np
 import pytest
 import torch
-from support.models import coreml_models, lowering
+from support.models import coreml_models, exports, lowering
 from support.models.nets import build
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,7 +29,7 @@ def example() -> str:
 def test_the_example_of_the_readme_runs_as_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copyfile(lowering.exported("mobilenet", "xnnpack"), tmp_path / "A.pte")
+    shutil.copyfile(exports.exported("mobilenet", "xnnpack"), tmp_path / "A.pte")
     shutil.copytree(coreml_models.package("mobilenet", "fp16"), tmp_path / "B.mlpackage")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CORELOCKER_PASSPHRASE", "open sesame")
@@ -68,7 +68,7 @@ def keystore(tmp_path_factory: pytest.TempPathFactory) -> corelocker.Keystore:
 
 
 def test_a_model_with_weights_in_a_file_of_their_own(tmp_path: Path, keystore: corelocker.Keystore) -> None:
-    program = lowering.exported("resnet", "xnnpack-external")
+    program = exports.exported("resnet", "xnnpack-external")
     stages: set[str] = set()
     result = corelocker.lock(
         [program],
@@ -96,7 +96,7 @@ def test_a_model_with_weights_in_a_file_of_their_own(tmp_path: Path, keystore: c
 
 
 def test_what_goes_wrong_changes_nothing(tmp_path: Path, keystore: corelocker.Keystore) -> None:
-    program = lowering.exported("resnet", "xnnpack")
+    program = exports.exported("resnet", "xnnpack")
     before = keystore.path.read_bytes()
     for model_id, paths, options in (
         ("../m", [program], corelocker.LockOptions()),
@@ -116,7 +116,7 @@ def test_what_goes_wrong_changes_nothing(tmp_path: Path, keystore: corelocker.Ke
 
 
 def test_only_a_program_can_be_loaded(tmp_path: Path, keystore: corelocker.Keystore) -> None:
-    from support import trained_like, write_safetensors
+    from support.small_artifacts import trained_like, write_safetensors
 
     path = tmp_path / "a.safetensors"
     write_safetensors(path, {f"{i}.weight": trained_like(np.random.default_rng(i), 24, 24) for i in range(4)})

@@ -78,7 +78,7 @@ def test_a_missing_extra_is_named(tmp_path: Any, missing: str, extra: str, words
     """As in an installation without the extra: the import of what it installs fails."""
     import numpy as np
     from corelocker import Keystore
-    from support import trained_like, write_safetensors
+    from support.small_artifacts import trained_like, write_safetensors
 
     rng = np.random.default_rng(0)
     write_safetensors(tmp_path / "a.safetensors", {f"{i}.weight": trained_like(rng, 24, 24) for i in range(4)})
