@@ -37,7 +37,7 @@ test-pythons: setup ## the wheel without extras under each declared Python
 test-cpp: setup-cpp ## C++ tests: host, sanitizers, arm64, cross-compile gates
 	@tools/test-cpp.sh
 
-test-android: setup-android ## Android gates without Gradle: core, API dump, ktlint, detekt
+test-android: setup-android ## Android gates without Gradle: Kotlin, JNI, Keystore code, ExecuTorch end to end
 	@tools/test-android.sh
 
 test-apple: setup setup-apple ## Swift package: build and tests on Linux, in a chroot (needs root)

@@ -50,4 +50,6 @@ step 'Debian packages' debian_packages
 step 'class paths' class_paths
 # Since which API level each member of the Android API is public.
 step 'API levels' npm_package @nativescript/types-android 9.1.1 types-android
+# ExecuTorch's Java classes, to compile and test against: the AAR of PyTorch is not on Maven Central.
+step 'ExecuTorch classes' npm_package react-native-executorch 0.9.3 react-native-executorch
 exit $failed

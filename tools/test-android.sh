@@ -11,8 +11,9 @@ sdk=$root/sdk/android
 cache=$root/.cache/android
 build=$root/.build/android
 logs=$build/logs
-all_gates=(core core-tests android native android-tests abi android-api ktlint detekt)
+all_gates=(core core-tests android native android-tests executorch end-to-end abi android-api ktlint detekt)
 types=$cache/types-android/lib/android/android-platform-21-37-merged.d.ts
+executorch_jar=$cache/react-native-executorch/android/libs/classes.jar
 min_sdk=26
 passed=() skipped=() failed=()
 mkdir -p "$logs"
@@ -30,9 +31,18 @@ obstacle() {
       [ -d "$build/android" ] && [ -d "$build/core-test" ] || echo "android or the tests of core were not compiled"
       [ -e "$build/native/libcorelocker.so" ] || echo "the native library was not built"
       ;;
-    abi) [ -d "$build/android" ] || echo "android was not compiled" ;;
-    android-api)
+    executorch)
       [ -d "$build/android" ] || echo "android was not compiled"
+      [ -e "$executorch_jar" ] || echo "no ${executorch_jar#"$root"/}"
+      ;;
+    end-to-end)
+      [ -d "$build/executorch" ] && [ -d "$build/core-test" ] || echo "executorch or the tests of core were not compiled"
+      [ -e "$build/native/libcorelocker.so" ] || echo "the native library was not built"
+      executorch_package >/dev/null || echo "no executorch in the Python environment"
+      ;;
+    abi) [ -d "$build/executorch" ] || echo "executorch was not compiled" ;;
+    android-api)
+      [ -d "$build/executorch" ] || echo "executorch was not compiled"
       [ -e "$types" ] || echo "no ${types#"$root"/}"
       ;;
   esac
@@ -73,10 +83,15 @@ gate_android() {
     kotlin android "$source/main/kotlin" "$source/debug/kotlin" -- -Xexplicit-api=strict -cp "$classes"
 }
 
-gate_native() {
-  JAVA_HOME=$(dirname "$(dirname "$(readlink -f "$(command -v javac)")")") cmake -S "$sdk/android/src/main/cpp" \
-    -B "$build/native" -G Ninja -DCMAKE_BUILD_TYPE=Release && cmake --build "$build/native"
+# native FOLDER MODULE OPTION..: builds the module's native library for the host.
+native() {
+  local folder=$1 module=$2
+  shift 2
+  JAVA_HOME=$(dirname "$(dirname "$(readlink -f "$(command -v javac)")")") cmake -S "$sdk/$module/src/main/cpp" -B "$build/$folder" \
+    -G Ninja -DCMAKE_BUILD_TYPE=Release "$@" && cmake --build "$build/$folder"
 }
+
+gate_native() { native native android; }
 
 # On the host: JNI and the C core, and the Keystore code over a fake provider. Android's classes come last: the JDK's count.
 gate_android-tests() {
@@ -89,20 +104,41 @@ gate_android-tests() {
       "-Dcorelocker.vectors=$root/tests/vectors" | tee "$build/android-tests.out" && ! grep -A 3 '^WARNING in native' "$build/android-tests.out"
 }
 
+gate_executorch() {
+  local classes=$build/android:$build/core:$(class_path core):$(class_path android-all)
+  kotlin executorch "$sdk/executorch/src/main/kotlin" -- -Xexplicit-api=strict -cp "$executorch_jar:$(class_path executorch):$classes"
+}
+
+executorch_package() {
+  "$python" -c 'import importlib.util as u; print(*u.find_spec("executorch").submodule_search_locations)'
+}
+
+# A purchase, the real unlock service, JNI, the C core and ExecuTorch on the host.
+gate_end-to-end() {
+  local libraries=$build/android:$build/core-test:$build/core:$(class_path core-test):$executorch_jar:$(class_path executorch)
+  local classes=$build/executorch:$libraries out=$build/end-to-end.out
+  native native-executorch executorch "-Dexecutorch_DIR=$(executorch_package)/share/cmake" "-DCMAKE_LIBRARY_PATH=$build/native" || return
+  kotlin executorch-test "$sdk/executorch/src/test/kotlin" -- \
+    "-Xfriend-paths=$build/core,$build/android,$build/core-test,$build/executorch" -cp "$classes:$(class_path android-all)" &&
+    PYTHONPATH=sdk/python junit executorch-test "$classes" -Xcheck:jni "-Dcorelocker.python=$python" \
+      "-Djava.library.path=$build/native:$build/native-executorch" "-Dcorelocker.world=$root/tests/android/world.py" \
+      "-Dcorelocker.model=$cache/model" | tee "$out" && ! grep -A 3 '^WARNING in native' "$out"
+}
+
 # Calls of the platform that are hidden or newer than the oldest Android; the second check must find what API 26 brought.
 gate_android-api() {
   local check=("$python" tools/android/android_api.py)
   "${check[@]}" check "$types" $min_sdk "$build/core" && "${check[@]}" check "$types" $min_sdk "$build/android" &&
-    "${check[@]}" constants "$types" $min_sdk "$sdk/android/src/main" && ! "${check[@]}" check "$types" 25 "$build/android" >/dev/null
+    "${check[@]}" check "$types" $min_sdk "$build/executorch" && "${check[@]}" constants "$types" $min_sdk "$sdk/android/src/main" && ! "${check[@]}" check "$types" 25 "$build/android" >/dev/null
 }
 
 gate_abi() {
   local module update=()
   [ -z "${UPDATE_ABI:-}" ] || update=(--update)
-  for module in core android; do
+  for module in core android executorch; do
     mkdir -p "$sdk/$module/api"
     local classes=$build/$module
-    [ "$module" = core ] || classes=$build/$module-release # what is published
+    [ "$module" != android ] || classes=$build/android-release # what is published
     java -cp "$(class_path abi-tools)" tools/android/Abi.java "$classes" "$sdk/$module/api/$module.api" "${update[@]}" || return
   done
 }

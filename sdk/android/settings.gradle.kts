@@ -16,4 +16,4 @@ dependencyResolutionManagement {
 
 rootProject.name = "corelocker"
 
-include(":core", ":android")
+include(":core", ":android", ":executorch")

@@ -1,0 +1,39 @@
+package org.corelocker.executorch
+
+import java.nio.ByteBuffer
+
+/** ExecuTorch with the data loader of CoreLocker (libcorelocker_executorch.so). Errors are ExecuTorch's numbers, 0 is none. */
+internal object NativeModule {
+    init {
+        System.loadLibrary("corelocker_executorch")
+    }
+
+    /** Takes over the handle of a restored file; 0 when there is no memory. */
+    @JvmStatic
+    external fun open(file: Long): Long
+
+    @JvmStatic
+    external fun close(handle: Long)
+
+    @JvmStatic
+    external fun loadMethod(
+        handle: Long,
+        method: String,
+    ): Int
+
+    @JvmStatic
+    external fun methods(handle: Long): Array<String>?
+
+    /** Runs a method on what [NativeValues] holds, and adds the outputs to [results]. */
+    @JvmStatic
+    external fun execute(
+        handle: Long,
+        method: String,
+        kinds: IntArray,
+        dtypes: IntArray,
+        shapes: Array<LongArray?>,
+        buffers: Array<ByteBuffer?>,
+        bits: LongArray,
+        results: NativeResults,
+    ): Int
+}

@@ -1,0 +1,288 @@
+package org.corelocker.executorch
+
+import kotlinx.coroutines.Dispatchers
+import kotlinx.coroutines.async
+import kotlinx.coroutines.runBlocking
+import kotlinx.coroutines.withTimeout
+import kotlinx.coroutines.yield
+import kotlinx.serialization.json.Json
+import kotlinx.serialization.json.JsonObject
+import kotlinx.serialization.json.JsonPrimitive
+import kotlinx.serialization.json.jsonObject
+import okhttp3.OkHttpClient
+import org.corelocker.android.DevelopmentKeys
+import org.corelocker.android.FullCheck
+import org.corelocker.android.LockedBytes
+import org.corelocker.android.RestoredFile
+import org.corelocker.core.AppConfig
+import org.corelocker.core.ClockReading
+import org.corelocker.core.CoreLockerInternal
+import org.corelocker.core.Device
+import org.corelocker.core.ErrorCode
+import org.corelocker.core.KeyBundle
+import org.corelocker.core.LicenseFiles
+import org.corelocker.core.LockState
+import org.corelocker.core.Patches
+import org.corelocker.core.Purchase
+import org.corelocker.core.RetryPolicy
+import org.corelocker.core.UnlockClient
+import org.corelocker.core.UnlockResult
+import org.corelocker.core.outcome
+import org.junit.jupiter.api.AfterAll
+import org.junit.jupiter.api.Assertions.assertArrayEquals
+import org.junit.jupiter.api.Assertions.assertEquals
+import org.junit.jupiter.api.Assertions.assertFalse
+import org.junit.jupiter.api.Assertions.assertThrows
+import org.junit.jupiter.api.Assertions.assertTrue
+import org.junit.jupiter.api.BeforeAll
+import org.junit.jupiter.api.Test
+import org.junit.jupiter.api.io.TempDir
+import org.pytorch.executorch.EValue
+import org.pytorch.executorch.Tensor
+import java.io.File
+import java.nio.ByteBuffer
+import java.nio.ByteOrder
+import java.nio.file.Files
+import kotlin.time.Duration.Companion.milliseconds
+import kotlin.time.Duration.Companion.seconds
+
+/** From the purchase to the model's output: Kotlin, the real unlock service, JNI, the C core and ExecuTorch. */
+@OptIn(CoreLockerInternal::class)
+internal class EndToEndTest {
+    @TempDir
+    lateinit var folder: File
+
+    /** Seconds by which this phone's clock is ahead. */
+    private var ahead = 0L
+
+    private fun client(
+        folder: File = this.folder,
+        config: String = world.config,
+        bundle: File = world.bundle,
+        retry: RetryPolicy = RetryPolicy(),
+    ): UnlockClient {
+        val app = AppConfig.parse(config.toByteArray())
+        val files = LicenseFiles(folder)
+        val clock = { ClockReading(System.currentTimeMillis() / 1000 + ahead, System.nanoTime() / 1_000_000_000, "boot") }
+        val device = Device(DevelopmentKeys(world.developmentKey, folder), files, files, clock)
+        return UnlockClient(app, KeyBundle.open(bundle, app.publisher), device, OkHttpClient(), retry)
+    }
+
+    private fun unlocked(folder: File = this.folder): UnlockClient = client(folder).also { assertTrue(unlock(it) is UnlockResult.Unlocked) }
+
+    private fun unlock(
+        client: UnlockClient,
+        tier: String = "full",
+    ) = runBlocking { client.unlock(Purchase.grant(world.grant()), tier) }
+
+    private fun now() = System.currentTimeMillis() / 1000
+
+    private fun code(result: UnlockResult) = (result as UnlockResult.Refused).error.code
+
+    private fun restore(client: UnlockClient): RestoredFile =
+        client.patches("model.pte").use { RestoredFile.open(LockedBytes.InFile(world.locked), it, FullCheck.ONCE) }
+
+    private fun run(client: UnlockClient): FloatArray = LockedModule.of(restore(client)).use(::forward)
+
+    private fun forward(module: LockedModule): FloatArray =
+        module
+            .forward(EValue.from(Tensor.fromBlob(input, longArrayOf(1, 3, 32, 32))))
+            .single()
+            .toTensor()
+            .dataAsFloatArray
+
+    private fun isLocked(output: FloatArray) = output.size == 10 && !output.contentEquals(original)
+
+    @Test
+    fun `a purchase brings the original back, bit for bit`() {
+        val client = client()
+        assertEquals(LockState.Locked, client.state.value)
+        val locked = run(client)
+        assertTrue(isLocked(locked))
+        assertTrue(unlock(client, "plus") is UnlockResult.Unlocked)
+        assertEquals("plus", (client.state.value as LockState.Unlocked).tier)
+        val plus = run(client)
+        assertTrue(isLocked(plus) && !plus.contentEquals(locked))
+        assertTrue(unlock(client) is UnlockResult.Unlocked)
+        assertArrayEquals(original, run(client))
+        restore(client).use { restored ->
+            val bytes = ByteArray(restored.buffer.remaining()).also(restored.buffer.duplicate()::get)
+            assertArrayEquals(world.original.readBytes(), bytes)
+            assertEquals(2, restored.tier)
+        }
+    }
+
+    @Test
+    fun `a locked and a restored module live side by side`() {
+        val lockedFile = restore(client())
+        LockedModule.of(lockedFile).use { locked ->
+            assertThrows(IllegalStateException::class.java) { lockedFile.release() }
+            LockedModule.of(restore(unlocked())).use { restored ->
+                repeat(3) {
+                    assertTrue(isLocked(forward(locked)))
+                    assertArrayEquals(original, forward(restored))
+                }
+            }
+        }
+    }
+
+    @Test
+    fun `without the service the license still counts, also in a new process`() {
+        val license = unlocked().license()
+        world.stop()
+        try {
+            val offline = client(retry = RetryPolicy(attempts = 2, firstWait = 1.milliseconds))
+            assertEquals(LockState.Unlocked("full", license.expiresAt), offline.state.value)
+            assertArrayEquals(original, run(offline))
+            ahead = checkNotNull(license.renewAt).epochSecond - now()
+            runBlocking { assertEquals(LockState.OfflineUntil("full", checkNotNull(license.expiresAt)), offline.refresh()) }
+            assertArrayEquals(original, run(offline))
+            ahead = checkNotNull(license.expiresAt).epochSecond - now()
+            runBlocking { assertEquals(LockState.Expired, offline.refresh()) }
+            assertTrue(isLocked(run(offline)))
+            // Setting the clock back does not help.
+            ahead = 0
+            assertEquals("license-clock", outcome { client().license() })
+            assertTrue(isLocked(run(client())))
+        } finally {
+            world.start()
+        }
+        // The mark stands at the license's end: a renewal with a right clock is behind it, one in the license's last hour is not.
+        ahead = checkNotNull(license.expiresAt).epochSecond - 3600 - now()
+        assertEquals(LockState.Expired, client().state.value)
+    }
+
+    @Test
+    fun `a service that comes back is found`() {
+        world.stop()
+        val client = client(retry = RetryPolicy(attempts = 40, firstWait = 50.milliseconds, longestWait = 1000.seconds))
+        val grant = world.grant()
+        runBlocking {
+            withTimeout(60.seconds) {
+                val call = async(Dispatchers.Default) { client.unlock(Purchase.grant(grant)) }
+                while ((client.state.value as? LockState.Unlocking)?.cause != ErrorCode.SERVICE_UNREACHABLE) yield()
+                world.start()
+                assertTrue(call.await() is UnlockResult.Unlocked)
+            }
+        }
+        assertArrayEquals(original, run(client))
+    }
+
+    @Test
+    fun `a license is of no use on a second device`() {
+        unlocked()
+        val second = File(folder, "second")
+        client(second)
+        for (file in checkNotNull(folder.listFiles { file -> file.name.endsWith(".jws") })) file.copyTo(File(second, file.name))
+        assertEquals(LockState.Refused(ErrorCode.LICENSE_DEVICE), client(second).state.value)
+        assertTrue(isLocked(run(client(second))))
+    }
+
+    @Test
+    fun `what was revoked is locked again at the next renewal`() {
+        val client = unlocked()
+        runBlocking {
+            assertTrue(client.renew() is UnlockResult.Unlocked)
+            assertArrayEquals(original, run(client))
+            world.revoke(client.license().id)
+            val refused = code(client.renew())
+            assertEquals(LockState.Revoked(refused), client.state.value)
+        }
+        assertEquals("not-unlocked", outcome { client.license() })
+        assertTrue(isLocked(run(client)))
+    }
+
+    @Test
+    fun `refuses a tampered bundle, and another app`() {
+        val bytes = world.bundle.readBytes()
+        for (at in listOf(20, bytes.size / 2, bytes.size - 1)) {
+            val tampered = File(folder, "tampered.clkey")
+            tampered.writeBytes(bytes.copyOf().apply { set(at, (this[at].toInt() xor 1).toByte()) })
+            val result =
+                outcome {
+                    client(bundle = tampered).let { client ->
+                        assertTrue(unlock(client) is UnlockResult.Unlocked)
+                        run(client)
+                    }
+                }
+            assertTrue(result.startsWith("bundle-"), result)
+        }
+        val config = Json.parseToJsonElement(world.config).jsonObject
+        val other = JsonObject(config + ("app" to JsonPrimitive("com.example.other"))).toString()
+        val elsewhere = File(folder, "elsewhere")
+        assertEquals(ErrorCode.APP_UNKNOWN, code(unlock(client(elsewhere, other))))
+        unlocked(elsewhere)
+        assertEquals(LockState.Refused(ErrorCode.LICENSE_AUDIENCE), client(elsewhere, other).state.value)
+    }
+
+    @Test
+    fun `a purchase that is none changes nothing`() {
+        val client = client()
+        val result = runBlocking { client.unlock(Purchase.grant("not.a.grant")) }
+        assertTrue(code(result).word.startsWith("purchase-"), code(result).word)
+        assertFalse(client.state.value is LockState.Unlocked)
+    }
+
+    @Test
+    fun `ExecuTorch's refusals are typed, and a module can be used again after them`() {
+        LockedModule.of(restore(client())).use { module ->
+            assertArrayEquals(arrayOf("forward"), module.getMethods())
+            assertThrows(LockedModuleException::class.java) { module.execute("backward") }
+            assertThrows(LockedModuleException::class.java) { module.loadMethod("backward") }
+            assertThrows(LockedModuleException::class.java) { module.forward() }
+            assertThrows(LockedModuleException::class.java) { module.forward(EValue.from(1.0)) }
+            val small = Tensor.fromBlob(FloatArray(3), longArrayOf(1, 3))
+            assertThrows(LockedModuleException::class.java) { module.forward(EValue.from(small)) }
+            assertThrows(IllegalArgumentException::class.java) { module.forward(EValue.from("text")) }
+            module.loadMethod("forward")
+            assertTrue(isLocked(forward(module)))
+            module.close()
+            module.destroy()
+            assertThrows(IllegalStateException::class.java) { module.getMethods() }
+        }
+    }
+
+    @Test
+    fun `nothing is left of many modules`() {
+        val client = unlocked()
+
+        fun descriptors() = checkNotNull(File("/proc/self/fd").list()).size
+
+        fun mappings() = File("/proc/self/maps").readLines().count { it.endsWith("/model.pte") }
+        repeat(50) { assertArrayEquals(original, run(client)) }
+        val before = descriptors()
+        repeat(500) { run(client) }
+        assertTrue(descriptors() <= before + 2)
+        assertEquals(0, mappings())
+    }
+
+    companion object {
+        private lateinit var world: World
+        private lateinit var input: FloatArray
+        private lateinit var original: FloatArray
+
+        @BeforeAll
+        @JvmStatic
+        fun start() {
+            world = World(Files.createTempDirectory("world").toFile())
+            val bytes = ByteBuffer.wrap(world.input.readBytes()).order(ByteOrder.LITTLE_ENDIAN).asFloatBuffer()
+            input = FloatArray(bytes.remaining()).also(bytes::get)
+            // The original runs in the same process, opened without a patch.
+            val none = Patches(0, world.original.length(), ByteArray(32), emptyList())
+            val file = RestoredFile.open(LockedBytes.InFile(world.original), none, FullCheck.OFF)
+            val tensor = Tensor.fromBlob(input, longArrayOf(1, 3, 32, 32))
+            original =
+                LockedModule.of(file).use {
+                    it
+                        .forward(EValue.from(tensor))
+                        .single()
+                        .toTensor()
+                        .dataAsFloatArray
+                }
+        }
+
+        @AfterAll
+        @JvmStatic
+        fun stop() = world.close()
+    }
+}
