@@ -75,7 +75,7 @@ class UnlockService:
 
     def ready(self) -> None:
         """Raises StorageError, NotReadyError or a KeystoreError when requests cannot be decided now."""
-        self._storage.ping()
+        self._storage.check_writable()
         self._keys.check()
         now = self._clock()
         for app in self.apps.values():

@@ -117,6 +117,9 @@ def migrate(engine: sa.Engine) -> None:
             command.upgrade(config, "head")
     except CommandError as error:
         raise StorageError(f"the database cannot be upgraded: {error}", hint="Is it of a newer release?") from None
+    finally:
+        # The connection that waited without an end must not be used for anything else.
+        engine.dispose()
 
 
 def _make_private(path: Path) -> None:

@@ -13,7 +13,6 @@ Clients are told the same in openapi.json, and in docs/formats.md ("Unlock API")
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib import resources
@@ -33,12 +32,11 @@ from corelocker.service.logs import Log
 from corelocker.service.messages import ChallengeRequest, RenewRequest, UnlockRequest
 from corelocker.service.metrics import Metrics
 from corelocker.service.problems import ProblemError, of_code
+from corelocker.service.readiness import Readiness
 from corelocker.service.workers import WorkerThreads
 
 # Of a body that is too large, this many times the limit is read and thrown away before the answer.
 _DRAIN = 8
-# An answer of `ready` counts this long: probes of many load balancers must not become a load of their own.
-_READY_SECONDS = 1.0
 _JSON_TYPES = ("application/json", "application/json;charset=utf-8")
 
 
@@ -96,8 +94,7 @@ class _Api:
         self._workers = workers
         self._max_body = max_body
         self._body_seconds = body_seconds
-        self._ready_until = 0.0
-        self._ready_lock = asyncio.Lock()
+        self._readiness = Readiness(service.ready)
         self._openapi = resources.files("corelocker.service").joinpath("openapi.json").read_bytes()
 
     async def challenge(self, request: Request) -> Response:
@@ -139,10 +136,7 @@ class _Api:
         return JSONResponse({"status": "ok"})
 
     async def ready(self, request: Request) -> Response:
-        async with self._ready_lock:
-            if time.monotonic() >= self._ready_until:
-                await self._workers.run(self._service.ready)
-                self._ready_until = time.monotonic() + _READY_SECONDS
+        await self._readiness.require()
         return JSONResponse({"status": "ready"})
 
     async def openapi(self, request: Request) -> Response:

@@ -18,6 +18,7 @@ import hashlib
 import json
 import secrets
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -48,6 +49,9 @@ from corelocker.service.schema import (
     settings,
 )
 
+# A write that succeeded shows this long that others would.
+_WRITABLE_SECONDS = 5.0
+
 
 class Storage:
     """An open database; used by several threads. Raises StorageError for everything that goes wrong with it."""
@@ -57,6 +61,7 @@ class Storage:
         # SQLite lets those who wait for its write lock sleep and try again; threads of one process queue up here.
         self._writing = threading.Lock() if engine.dialect.name == "sqlite" else None
         self._secret: bytes | None = None
+        self._writable_until = 0.0
 
     def __repr__(self) -> str:
         return f"Storage({self._engine.dialect.name})"
@@ -100,10 +105,17 @@ class Storage:
                 hint="Run: corelocker service migrate --config FILE",
             )
 
-    def ping(self) -> None:
-        """Raises StorageError when the database does not answer."""
-        with database.connect(self._engine) as connection:
-            connection.execute(sa.text("SELECT 1"))
+    def check_writable(self) -> None:
+        """Raises StorageError when the database does not answer, or takes no writes (a full disk, a standby).
+
+        It writes for this only where the last write is some time ago or has failed: a busy service shows it anyhow.
+        """
+        if time.monotonic() < self._writable_until:
+            with database.connect(self._engine) as connection:
+                connection.execute(sa.text("SELECT 1"))
+            return
+        with self.transaction(durable=False) as transaction:
+            transaction.set_setting("last-write-check", str(int(time.time())))
 
     def secret(self) -> bytes:
         """The 32 bytes that all processes on this database share; challenges are made and checked with them."""
@@ -193,8 +205,13 @@ class Storage:
     @contextmanager
     def transaction(self, *, durable: bool = True) -> Iterator[Transaction]:
         """One decision: committed when the block ends, rolled back when it raises; `durable` as of `database.begin`."""
-        with self._write_turn(), database.begin(self._engine, durable=durable) as connection:
-            yield Transaction(connection)
+        try:
+            with self._write_turn(), database.begin(self._engine, durable=durable) as connection:
+                yield Transaction(connection)
+        except StorageError:
+            self._writable_until = 0.0
+            raise
+        self._writable_until = time.monotonic() + _WRITABLE_SECONDS
 
     @contextmanager
     def _write_turn(self) -> Iterator[None]:
@@ -300,7 +317,7 @@ class Transaction:
         """Keep or replace a setting."""
         update = sa.update(settings).where(settings.c.name == name).values(value=value)
         if self._connection.execute(update).rowcount == 0:
-            self._connection.execute(sa.insert(settings), {"name": name, "value": value})
+            self.add_new(settings, {"name": name, "value": value})
 
     def audit(self, row: AuditRow) -> None:
         """Add to the audit log."""
