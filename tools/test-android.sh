@@ -98,9 +98,10 @@ gate_android-tests() {
   local classes=$build/android:$build/core-test:$build/core:$(class_path core-test) jar=$build/android-classes.jar
   [ -e "$jar" ] || "$python" tools/android/android_api.py jar "$(class_path android-all)" "$jar" android/ libcore/ \
     com/android/internal/util/ dalvik/system/ || return
-  kotlin android-test "$sdk/android/src/test/kotlin" -- "-Xfriend-paths=$build/core,$build/android,$build/core-test" \
+  kotlin android-test "$root/tests/android/device" -- "-Xfriend-paths=$build/core,$build/android,$build/core-test" \
     -cp "$classes:$(class_path android-all)" &&
-    junit android-test "$classes:$jar" -Xcheck:jni --add-opens java.base/java.io=ALL-UNNAMED "-Djava.library.path=$build/native" \
+    PYTHONPATH=sdk/python junit android-test "$classes:$jar" -Xcheck:jni "-Dcorelocker.python=$python" \
+      "-Dcorelocker.attest=$root/tests/android/attest.py" --add-opens java.base/java.io=ALL-UNNAMED "-Djava.library.path=$build/native" \
       "-Dcorelocker.vectors=$root/tests/vectors" | tee "$build/android-tests.out" && ! grep -A 3 '^WARNING in native' "$build/android-tests.out"
 }
 
@@ -118,7 +119,7 @@ gate_end-to-end() {
   local libraries=$build/android:$build/core-test:$build/core:$(class_path core-test):$executorch_jar:$(class_path executorch)
   local classes=$build/executorch:$libraries out=$build/end-to-end.out
   native native-executorch executorch "-Dexecutorch_DIR=$(executorch_package)/share/cmake" "-DCMAKE_LIBRARY_PATH=$build/native" || return
-  kotlin executorch-test "$sdk/executorch/src/test/kotlin" -- \
+  kotlin executorch-test "$root/tests/android/executorch" -- \
     "-Xfriend-paths=$build/core,$build/android,$build/core-test,$build/executorch" -cp "$classes:$(class_path android-all)" &&
     PYTHONPATH=sdk/python junit executorch-test "$classes" -Xcheck:jni "-Dcorelocker.python=$python" \
       "-Djava.library.path=$build/native:$build/native-executorch" "-Dcorelocker.world=$root/tests/android/world.py" \
@@ -144,8 +145,8 @@ gate_abi() {
 }
 
 gate_ktlint() {
-  (cd "$sdk" && java --add-opens java.base/java.lang=ALL-UNNAMED -cp "$(class_path ktlint)" com.pinterest.ktlint.Main --relative \
-    '**/*.kt' '**/*.kts')
+  java --add-opens java.base/java.lang=ALL-UNNAMED -cp "$(class_path ktlint)" com.pinterest.ktlint.Main --relative \
+    --editorconfig="$sdk/.editorconfig" 'sdk/android/**/*.kt' 'sdk/android/**/*.kts' 'tests/android/**/*.kt'
 }
 
 gate_detekt() {

@@ -94,6 +94,28 @@ internal class PrimitivesTest {
     }
 
     @Test
+    fun `requests have the canonical bytes that verifiers hash`() {
+        val file = Json.parseToJsonElement(File(Vectors.folder, "attestation/made/canonical_requests.json").readText()).jsonArray
+        for (vector in file.map(JsonElement::jsonObject)) {
+            val key = checkNotNull(Jwk.keyOrNull(vector["device_key"]))
+            val request =
+                UnlockRequest(
+                    vector.text("challenge"),
+                    vector.text("app"),
+                    vector.text("bundle"),
+                    vector.text("tier"),
+                    vector.text("purchase_token"),
+                )
+            for ((format, expected) in vector.child("attestations")) {
+                val thumbprint = if (format == "android-key") null else Jwk.thumbprint(key)
+                assertEquals(expected.jsonObject.text("canonical"), request.canonical(thumbprint).toString(Charsets.UTF_8))
+                assertEquals(expected.jsonObject.text("sha256"), hex.formatHex(request.digest(thumbprint)))
+            }
+        }
+        assertTrue(file.isNotEmpty())
+    }
+
+    @Test
     fun `opens what the keys of RFC 9180 seal, in base mode alone`() {
         val vectors = Json.parseToJsonElement(File(Vectors.folder, "hpke/rfc9180_p256_sha256_aes256gcm.json").readText()).jsonArray
         for (vector in vectors.map(JsonElement::jsonObject)) {
@@ -125,6 +147,18 @@ internal class PrimitivesTest {
             }
         }
         assertTrue(cases.size > 300)
+    }
+
+    @Test
+    fun `what is printed holds no secret`() {
+        val printed =
+            listOf(
+                Purchase.grant("secret.grant.token"),
+                Purchase.googlePlay("product", "secret"),
+                Attestation.androidKey(listOf("secret".toByteArray()), "secret"),
+                ContentKey("secret".padEnd(32).toByteArray()),
+            )
+        for (value in printed) assertTrue("secret" !in "$value" && Base64Url.encode("secret".toByteArray()) !in "$value", "$value")
     }
 
     @Test
