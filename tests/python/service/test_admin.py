@@ -22,7 +22,12 @@ from corelocker.licensing.app_config import AppConfig
 from corelocker.licensing.attested_request import AttestedRequest, renewal_token
 from corelocker.licensing.development import DevelopmentKey, DevelopmentRoot
 from corelocker.licensing.device_key import SoftwareDeviceKey
-from corelocker.licensing.errors import DeviceInactiveError, LicenseRevokedError, PurchaseRevokedError
+from corelocker.licensing.errors import (
+    DeviceInactiveError,
+    LicenseRevokedError,
+    LicenseUnknownError,
+    PurchaseRevokedError,
+)
 from corelocker.licensing.evidence import Format, evidence_to_json
 from corelocker.licensing.license import read_license
 from corelocker.licensing.tokens import TrustedKeys
@@ -30,7 +35,7 @@ from corelocker.service import admin, setup
 from corelocker.service.checks import check_config
 from corelocker.service.config_file import load_config
 from corelocker.service.core import UnlockService
-from corelocker.service.errors import EntitlementUnknownError, LicenseUnknownError
+from corelocker.service.errors import EntitlementUnknownError
 from corelocker.service.keys import KeystoreKeys, open_keys
 from corelocker.service.messages import ChallengeRequest, Issued, RenewRequest, UnlockRequest
 from corelocker.service.records import PurchaseKey
@@ -182,7 +187,8 @@ def test_content_keys_of_new_bundles_are_copied(tmp_path: Path) -> None:
     place = Place(tmp_path)
     newer, unsold = uuid.uuid4(), uuid.uuid4()
     for bundle in (newer, unsold):
-        place.publisher.add_content_key(bundle, "scanner", 2, TIERS, new_content_key())
+        # As `corelocker lock` does: with the samples of the bundle's header.
+        place.publisher.add_content_key(bundle, "scanner", 2, TIERS, new_content_key(), [bundle.bytes * 2])
     assert place.on_service("service", "import-keys", "--bundle", str(newer))["imported"] == [str(newer)]
     assert place.on_service("service", "import-keys", "--bundle", str(newer))["imported"] == []
     place("service", "import-keys", "--config", "unlock/service.toml", "--bundle", "x", code=2)

@@ -16,9 +16,8 @@ from typing import Any
 
 import pytest
 import requests
-from corelocker.licensing.errors import DeviceLimitError, LicensingError
+from corelocker.licensing.errors import ChallengeUsedError, DeviceLimitError, LicensingError, StorageError
 from corelocker.service.core import UnlockService
-from corelocker.service.errors import ChallengeUsedError, StorageError
 from corelocker.service.messages import ChallengeRequest, RenewRequest, UnlockRequest
 from corelocker.service.records import AuditRow, PurchaseKey
 from support.postgres import PostgresServer

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from corelocker.service.errors import StorageError
+from corelocker.licensing.errors import StorageError
 from corelocker.service.records import AuditRow
 from corelocker.service.storage import Storage
 from support.http_server import Server, eventually, problem, serving

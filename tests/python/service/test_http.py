@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import requests
 from corelocker.bundle import jose
+from corelocker.licensing.errors import StorageError
 from corelocker.service.core import UnlockService
-from corelocker.service.errors import StorageError
 from cryptography.hazmat.primitives.asymmetric import ec
 from support.http_server import SECURITY, Around, Server, problem, serving
 from support.unlock_world import Phone, World

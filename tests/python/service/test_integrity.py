@@ -14,8 +14,9 @@ import pytest
 from corelocker.attestation.verdict import Reason
 from corelocker.bundle import jose
 from corelocker.licensing import errors
+from corelocker.licensing import errors as refusals
 from corelocker.licensing.evidence import Format
-from corelocker.service import errors as refusals
+from corelocker.service.errors import AttestationRefusedError
 from corelocker.service.messages import UnlockRequest
 from corelocker.service.play_integrity import PlayIntegrity
 from corelocker.service.problems import PREFIX
@@ -125,7 +126,7 @@ def test_a_verdict_that_is_refused(world: FullService, case: str) -> None:
     reason, settings, bend = REFUSED[case]
     configure(world, settings)
     body = unlock_body(world, Device.new(), bend)
-    with pytest.raises(refusals.AttestationRefusedError) as refused:
+    with pytest.raises(AttestationRefusedError) as refused:
         unlock(world, body)
     assert refused.value.reason is reason
     assert nothing_happened(world)
@@ -137,7 +138,7 @@ def test_a_verdict_that_is_refused(world: FullService, case: str) -> None:
 def test_no_token(world: FullService) -> None:
     body = unlock_body(world, Device.new())
     del body["attestation"]["integrity_token"]
-    with pytest.raises(refusals.AttestationRefusedError) as refused:
+    with pytest.raises(AttestationRefusedError) as refused:
         unlock(world, body)
     assert refused.value.reason is Reason.ATTESTATION_MISSING
     assert nothing_happened(world)
@@ -149,7 +150,7 @@ def test_no_token(world: FullService) -> None:
 def test_a_token_that_is_none(world: FullService) -> None:
     body = unlock_body(world, Device.new())
     world.play.verdicts.clear()
-    with pytest.raises(refusals.AttestationRefusedError) as refused:
+    with pytest.raises(AttestationRefusedError) as refused:
         unlock(world, body)
     assert refused.value.reason is Reason.MALFORMED
     assert nothing_happened(world)
@@ -160,7 +161,7 @@ def test_a_verdict_made_up_for_testers(world: FullService) -> None:
     found = integrity(world)
     development = found._policy
     found._policy = replace(development, environment="production")
-    with pytest.raises(refusals.AttestationRefusedError) as refused:
+    with pytest.raises(AttestationRefusedError) as refused:
         unlock(world, body)
     assert refused.value.reason is Reason.WRONG_ENVIRONMENT
     assert nothing_happened(world)
@@ -171,7 +172,7 @@ def test_a_verdict_made_up_for_testers(world: FullService) -> None:
 def test_google_is_asked_only_about_genuine_keys(world: FullService) -> None:
     body = unlock_body(world, Device.new())
     stranger = jose.public_jwk(Device.new().key.public_key())
-    with pytest.raises(refusals.AttestationRefusedError) as refused:
+    with pytest.raises(AttestationRefusedError) as refused:
         unlock(world, body | {"device_key": stranger})
     assert refused.value.reason is Reason.DEVICE_KEY
     assert asked(world) == []

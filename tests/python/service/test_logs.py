@@ -13,7 +13,7 @@ from uuid import UUID
 import pytest
 from corelocker.bundle import jose
 from corelocker.bundle.content_keys import tier_keys
-from corelocker.service.errors import StorageError
+from corelocker.licensing.errors import StorageError
 from corelocker.service.logs import Log, describe_exception, take_over_logging
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from support.http_server import Around, Server, serving

@@ -19,10 +19,10 @@ from corelocker.bundle.content_keys import tier_keys
 from corelocker.bundle.keystore import Kek, Keystore
 from corelocker.errors import ConfigError, CoreLockerError, KeystoreEntryError, KeystoreSecretError
 from corelocker.licensing.device_key import SoftwareDeviceKey
+from corelocker.licensing.errors import NotReadyError
 from corelocker.licensing.license import issue_license, read_license
 from corelocker.licensing.tokens import TrustedKeys
 from corelocker.service.config import Pkcs11Config
-from corelocker.service.errors import NotReadyError
 from cryptography.hazmat.primitives.asymmetric import ec
 
 MODULES = [Path("/usr/lib/softhsm/libsofthsm2.so"), Path("/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so")]

@@ -12,8 +12,8 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from corelocker.licensing.errors import StorageError
 from corelocker.purchases.entitlements import Entitlement, Place, Purchase
-from corelocker.service.errors import StorageError
 from corelocker.service.records import (
     AttestKey,
     AuditRow,

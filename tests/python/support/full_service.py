@@ -27,9 +27,9 @@ from corelocker.licensing.evidence import Format, evidence_to_json
 from corelocker.licensing.license import License, read_license
 from corelocker.licensing.tokens import SoftwareSigner, TrustedKeys
 from corelocker.purchases.grant import issue_grant
-from corelocker.service import errors as refusals
 from corelocker.service.config_file import load_config
 from corelocker.service.core import UnlockService
+from corelocker.service.errors import AttestationRefusedError
 from corelocker.service.keys import KeystoreKeys
 from corelocker.service.messages import ChallengeRequest, Issued, RenewRequest, UnlockRequest
 from corelocker.service.storage import Storage
@@ -396,7 +396,7 @@ def outcome(world: FullService) -> tuple[str, str]:
     return row.event, row.outcome
 
 
-def reason(refused: pytest.ExceptionInfo[refusals.AttestationRefusedError]) -> Reason:
+def reason(refused: pytest.ExceptionInfo[AttestationRefusedError]) -> Reason:
     return refused.value.reason
 
 

@@ -12,9 +12,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from corelocker.errors import ConfigError
+from corelocker.licensing.errors import LicenseUnknownError
 from corelocker.purchases.entitlements import Entitlement, Provider, release
 from corelocker.service.config import ServiceConfig
-from corelocker.service.errors import EntitlementUnknownError, LicenseUnknownError
+from corelocker.service.errors import EntitlementUnknownError
 from corelocker.service.records import AuditRow, PurchaseKey, StoredEntitlement, StoredLicense
 from corelocker.service.storage import Storage
 

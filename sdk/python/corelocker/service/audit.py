@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 
-from corelocker.licensing.errors import LicensingError
-from corelocker.service.errors import AttestationRefusedError, StorageError
+from corelocker.licensing.errors import LicensingError, StorageError
+from corelocker.service.errors import AttestationRefusedError
 from corelocker.service.records import AuditRow
 from corelocker.service.storage import Storage
 

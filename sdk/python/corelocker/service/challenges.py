@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from corelocker.attestation.device_key import proof_secret, seal_secret
 from corelocker.bundle import jose
-from corelocker.service.errors import ChallengeError, ChallengeExpiredError
+from corelocker.licensing.errors import ChallengeError, ChallengeExpiredError
 from corelocker.service.messages import Challenge, ChallengeRequest
 
 CHALLENGE_SIZE = 54  # characters of base64url

@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping
 from corelocker.attestation.revocation import check_revocation
 from corelocker.attestation.verdict import Refusal
 from corelocker.errors import ConfigError
+from corelocker.licensing.errors import NotReadyError
 from corelocker.service.challenges import Challenges
 from corelocker.service.config import ServiceConfig
 from corelocker.service.decisions import Decisions
-from corelocker.service.errors import NotReadyError
 from corelocker.service.keys import KeyProvider
 from corelocker.service.maintenance import Maintenance
 from corelocker.service.notices import Notices

@@ -19,7 +19,7 @@ from typing import Any, cast
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
-from corelocker.service.errors import StorageError
+from corelocker.licensing.errors import StorageError
 
 LOCK_SECONDS = 5.0
 _DEAD_SECONDS = 5

@@ -23,7 +23,19 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from corelocker.attestation.verdict import Reason
 from corelocker.bundle import jose
 from corelocker.licensing.attested_request import AttestedRequest, renewal_token
-from corelocker.licensing.errors import LicenseRevokedError, LicensingError, PurchaseError, PurchaseFormatError
+from corelocker.licensing.errors import (
+    AppUnknownError,
+    BundleRetiredError,
+    BundleUnknownError,
+    ChallengeUsedError,
+    LicenseRevokedError,
+    LicenseUnknownError,
+    LicensingError,
+    ProviderNotAllowedError,
+    PurchaseError,
+    PurchaseFormatError,
+    TierUnknownError,
+)
 from corelocker.licensing.license import License, check_renewal, issue_license
 from corelocker.purchases.entitlements import (
     Catalog,
@@ -40,16 +52,7 @@ from corelocker.purchases.grant import verify_grant
 from corelocker.service.audit import refusal, refusals_audited
 from corelocker.service.challenges import Challenges
 from corelocker.service.config import ServiceConfig
-from corelocker.service.errors import (
-    AppUnknownError,
-    AttestationRefusedError,
-    BundleRetiredError,
-    BundleUnknownError,
-    ChallengeUsedError,
-    LicenseUnknownError,
-    ProviderNotAllowedError,
-    TierUnknownError,
-)
+from corelocker.service.errors import AttestationRefusedError
 from corelocker.service.keys import BundleInfo, KeyProvider
 from corelocker.service.messages import Issued, RenewRequest, ShownPurchase, UnlockRequest
 from corelocker.service.proofs import Proof, ProofVerifier
@@ -127,7 +130,7 @@ class Decisions:
     def unlock(self, request: UnlockRequest) -> Issued:
         """The license that a device's proof and purchase entitle to.
 
-        Raises LicensingError: those of `service.errors`, of the purchase verifiers and of `entitlements`.
+        Raises LicensingError: those of `licensing.errors`, of the purchase verifiers and of `entitlements`.
         """
         now_ms = int(self._clock() * 1000)
         row = AuditRow(

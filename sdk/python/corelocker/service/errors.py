@@ -4,46 +4,7 @@ from __future__ import annotations
 
 from corelocker.attestation.verdict import Reason
 from corelocker.errors import CoreLockerError
-from corelocker.licensing.errors import (
-    AppUnknownError,
-    AttestationError,
-    BundleRetiredError,
-    BundleUnknownError,
-    ChallengeError,
-    ChallengeExpiredError,
-    ChallengeUsedError,
-    DeviceKeyError,
-    FormatNotAllowedError,
-    LicenseUnknownError,
-    LicensingError,
-    NotReadyError,
-    OverloadedError,
-    ProviderNotAllowedError,
-    RequestError,
-    StorageError,
-    TierUnknownError,
-)
-
-__all__ = [
-    "AppUnknownError",
-    "AttestationRefusedError",
-    "BundleRetiredError",
-    "BundleUnknownError",
-    "ChallengeError",
-    "ChallengeExpiredError",
-    "ChallengeUsedError",
-    "DeviceKeyError",
-    "EntitlementUnknownError",
-    "FormatNotAllowedError",
-    "LicenseUnknownError",
-    "NotReadyError",
-    "OverloadedError",
-    "ProviderNotAllowedError",
-    "RequestError",
-    "ServiceRefusesToStartError",
-    "StorageError",
-    "TierUnknownError",
-]
+from corelocker.licensing.errors import AttestationError, LicensingError
 
 
 class AttestationRefusedError(AttestationError):

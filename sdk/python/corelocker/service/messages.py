@@ -15,11 +15,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from corelocker.bundle import jose
 from corelocker.bundle.strict_json import parse_object
-from corelocker.licensing.errors import EvidenceError
+from corelocker.licensing.errors import DeviceKeyError, EvidenceError, RequestError
 from corelocker.licensing.evidence import Evidence, evidence_from_json
 from corelocker.purchases.entitlements import Provider
 from corelocker.purchases.google_play_answers import Kind
-from corelocker.service.errors import DeviceKeyError, RequestError
 
 MAX_REQUEST_SIZE = 512 << 10
 MAX_TEXT = 256

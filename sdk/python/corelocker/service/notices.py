@@ -10,11 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from corelocker.bundle.strict_json import parse_object
-from corelocker.licensing.errors import PurchaseNotFoundError
+from corelocker.licensing.errors import AppUnknownError, ProviderNotAllowedError, PurchaseNotFoundError, RequestError
 from corelocker.purchases.entitlements import Catalog, Purchase
 from corelocker.purchases.google_play import GooglePlay
 from corelocker.service.audit import one_line, refusals_audited
-from corelocker.service.errors import AppUnknownError, ProviderNotAllowedError, RequestError
 from corelocker.service.records import AuditRow, PurchaseKey
 from corelocker.service.statements import observe_all, replaced_by
 from corelocker.service.storage import Storage

@@ -37,9 +37,9 @@ from corelocker.bundle import jose
 from corelocker.bundle.content_keys import KEY_SIZE
 from corelocker.bundle.keystore import Keystore, read_passphrase
 from corelocker.errors import ConfigError, KeystoreEntryError, KeystoreSecretError
+from corelocker.licensing.errors import NotReadyError
 from corelocker.licensing.tokens import Signer
 from corelocker.service.config import Pkcs11Config
-from corelocker.service.errors import NotReadyError
 from corelocker.service.keys import BundleInfo, KeystoreKeys
 
 _T = TypeVar("_T")

@@ -16,6 +16,7 @@ from corelocker.attestation.revocation import check_revocation
 from corelocker.attestation.verdict import Reason, Refusal, Verdict
 from corelocker.licensing import Environment
 from corelocker.licensing.attested_request import AttestedRequest
+from corelocker.licensing.errors import FormatNotAllowedError
 from corelocker.licensing.evidence import (
     AndroidKeyEvidence,
     AppAssertEvidence,
@@ -25,7 +26,7 @@ from corelocker.licensing.evidence import (
     Format,
 )
 from corelocker.service.challenges import Challenges
-from corelocker.service.errors import AttestationRefusedError, FormatNotAllowedError
+from corelocker.service.errors import AttestationRefusedError
 from corelocker.service.messages import RenewRequest, UnlockRequest
 from corelocker.service.records import AttestKey, StoredLicense
 from corelocker.service.revocation_source import RevocationSource

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
@@ -153,7 +153,8 @@ def import_content_keys(store: Keystore, publisher: Keystore, bundles: Sequence[
     wanted = [key.bundle for key in publisher.content_keys] if bundles is None else bundles
     new = [bundle for bundle in wanted if bundle not in known]
     for bundle in wanted:
-        key = publisher.entry(bundle)
+        # The samples of a bundle matter where the next one is made, and that is not here.
+        key = replace(publisher.entry(bundle), samples=frozenset())
         if bundle in new:
             store.add_content_key(key.bundle, key.model, key.model_version, key.tiers, key.key)
         elif store.entry(bundle) != key:

@@ -27,9 +27,9 @@ from typing import Any, Self
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from corelocker.licensing.errors import StorageError
 from corelocker.purchases.entitlements import Entitlement
 from corelocker.service import database
-from corelocker.service.errors import StorageError
 from corelocker.service.records import (
     AttestKey,
     AuditRow,

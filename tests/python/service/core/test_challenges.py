@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from corelocker.service import errors as refusals
+from corelocker.licensing import errors as refusals
 from corelocker.service.messages import RenewRequest, UnlockRequest
 from support.full_service import (
     Device,

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 from corelocker.licensing import errors
+from corelocker.licensing import errors as refusals
 from corelocker.purchases.google_play import GooglePlay
-from corelocker.service import errors as refusals
 from corelocker.service.core import UnlockService
+from corelocker.service.errors import AttestationRefusedError
 from corelocker.service.keys import KeystoreKeys
 from corelocker.service.messages import RenewRequest, UnlockRequest
 from corelocker.service.records import PurchaseKey
@@ -173,7 +174,7 @@ def test_the_audit_log_and_reprs_hold_no_secret(world: FullService) -> None:
     bodies.append(world.unlock_body(device, attested={"tier": "plus"}))
     requests = [UnlockRequest.from_json(body) for body in bodies]
     issued = [world.service.decisions.unlock(request) for request in requests[:2]]
-    with pytest.raises(refusals.AttestationRefusedError) as refused:
+    with pytest.raises(AttestationRefusedError) as refused:
         world.service.decisions.unlock(requests[2])
     text = repr(world.storage.audit_rows()) + repr(issued) + repr(world.service.config) + repr(world.storage)
     text += repr(requests) + repr(refused.value)

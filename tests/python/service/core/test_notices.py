@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from corelocker.licensing import errors
-from corelocker.service import errors as refusals
+from corelocker.licensing import errors as refusals
 from corelocker.service.records import PurchaseKey
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat

@@ -10,7 +10,7 @@ import pytest
 from corelocker.attestation.verdict import Reason
 from corelocker.bundle import jose
 from corelocker.licensing import errors
-from corelocker.service import errors as refusals
+from corelocker.service.errors import AttestationRefusedError
 from corelocker.service.messages import UnlockRequest
 from corelocker.service.records import PurchaseKey
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -32,7 +32,7 @@ from support.full_service import (
 @pytest.mark.parametrize("proof", ["development", "android", "app-attest"])
 @pytest.mark.parametrize("part", RELAYS)
 def test_a_proof_for_something_else_is_refused(world: FullService, proof: str, part: str) -> None:
-    with pytest.raises(refusals.AttestationRefusedError) as refused:
+    with pytest.raises(AttestationRefusedError) as refused:
         world.unlock(Device.new(), proof=proof, attested=RELAYS[part](world))
     assert reason(refused) in (Reason.SIGNATURE, Reason.WRONG_CHALLENGE)
     assert no_license(world)
@@ -43,7 +43,7 @@ def test_a_proof_for_something_else_is_refused(world: FullService, proof: str, p
                                                  ("app-attest", Reason.WRONG_CHALLENGE)])  # fmt: skip
 def test_a_proof_of_another_device_key_is_refused(world: FullService, proof: str, expected: Reason) -> None:
     thief = Device.new()
-    with pytest.raises(refusals.AttestationRefusedError) as refused:
+    with pytest.raises(AttestationRefusedError) as refused:
         world.unlock(Device.new(), proof=proof, device_key=jose.public_jwk(thief.key.public_key()))
     assert reason(refused) is expected
     assert no_license(world)
@@ -54,7 +54,7 @@ def test_a_proof_of_an_unlock_is_none_of_a_renewal(world: FullService) -> None:
     first = world.unlock(device)
     grant = world.grant()
     for token in (grant["token"], first.license_id, "renew:" + str(uuid.uuid4())):
-        with pytest.raises(refusals.AttestationRefusedError):
+        with pytest.raises(AttestationRefusedError):
             world.renew(device, first.license_id, token=token)
     # Nor the other way around: a purchase token that reads like a renewal is no purchase.
     with pytest.raises(errors.PurchaseFormatError):
@@ -62,7 +62,7 @@ def test_a_proof_of_an_unlock_is_none_of_a_renewal(world: FullService) -> None:
 
 
 def test_why_a_proof_was_refused_is_for_the_operator_alone(world: FullService) -> None:
-    with pytest.raises(refusals.AttestationRefusedError) as refused:
+    with pytest.raises(AttestationRefusedError) as refused:
         world.unlock(Device.new(), proof="android", attested={"tier": "plus"})
     assert str(refused.value) == "the proof of the device was refused"
     row = world.storage.audit_rows(limit=1)[0]
@@ -74,7 +74,7 @@ def test_why_a_proof_was_refused_is_for_the_operator_alone(world: FullService) -
 
 
 def test_an_assertion_before_any_attestation(world: FullService) -> None:
-    with pytest.raises(refusals.AttestationRefusedError) as refused:
+    with pytest.raises(AttestationRefusedError) as refused:
         world.unlock(Device.new(), proof="app-assert")
     assert reason(refused) is Reason.KEY_ID
 
@@ -82,7 +82,7 @@ def test_an_assertion_before_any_attestation(world: FullService) -> None:
 def test_an_app_attest_key_counts_in_its_app(world: FullService) -> None:
     device = Device.new()
     world.unlock(device, proof="app-attest")
-    with pytest.raises(refusals.AttestationRefusedError) as refused:
+    with pytest.raises(AttestationRefusedError) as refused:
         world.unlock(device, world.grant(app=OTHER_APP), "app-assert", app=OTHER_APP)
     assert reason(refused) is Reason.KEY_ID
 
@@ -92,7 +92,7 @@ def test_a_counter_never_falls(any_world: FullService, counter: int) -> None:
     device = Device.new()
     any_world.unlock(device, proof="app-attest")
     any_world.unlock(device, proof="app-assert", counter=7)
-    with pytest.raises(refusals.AttestationRefusedError) as refused:
+    with pytest.raises(AttestationRefusedError) as refused:
         any_world.unlock(device, proof="app-assert", counter=counter)
     assert reason(refused) is Reason.COUNTER
     any_world.unlock(device, proof="app-assert", counter=8)
@@ -103,7 +103,7 @@ def test_attesting_again_does_not_bring_the_counter_back(world: FullService) -> 
     world.unlock(device, proof="app-attest")
     world.unlock(device, proof="app-assert", counter=7)
     world.unlock(device, proof="app-attest")
-    with pytest.raises(refusals.AttestationRefusedError) as refused:
+    with pytest.raises(AttestationRefusedError) as refused:
         world.unlock(device, proof="app-assert", counter=7)
     assert reason(refused) is Reason.COUNTER
 
@@ -136,7 +136,7 @@ def test_a_refusal_in_the_last_moment_takes_no_place(world: FullService, monkeyp
     world.unlock(device, proof="app-assert", counter=5)
     monkeypatch.setattr(world.storage, "attest_key", lambda key_id: stale)
     newcomer = Device(ec.generate_private_key(ec.SECP256R1()), device.app_key)
-    with pytest.raises(refusals.AttestationRefusedError) as refused:
+    with pytest.raises(AttestationRefusedError) as refused:
         world.unlock(newcomer, proof="app-assert", counter=5)
     assert reason(refused) is Reason.COUNTER
     stored = world.storage.entitlement(PurchaseKey("grant", APP, "sub:order-1"))
@@ -149,6 +149,6 @@ def test_a_renewal_is_signed_by_the_key_of_the_first_unlock(world: FullService) 
     first = world.unlock(device, proof="app-attest")
     world.unlock(other, world.grant("order-2"), "app-attest")
     device.app_key = other.app_key
-    with pytest.raises(refusals.AttestationRefusedError) as refused:
+    with pytest.raises(AttestationRefusedError) as refused:
         world.renew(device, first.license_id, "app-assert", counter=9)
     assert reason(refused) is Reason.KEY_ID

@@ -9,8 +9,9 @@ import pytest
 from corelocker.attestation.verdict import Reason
 from corelocker.bundle.content_keys import tier_keys
 from corelocker.licensing import errors
+from corelocker.licensing import errors as refusals
 from corelocker.service import admin
-from corelocker.service import errors as refusals
+from corelocker.service.errors import AttestationRefusedError
 from corelocker.service.messages import RenewRequest
 from corelocker.service.records import PurchaseKey
 from support.full_service import (
@@ -39,7 +40,7 @@ def test_a_renewal_takes_the_proof_that_fits_the_first_one(world: FullService, f
 def test_a_renewal_by_another_device_key(world: FullService, proof: str) -> None:
     owner, thief = Device.new(), Device.new()
     issued = world.unlock(owner)
-    with pytest.raises(refusals.AttestationRefusedError) as refused:
+    with pytest.raises(AttestationRefusedError) as refused:
         world.renew(thief, issued.license_id, proof)
     assert reason(refused) is Reason.SIGNATURE
 
@@ -48,10 +49,10 @@ def test_a_renewal_by_another_device_key(world: FullService, proof: str) -> None
 def test_a_device_key_proof_is_for_one_renewal(world: FullService, part: str) -> None:
     device = Device.new()
     issued = world.unlock(device, proof="android")
-    with pytest.raises(refusals.AttestationRefusedError):
+    with pytest.raises(AttestationRefusedError):
         world.renew(device, issued.license_id, "device-key", **RELAYS[part](world))
     body = world.renew_body(device, issued.license_id, "device-key")
-    with pytest.raises(refusals.AttestationRefusedError):
+    with pytest.raises(AttestationRefusedError):
         world.service.decisions.renew(
             issued.license_id, RenewRequest.from_json(body | {"challenge": world.challenge()})
         )

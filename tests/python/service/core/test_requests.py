@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from corelocker.bundle import jose
-from corelocker.service import errors as refusals
+from corelocker.licensing import errors as refusals
 from corelocker.service.messages import MAX_REQUEST_SIZE, ChallengeRequest, RenewRequest, UnlockRequest
 from support import attestation_forge as forge
 from support.full_service import (

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 from corelocker.attestation.verdict import Reason
-from corelocker.service import errors as refusals
+from corelocker.licensing import errors as refusals
+from corelocker.service.errors import AttestationRefusedError
 from support.full_service import (
     DAY,
     Device,
@@ -19,7 +20,7 @@ from support.play_server import Call, error_reply, http_server, json_reply
 def test_no_revocation_list_no_android_device(world: FullService) -> None:
     world.revocation.unlink()
     world.service = world.open()
-    with pytest.raises(refusals.AttestationRefusedError) as refused:
+    with pytest.raises(AttestationRefusedError) as refused:
         world.unlock(Device.new(), proof="android")
     assert reason(refused) is Reason.REVOCATION_LIST_MISSING
     with pytest.raises(refusals.NotReadyError):
@@ -30,10 +31,10 @@ def test_a_stale_revocation_list(world: FullService) -> None:
     device = Device.new()
     first = world.unlock(device, proof="android")
     world.revoke((), age=DAY + 1)
-    with pytest.raises(refusals.AttestationRefusedError) as refused:
+    with pytest.raises(AttestationRefusedError) as refused:
         world.unlock(Device.new(), proof="android")
     assert reason(refused) is Reason.REVOCATION_LIST_STALE
-    with pytest.raises(refusals.AttestationRefusedError) as refused:
+    with pytest.raises(AttestationRefusedError) as refused:
         world.renew(device, first.license_id, "device-key")
     assert reason(refused) is Reason.REVOCATION_LIST_STALE
     with pytest.raises(refusals.NotReadyError):
@@ -57,7 +58,7 @@ def test_a_revocation_list_that_is_fetched(world: FullService) -> None:
         (world.folder / "service.toml").write_text(changed)
         world.service = world.open()
         for _ in range(3):
-            with pytest.raises(refusals.AttestationRefusedError) as refused:
+            with pytest.raises(AttestationRefusedError) as refused:
                 world.unlock(Device.new(), proof="android")
             assert reason(refused) is Reason.REVOCATION_LIST_MISSING
         # A source that fails is not asked with every request.
@@ -71,16 +72,16 @@ def test_a_revocation_list_that_is_fetched(world: FullService) -> None:
         world.clock.now += 3600
         world.service.maintenance.run()
         assert len(calls) == 3
-        with pytest.raises(refusals.AttestationRefusedError) as refused:
+        with pytest.raises(AttestationRefusedError) as refused:
             world.unlock(Device.new(), proof="android")
         assert reason(refused) is Reason.CERTIFICATE_REVOKED
     # The address is gone: the list that was fetched counts for a day.
     world.clock.now += DAY
-    with pytest.raises(refusals.AttestationRefusedError) as refused:
+    with pytest.raises(AttestationRefusedError) as refused:
         world.unlock(Device.new(), proof="android")
     assert reason(refused) is Reason.CERTIFICATE_REVOKED
     world.clock.now += 1
-    with pytest.raises(refusals.AttestationRefusedError) as refused:
+    with pytest.raises(AttestationRefusedError) as refused:
         world.unlock(Device.new(), proof="android")
     assert reason(refused) is Reason.REVOCATION_LIST_STALE
 
@@ -90,7 +91,7 @@ def test_a_damaged_revocation_list_leaves_the_last_good_one(world: FullService) 
     world.revocation.write_text("{")
     world.unlock(Device.new(), proof="android")
     world.clock.now += DAY + 1
-    with pytest.raises(refusals.AttestationRefusedError) as refused:
+    with pytest.raises(AttestationRefusedError) as refused:
         world.unlock(Device.new(), proof="android")
     assert reason(refused) is Reason.REVOCATION_LIST_STALE
 
@@ -101,10 +102,10 @@ def test_a_chain_that_is_revoked_after_the_first_unlock(world: FullService, seri
     first = world.unlock(device, proof="android")
     world.clock.now += 1
     world.revoke((serial,))
-    with pytest.raises(refusals.AttestationRefusedError) as refused:
+    with pytest.raises(AttestationRefusedError) as refused:
         world.renew(device, first.license_id, "device-key")
     assert reason(refused) is Reason.CERTIFICATE_REVOKED
-    with pytest.raises(refusals.AttestationRefusedError) as refused:
+    with pytest.raises(AttestationRefusedError) as refused:
         world.unlock(Device.new(), proof="android")
     assert reason(refused) is Reason.CERTIFICATE_REVOKED
 
@@ -115,6 +116,6 @@ def test_a_chain_that_is_revoked_after_a_renewal(world: FullService) -> None:
     second = world.renew(device, first.license_id, "device-key")
     world.clock.now += 1
     world.revoke((77,))
-    with pytest.raises(refusals.AttestationRefusedError) as refused:
+    with pytest.raises(AttestationRefusedError) as refused:
         world.renew(device, second.license_id, "device-key")
     assert reason(refused) is Reason.CERTIFICATE_REVOKED

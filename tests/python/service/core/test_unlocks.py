@@ -9,8 +9,9 @@ import pytest
 from corelocker.attestation.verdict import Reason
 from corelocker.bundle.content_keys import tier_keys
 from corelocker.errors import ConfigError
-from corelocker.service import errors as refusals
+from corelocker.licensing import errors as refusals
 from corelocker.service.core import UnlockService
+from corelocker.service.errors import AttestationRefusedError
 from corelocker.service.keys import KeystoreKeys
 from corelocker.service.messages import ChallengeRequest, UnlockRequest
 from corelocker.service.records import PurchaseKey
@@ -205,7 +206,7 @@ tier = "full"
         world.unlock(Device.new(), grant)
     # Roots of the tests, and an app that was run from Xcode, do not count either.
     for proof in ("android", "app-attest"):
-        with pytest.raises(refusals.AttestationRefusedError) as refused:
+        with pytest.raises(AttestationRefusedError) as refused:
             world.unlock(Device.new(), grant, proof)
         assert reason(refused) is Reason.UNTRUSTED_ROOT
     assert storage.list_licenses() == []
@@ -217,7 +218,7 @@ def test_an_app_attest_instance_of_the_other_environment(world: FullService) -> 
     changed = text.replace(f'app_id = "{forge.APP_ID}"', f'app_id = "{forge.APP_ID}"\nenvironment = "production"')
     (world.folder / "service.toml").write_text(changed)
     world.service = world.open()
-    with pytest.raises(refusals.AttestationRefusedError) as refused:
+    with pytest.raises(AttestationRefusedError) as refused:
         world.unlock(Device.new(), proof="app-attest")
     assert reason(refused) is Reason.WRONG_ENVIRONMENT
 
