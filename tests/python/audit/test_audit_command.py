@@ -14,6 +14,7 @@ import pytest
 from corelocker.audit import training
 from corelocker.audit.evaluators import Evaluator
 from corelocker.cli.app import run
+from support.json_outputs import assert_documented, documented_paths
 
 MODULE = """
 import torch
@@ -98,6 +99,7 @@ def test_a_module_is_locked_in_memory_and_audited(
     found = command(capsys, *arguments, "--out", "one.html", "--work", "work")
     assert {p.name for p in folder.iterdir()} - before - {"__pycache__"} == {"one.html", "work"}
     assert stat.S_IMODE((folder / "one.html").stat().st_mode) == 0o600
+    assert documented_paths("audit") <= assert_documented(found, "audit")
     assert found["original"]["value"] == 1.0
     assert found["metric"] == {"name": "top-1", "higher_is_better": True, "proportion": True, "chance": 0.25}
     assert [t["name"] for t in found["tiers"]] == ["free", "plus", "full"]
@@ -144,6 +146,7 @@ def test_locked_files_are_audited_with_their_bundle(folder: Path, capsys: pytest
             capsys, "audit", f"dist/{entry['name']}", "--bundle", "dist/m.clkey", "--keystore", "keys.json",
             "--data", "data.npz", "--model", "audited_net:net", "--quick", "--out", f"{entry['name']}.html", *quick,
         )  # fmt: skip
+        assert_documented(found, "audit")
         assert found["original"]["value"] > 0.98, entry["name"]
         assert found["tiers"][-1]["utility"] == found["original"]
         assert found["tiers"][0]["locked_bytes"] == entry["locked_bytes"]

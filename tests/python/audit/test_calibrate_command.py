@@ -12,6 +12,7 @@ import torch
 from corelocker.artifacts.torch_module import open_state, plain_state
 from corelocker.cli.app import run
 from support.attack_subjects import task, trained
+from support.json_outputs import assert_documented, documented_paths
 
 FACTORY = """
 import torch
@@ -86,6 +87,7 @@ def test_a_calibrated_plan_locks_what_was_measured(work: Path, capsys: pytest.Ca
         capsys, "calibrate", "net.safetensors", "--data", "test.npz", "--model", "sensitivity_factory:net", "--target",
         "free=0.5", "--target", "plus=0.8", "--out", "plan.json", "--tolerance", "0.02", "--seed", "calibrate",
     )  # fmt: skip
+    assert documented_paths("calibrate") <= assert_documented(found, "calibrate")
     free, plus, full = found["tiers"]
     assert [free["name"], plus["name"], full["name"]] == ["free", "plus", "full"]
     assert free["removed"] > plus["removed"] > full["removed"] == 0

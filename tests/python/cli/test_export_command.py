@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.json_outputs import assert_documented
 
 
 def run(*arguments: str, cwd: Path, code: int = 0) -> Any:
@@ -44,11 +45,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_export_locks_in_the_same_run(folder: Path) -> None:
     result = run("export", "factory:small", "--name", "small", "--model-version", "2", "--out", "dist", cwd=folder)
     assert sorted(p.name for p in (folder / "dist").iterdir()) == ["small.clkey", "small.mlpackage", "small.pte"]
+    assert_documented(result, "export")
     channels = {(a["channels"], a["locked_channels"]) for a in result["artifacts"]}
     assert len(channels) == 1, "the same channels in both formats"
     checked = run("verify", "dist/small.mlpackage", "--bundle", "dist/small.clkey", "--full", cwd=folder)
     assert checked["tiers_restored"] == ["free", "full"]
     plain = run("export", "factory:small", "--name", "small", "--no-lock", "--out", "plain", cwd=folder)
+    assert_documented(plain, "export")
     assert len(plain["outputs"]) == 2
     run("restore", "dist/small.pte", "--bundle", "dist/small.clkey", "--out", "small.pte", cwd=folder)
     assert (folder / "small.pte").read_bytes() == (folder / "plain" / "small.pte").read_bytes()

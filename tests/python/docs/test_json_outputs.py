@@ -71,14 +71,14 @@ def _files(call: Commands, folder: Path) -> None:
     write_safetensors(folder / "net.safetensors", tensors)
     shutil.copyfile(exported("resnet", "xnnpack"), folder / "resnet.pte")
     shutil.copyfile(exported("gated", "int4"), folder / "gated.pte")
+    package = shutil.copytree(PACKAGE, folder / PACKAGE.name)
+    (package / "executorch_debug_handle_mapping.json").touch()  # what a locked copy goes without
     call("keystore init", "keys.json", "--kek-file", "kek")
-    models = ("resnet.pte", "gated.pte", "net.safetensors")
+    models = ("resnet.pte", "gated.pte", "net.safetensors", PACKAGE.name)
     options = ("--model-id", "m", "--model-version", "3", "--tiers", "free=0.2,plus=0.1,full=0", "--out", "dist")
     call("lock", *models, *options, "--consumers")
     call.run("refused", ["lock", *models, *options], code=1)
-    package = shutil.copytree(PACKAGE, folder / PACKAGE.name)
-    (package / "executorch_debug_handle_mapping.json").touch()  # what a locked copy goes without
-    for model in (*models, package.name):
+    for model in models:
         call("inspect MODEL", model)
     call("inspect BUNDLE", "dist/m.clkey")
     call("verify", "dist/net.safetensors", "--bundle", "dist/m.clkey", "--full")
