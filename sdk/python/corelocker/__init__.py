@@ -1,9 +1,10 @@
-"""CoreLocker: ship a neural network in a locked state and restore it, bit for bit, on a device that has proven itself.
+"""CoreLocker ships a neural network in a locked state and restores it, bit for bit, on a device that has proven itself.
 
-`artifacts` reads finished model files, `locking` takes the access key out of them, `bundle` packs it encrypted and signed,
-`licensing` releases the content key to a device, `runtime` puts the bytes back in memory, `audit` says what the lock is worth.
+`artifacts` reads finished model files. `locking` takes the access key out of them. `bundle` packs the key, encrypted
+and signed. `licensing` releases the content key to a device. `runtime` puts the bytes back in memory. `audit` says
+what the lock is worth.
 
-What a build script needs can be imported from here; each name is loaded when it is first used.
+A build script can import what it needs from here. Each name is loaded when it is first used.
 """
 
 from importlib import import_module

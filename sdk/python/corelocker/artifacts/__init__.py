@@ -1,8 +1,8 @@
 """Finished model files and the weights in them.
 
-Owns the reading of every supported format (`.pte` with `.ptd`, `.mlpackage`, `.mlmodelc`, `.safetensors`) into one view,
-`Artifact` with its `WeightTensor`s, which selection, fill, patch and audit work on. A new format is one more adapter here.
-Nothing in this package imports torch, executorch or coremltools.
+The package reads every supported format (`.pte` with `.ptd`, `.mlpackage`, `.mlmodelc`, `.safetensors`) into one
+view: an `Artifact` with its `WeightTensor`s. Selection, fill, patch and audit work on that view. A new format is one
+more adapter here. Nothing in this package imports torch, executorch or coremltools.
 """
 
 from corelocker.artifacts.detect import open_artifact

@@ -1,6 +1,7 @@
 """Attestation: a device proves that it is genuine, runs the genuine app and vouches for its device key.
 
-One module for each format, each a pure function of (evidence, expected challenge, policy, trust anchors, clock):
+Each format has one module. Its verifier is a pure function of (evidence, expected challenge, policy, trust anchors,
+clock):
 
     android_key.verify_android_key               a key made in the phone's KeyMint, with the chain that describes it
     apple_app_attest.verify_app_attestation      Apple vouches for a key of an app instance, once an install
@@ -9,8 +10,8 @@ One module for each format, each a pure function of (evidence, expected challeng
     device_key.verify_device_key                 the device key answers a challenge, to renew what it was attested for
     play_integrity.verify_play_integrity         Google's verdict as an extra signal beside `android-key`
 
-A verifier never raises for bad evidence: it returns a `Verdict` with one `Reason`. It raises `ConfigError` or
-`ValueError` only when its caller's configuration makes no sense. Which environment a service is in is configuration;
-nothing here reads it from evidence. What the evidence must sign is
-`corelocker.licensing.attested_request`, its form `corelocker.licensing.evidence`; docs/formats.md describes both.
+A verifier never raises for bad evidence. It returns a `Verdict` with one `Reason`. It raises `ConfigError` or
+`ValueError` only when its caller's configuration makes no sense. The environment of a service is configuration;
+nothing here reads it from evidence. `corelocker.licensing.attested_request` says what the evidence must sign, and
+`corelocker.licensing.evidence` what form it has. docs/formats.md describes both.
 """

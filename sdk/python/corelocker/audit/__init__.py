@@ -1,8 +1,9 @@
 """What a lock is worth, measured on the publisher's own model (extra `audit`).
 
-Owns the audit: a model in every tier (`models`), data sets and metrics (`data`), utility and its curve (`utility`), attacks
-(`attacks`), calibration of tiers (`calibrate`), bounds (`bounds`) and the report (`report`). It uses locking and artifacts and
-nothing uses it but the command line. Everything is deterministic for a seed. torch is imported when a function needs it.
+`models` has a model in every tier. `data` reads data sets and metrics. `utility` measures each tier and the curve.
+`attacks` tries to get the key back. `calibrate` finds the tiers for wanted utilities. `bounds` says how far the lock
+moves the network. `report` writes it all down. The package uses `locking` and `artifacts`. Only the command line uses
+it. A seed makes everything repeatable. torch is imported when a function needs it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""The command line: thin, one file a group of commands. A command parses, calls one function of a package, and prints.
+"""The command line. It is thin and has one file for each group of commands.
 
-Exit codes: 0 done, 1 refused (a typed error, printed in one line or as JSON), 2 wrong usage.
+A command parses, calls one function of a package, and prints. Exit codes: 0 done, 1 refused (a typed error, printed
+in one line or as JSON), 2 wrong usage.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Exporting a torch model to the files that phones run (extra `export`).
 
-Owns what a build asks for (`parse_config`, `ExportTarget`), loading the model (`load_model`), the exporters (`export_target`,
-`export_executorch`, `export_coreml`) and the whole build (`export`). Exporters are silent and deterministic, and write all of their
-files or none. torch, ExecuTorch and coremltools are imported when a function needs them, never by importing this package.
+`parse_config` and `ExportTarget` say what a build asks for. `load_model` loads the model. `export_target`,
+`export_executorch` and `export_coreml` are the exporters. `export` is the whole build. Exporters are silent and
+deterministic. They write all of their files or none. torch, ExecuTorch and coremltools are imported when a function
+needs them, never by importing this package.
 """
 
 from corelocker.exporting.build import ExportResult, export

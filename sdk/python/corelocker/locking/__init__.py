@@ -1,5 +1,6 @@
 """Taking the access key out of an artifact.
 
-Owns which channels are locked (criteria, groups, plan), what stands in their place (fill), which bytes that concerns
-(layout) and the writing of locked files and their key bundle (lock). Works on `Artifact`s only, never on a format.
+`criteria`, `groups` and `plan` say which channels are locked. `fill` says what stands in their place. `layout` says
+which bytes that concerns. `lock` writes the locked files and their key bundle. The package works on `Artifact`s only,
+never on a format.
 """

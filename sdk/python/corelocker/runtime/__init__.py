@@ -1,7 +1,8 @@
 """Restoring a locked file in memory, below the runtime that loads it.
 
-Owns the restored mapping of a file (`restored`), what is known of files that were compared as a whole (`checked_files`) and
-loading a mapping with ExecuTorch (`executorch`). Uses `bundle`, never `locking`: a device never locks.
+`restored` maps a file and applies the patches. `locate` finds the files that a bundle belongs to. `checked_files`
+remembers which files were compared as a whole. `executorch` loads a restored file with ExecuTorch. `whole` restores
+and verifies whole artifacts for their owner. The package uses `bundle` and never `locking`: a device never locks.
 """
 
 from corelocker.runtime.restored import Check, RestoredFile, restore, restore_to_file

@@ -1,12 +1,13 @@
 """How far a lock moves the network's activations: measured, certified from above, and as the paper's theorems estimate it.
 
-Three kinds of numbers that must not be confused:
+There are three kinds of numbers. They must not be confused:
 
 - **measured**: the disparity ||y - y*|| on given inputs. For the worst input it is a lower bound.
 - **certificate**: an upper bound for every input whose norm is at most that of the largest given one. It follows from operator
   norms alone, with no assumption about the weights. Like all products of norms it grows quickly with depth.
-- **theorems 1 to 4** of CoreLocker (IEEE S&P 2024): they assume i.i.d. sub-Gaussian weights and hold with a probability, and the
-  paper leaves the constants C_e and C_s open. They are parameters here, and the numbers no certificate.
+- **theorems 1 to 4** of CoreLocker (IEEE S&P 2024): they assume i.i.d. sub-Gaussian weights and hold with a
+  probability. The paper leaves the constants C_e and C_s open, so they are parameters here. These numbers are no
+  certificate.
 
 Norms are Euclidean over all elements of one sample's activation.
 """

@@ -1,6 +1,6 @@
 """The audit as one self-contained HTML page and as JSON.
 
-`verdict` says what the measurements mean, `html` renders the document that `corelocker.audit.run.audit` returns.
+`verdict` says what the measurements mean. `html` renders the document that `corelocker.audit.run.audit` returns.
 """
 
 from corelocker.audit.report.document import FORMAT, VERSION, plain

@@ -1,7 +1,7 @@
 """The keystore: a publisher's signing keys and content keys in one encrypted file (docs/formats.md, "Keystore").
 
-`store` changes it, `container` is the file around the encrypted part, `contents` what is inside, `protection` and `kek` where its
-key comes from, `passphrase` asks for one.
+`store` changes it. `container` is the file around the encrypted part, and `contents` is what is inside. `protection`
+and `kek` say where the file's key comes from. `passphrase` asks for a passphrase.
 """
 
 from corelocker.bundle.keystore.contents import ContentKey, PublisherKey

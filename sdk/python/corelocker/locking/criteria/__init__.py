@@ -1,8 +1,8 @@
 """How much a channel matters, without data.
 
-Criteria of CoreLocker (IEEE S&P 2024, section on core-weight extraction): the l1 norm of a filter, and the scale of the
-BatchNorm that follows it. `random` is the baseline that every audit sets beside them. `sensitivity` runs the model and lives in
-`corelocker.locking.criteria.sensitivity`, which gives a scorer of its own.
+`l1` and `bn_scale` are criteria of CoreLocker (IEEE S&P 2024, section on core-weight extraction): the l1 norm of a
+filter, and the scale of the BatchNorm that follows it. `random_scores` is the baseline that every audit sets beside
+them. `corelocker.locking.criteria.sensitivity` runs the model, and gives a scorer of its own.
 """
 
 from __future__ import annotations

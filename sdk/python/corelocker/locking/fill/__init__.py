@@ -1,9 +1,10 @@
 """What stands in the place of a locked channel.
 
-`zero` is the paper's choice: the channel is silent, and its place is plain to see. `decoy` draws a channel that the layer's
-remaining channels could have had: each decoy imitates the statistics of one of them (the target), so that no score of single
-channels tells decoys from the rest, and it never depends on a locked byte. Decoys are drawn as floats and then quantized as
-an exporter would: the scale follows from the values and from how far the target's codes reach.
+`zero` is the paper's choice. The channel is silent, and its place is plain to see. `decoy` draws a channel that the
+layer's remaining channels could have had. Each decoy imitates the statistics of one of them (the target), so that no
+score of single channels tells decoys from the rest. A decoy never depends on a locked byte. Decoys are drawn as
+floats and then quantized as an exporter would: the scale follows from the values and from how far the target's codes
+reach.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Alembic's migrations of the service's database; `corelocker service migrate` runs them."""
+"""Alembic's migrations of the service's database. `corelocker service migrate` runs them."""

@@ -1,1 +1,1 @@
-"""One module a revision, oldest first."""
+"""The revisions of the database, one module each."""
