@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from corelocker.service.errors import NotReadyError
+from corelocker.licensing.errors import NotReadyError
 
 # An outcome counts this long: probes of many load balancers must not become a load of their own.
 _FRESH_SECONDS = 1.0
