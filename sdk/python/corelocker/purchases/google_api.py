@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import functools
 import threading
+import time
 from collections.abc import Mapping
+from datetime import UTC
 from typing import Any
 
 import google.auth.credentials
 import google.auth.exceptions
-import requests
 from google.auth.transport.requests import Request
 from google.oauth2 import service_account
 
 from corelocker.errors import ConfigError
 from corelocker.licensing.errors import PurchaseUpstreamDeniedError, PurchaseUpstreamError
 from corelocker.licensing.http_client import Answer, new_session
+from corelocker.purchases.refreshed import Fetched, Refreshed
 from corelocker.purchases.upstream import ask
+
+# Seconds: how long a token without an end is used, and how long before its end another is fetched and it is not used.
+_TOKEN_SECONDS = 3600
+_TOKEN_EARLY = 240
+_TOKEN_LAST = 15
 
 
 def credentials_of(account: Mapping[str, str], scope: str) -> google.auth.credentials.Credentials:
@@ -36,7 +43,12 @@ class GoogleApi:
         self.credentials = credentials
         self._timeout = timeout
         self._local = threading.local()
-        self._signing_in = threading.Lock()
+        self._token = Refreshed(
+            self._sign_in,
+            wait=timeout,
+            otherwise=lambda: PurchaseUpstreamError("the store's sign-in does not answer in time"),
+            first=self._fetched(time.time()) if credentials.valid else None,
+        )
 
     def ask(
         self,
@@ -51,7 +63,7 @@ class GoogleApi:
             self._local.session = new_session()
         session, refused = self._local.session, None
         while True:
-            token = self._access_token(session, refused)
+            token = self._token.get(time.time(), refused=refused)
             headers = {"Authorization": f"Bearer {token}"}
             answer = ask(
                 session, method, url, timeout=self._timeout, headers=headers, params=parameters, json_body=body
@@ -60,24 +72,28 @@ class GoogleApi:
                 return answer
             refused = token
 
-    def _access_token(self, session: requests.Session, refused: str | None) -> str:
-        """A token that is valid for some minutes, and not the one that was refused.
+    def _sign_in(self, now: float) -> Fetched[str]:
+        """A new access token.
 
         The token is used directly: google-auth's own session and `before_request` start threads that ask another
         service of Google about regions.
         """
         credentials: Any = self.credentials
-        with self._signing_in:
-            if not credentials.valid or credentials.token == refused:
-                try:
-                    credentials.refresh(functools.partial(Request(session), timeout=self._timeout))
-                except google.auth.exceptions.TransportError:
-                    raise PurchaseUpstreamError("the store's sign-in cannot be reached") from None
-                except google.auth.exceptions.GoogleAuthError as error:
-                    if error.retryable:
-                        raise PurchaseUpstreamError("the store's sign-in does not work now") from None
-                    raise PurchaseUpstreamDeniedError("the store refuses the service's credentials") from None
-                except (TypeError, ValueError, KeyError, AttributeError):
-                    # google-auth takes what the sign-in answers for JSON of the right shape.
-                    raise PurchaseUpstreamError("the store's sign-in answers what it does not document") from None
-            return str(credentials.token)
+        try:
+            with new_session() as session:
+                credentials.refresh(functools.partial(Request(session), timeout=self._timeout))
+            return self._fetched(now)
+        except google.auth.exceptions.TransportError:
+            raise PurchaseUpstreamError("the store's sign-in cannot be reached") from None
+        except google.auth.exceptions.GoogleAuthError as error:
+            if error.retryable:
+                raise PurchaseUpstreamError("the store's sign-in does not work now") from None
+            raise PurchaseUpstreamDeniedError("the store refuses the service's credentials") from None
+        except (TypeError, ValueError, KeyError, AttributeError):
+            # google-auth takes what the sign-in answers for JSON of the right shape.
+            raise PurchaseUpstreamError("the store's sign-in answers what it does not document") from None
+
+    def _fetched(self, now: float) -> Fetched[str]:
+        expiry = self.credentials.expiry
+        end = now + _TOKEN_SECONDS if expiry is None else expiry.replace(tzinfo=UTC).timestamp()
+        return Fetched(str(self.credentials.token), now, end - _TOKEN_EARLY, end - _TOKEN_LAST)

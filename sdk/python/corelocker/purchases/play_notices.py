@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -22,6 +21,7 @@ from joserfc.jwk import KeySet
 from corelocker.licensing.errors import PurchaseNoticeError, PurchaseUpstreamError
 from corelocker.licensing.http_client import new_session
 from corelocker.purchases.google_play_answers import TOKEN, Kind, milliseconds_of, purchase_id_of
+from corelocker.purchases.refreshed import Fetched, Refreshed
 from corelocker.purchases.upstream import ask, json_of
 
 CERTIFICATES_URL = "https://www.googleapis.com/oauth2/v3/certs"
@@ -29,6 +29,9 @@ MAX_NOTICE_SIZE = 64 * 1024
 _RS256 = jws.JWSRegistry(algorithms=["RS256"])
 # How far Google's clock and the service's may be apart, seconds.
 _SKEW = 60
+# Seconds. Google publishes a key days before it signs with it.
+_KEYS_FRESH = 3600
+_KEYS_GOOD = 86400
 
 
 @dataclass(frozen=True)
@@ -52,29 +55,29 @@ class PlayNotice:
 
 
 class GoogleKeys:
-    """Google's public keys for OpenID Connect tokens, fetched when needed and kept for an hour."""
+    """Google's public keys for OpenID Connect tokens: fetched anew each hour, in use for a day at most."""
 
     def __init__(self, url: str = CERTIFICATES_URL, timeout: float = 10.0) -> None:
         self._url = url
         self._timeout = timeout
-        self._lock = threading.Lock()
-        self._keys: KeySet | None = None
-        self._fetched_at = 0
+        self._keys = Refreshed(
+            self._fetch, wait=timeout, otherwise=lambda: PurchaseUpstreamError("Google's keys do not come in time")
+        )
 
     def at(self, now: int) -> KeySet:
-        """The keys. Raises PurchaseUpstreamError when they cannot be fetched."""
-        with self._lock:
-            if self._keys is None or not 0 <= now - self._fetched_at < 3600:
-                with new_session() as session:
-                    answer = ask(session, "GET", self._url, timeout=self._timeout)
-                if answer.status_code != 200:
-                    raise PurchaseUpstreamError(f"Google's keys: the answer is {answer.status_code}")
-                try:
-                    self._keys = KeySet.import_key_set(json_of(answer))  # type: ignore[arg-type]
-                except (JoseError, ValueError, KeyError, TypeError, AttributeError):
-                    raise PurchaseUpstreamError("Google's list of keys cannot be read") from None
-                self._fetched_at = now
-            return self._keys
+        """The keys. Raises PurchaseUpstreamError when there are none."""
+        return self._keys.get(now)
+
+    def _fetch(self, now: float) -> Fetched[KeySet]:
+        with new_session() as session:
+            answer = ask(session, "GET", self._url, timeout=self._timeout)
+        if answer.status_code != 200:
+            raise PurchaseUpstreamError(f"Google's keys: the answer is {answer.status_code}")
+        try:
+            keys = KeySet.import_key_set(json_of(answer))  # type: ignore[arg-type]
+        except (JoseError, ValueError, KeyError, TypeError, AttributeError):
+            raise PurchaseUpstreamError("Google's list of keys cannot be read") from None
+        return Fetched(keys, now, now + _KEYS_FRESH, now + _KEYS_GOOD)
 
 
 class PlayNotices:

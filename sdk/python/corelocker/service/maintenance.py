@@ -49,7 +49,7 @@ class Maintenance:
             *(partial(self._take_in_voided, app, now_ms) for app in self._apps.values()),
         ]
         if any(app.android is not None for app in self._apps.values()):
-            tasks.append(lambda: self._revocation.current(now_ms / 1000))
+            tasks.append(lambda: self._revocation.refresh(now_ms / 1000))
         for task in tasks:
             try:
                 task()
