@@ -20,14 +20,21 @@ targets += [
         publicHeadersPath: "include",
         cxxSettings: [.headerSearchPath("src")]),
     .target(name: "CoreLocker", dependencies: coreDependencies, path: "sdk/apple/CoreLocker"),
+    // These two have nothing for Linux but what is tested there.
+    .target(name: "CoreLockerDevice", dependencies: ["CoreLocker"], path: "sdk/apple/CoreLockerDevice"),
+    .target(name: "CoreLockerCoreML", dependencies: ["CoreLockerDevice", "CoreLocker"], path: "sdk/apple/CoreLockerCoreML"),
     .testTarget(
-        name: "CoreLockerTests", dependencies: ["CoreLocker", "CCoreLocker"], path: "tests/apple/CoreLockerTests"),
+        name: "CoreLockerTests", dependencies: ["CoreLocker", "CoreLockerCoreML", "CCoreLocker"], path: "tests/apple/CoreLockerTests"),
 ]
 
 let package = Package(
     name: "CoreLocker",
     platforms: [.iOS(.v17), .macOS(.v14)],
-    products: [.library(name: "CoreLocker", targets: ["CoreLocker"])],
+    products: [
+        .library(name: "CoreLocker", targets: ["CoreLocker"]),
+        .library(name: "CoreLockerDevice", targets: ["CoreLockerDevice"]),
+        .library(name: "CoreLockerCoreML", targets: ["CoreLockerCoreML"]),
+    ],
     targets: targets,
     swiftLanguageModes: [.v6],
     cxxLanguageStandard: .cxx17)

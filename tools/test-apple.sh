@@ -7,7 +7,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 build=.build/apple
 logs=$build/logs
-all_gates=(format test end-to-end api asan)
+all_gates=(format test typecheck end-to-end api asan)
 passed=() skipped=() failed=()
 mkdir -p "$logs"
 
@@ -27,6 +27,9 @@ gate_test() {
   swift_test "$build/debug" -Xswiftc -warnings-as-errors 2>&1 | tee "$logs/summary" && grep -q 'Test run with [1-9][0-9]* tests passed' "$logs/summary"
 }
 
+# What imports Apple's frameworks, against stubs of them.
+gate_typecheck() { tools/swift.sh tools/typecheck-apple.sh "$build/typecheck"; }
+
 # The Swift client, the real unlock service and the C core, on this machine.
 gate_end-to-end() { PYTHONPATH=sdk/python:tests/python .venv/bin/python tests/apple/end_to_end.py "$build"; }
 
@@ -43,7 +46,6 @@ gate_asan() {
   tools/swift.sh env ASAN_OPTIONS=detect_leaks=0 swift test --scratch-path "$build/asan" --sanitize=address 2>&1 | tee "$logs/asan-summary" &&
     grep -q "Test run with [1-9][0-9]* tests passed" "$logs/asan-summary"
 }
-
 
 run_gate() {
   local gate=$1 reason start=$SECONDS

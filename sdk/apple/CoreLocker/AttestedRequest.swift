@@ -45,8 +45,20 @@ struct AttestedRequest: Sendable {
     }
 }
 
+/// What evidence is for.
+public enum AttestedStep: Sendable {
+    case unlock, renewal
+}
+
 /// Proves the device to the service: App Attest on a phone, a development key in a simulator.
 public protocol Attester: Sendable {
     /// The `attestation` member of a request, whose bytes are `digest` (SHA-256 of the canonical request, 32 bytes).
-    func evidence(for digest: Data) async throws -> [String: String]
+    func evidence(for digest: Data, step: AttestedStep) async throws -> [String: String]
+
+    /// The service has refused the evidence of an unlock. Returns whether the next evidence differs, so that one more try makes sense.
+    func hasOtherEvidence() async throws -> Bool
+}
+
+extension Attester {
+    public func hasOtherEvidence() async throws -> Bool { false }
 }

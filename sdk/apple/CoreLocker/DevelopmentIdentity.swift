@@ -22,7 +22,7 @@
             (self.key, self.certificate) = (key, certificate)
         }
 
-        public func evidence(for digest: Data) async throws -> [String: String] {
+        public func evidence(for digest: Data, step: AttestedStep) async throws -> [String: String] {
             guard let signature = key.sign(Self.domain + digest) else {
                 throw CoreLockerError(.attestation, "The development identity cannot sign")
             }

@@ -1,5 +1,9 @@
 import Foundation
 
+#if canImport(Darwin)
+    import Darwin
+#endif
+
 /// A reading of a device's clocks.
 public struct ClockReading: Sendable, Equatable {
     /// The clock that its owner can set, Unix seconds.
@@ -24,13 +28,13 @@ public struct ClockMark: Sendable, Equatable {
         (self.time, self.ticks, self.boot) = (time, ticks, boot)
     }
 
-    var json: Data {
+    package var json: Data {
         (try? CanonicalJSON.encode(.object(["time": .integer(time), "ticks": .integer(ticks), "boot": .text(boot)])))
             ?? Data()
     }
 
     /// Throws `licenseClock` when the record is damaged.
-    init(json data: Data) throws(CoreLockerError) {
+    package init(json data: Data) throws(CoreLockerError) {
         let fields = try Fields(data, "the record of the time", .licenseClock)
         guard let time = fields.members["time"]?.integer, let ticks = fields.members["ticks"]?.integer,
             let boot = fields.members["boot"]?.text

@@ -49,22 +49,31 @@ public actor UnlockClient {
         let expected = try expectation(bundle, tier: tier)
         publish(.unlocking, of: bundle)
         try await publishing(bundle) {
-            let (app, key, attester) = (self.configuration.app, self.deviceKey.publicKey, self.attester)
-            let id = bundle.id
-            let answer = try await self.service.exchange("/v1/licenses", challenge: .object([:])) { challenge in
-                let digest = try AttestedRequest(
-                    challenge: challenge.nonce, app: app, bundle: id, tier: tier, device: key.thumbprint,
-                    purchaseToken: purchase.token
-                ).digest()
-                let evidence = try await attester.evidence(for: digest)
-                return .object([
-                    "challenge": .text(challenge.nonce), "app": .text(app), "bundle": .text(id.uuidString.lowercased()),
-                    "tier": .text(tier), "device_key": key.jwk, "attestation": .object(evidence.mapValues(JSON.text)),
-                    "purchase": purchase.json,
-                ])
+            let answer: Fields
+            do {
+                answer = try await self.request(bundle, tier, purchase)
+            } catch let error as CoreLockerError where error.code == .attestationRefused {
+                guard try await self.attester.hasOtherEvidence() else { throw error }
+                answer = try await self.request(bundle, tier, purchase)
             }
             try self.repairMark()
             try self.keep(answer, bundle, expected)
+        }
+    }
+
+    private func request(_ bundle: BundleIdentity, _ tier: String, _ purchase: Purchase) async throws -> Fields {
+        let (app, key, attester) = (configuration.app, deviceKey.publicKey, attester)
+        return try await service.exchange("/v1/licenses", challenge: .object([:])) { challenge in
+            let digest = try AttestedRequest(
+                challenge: challenge.nonce, app: app, bundle: bundle.id, tier: tier, device: key.thumbprint,
+                purchaseToken: purchase.token
+            ).digest()
+            let evidence = try await attester.evidence(for: digest, step: .unlock)
+            return .object([
+                "challenge": .text(challenge.nonce), "app": .text(app), "bundle": .text(bundle.id.uuidString.lowercased()),
+                "tier": .text(tier), "device_key": key.jwk, "attestation": .object(evidence.mapValues(JSON.text)),
+                "purchase": purchase.json,
+            ])
         }
     }
 
@@ -91,7 +100,7 @@ public actor UnlockClient {
                     let evidence =
                         byDeviceKey
                         ? try DeviceKeyProof.evidence($0.sealed, digest: digest, deviceKey: key)
-                        : try await attester.evidence(for: digest)
+                        : try await attester.evidence(for: digest, step: .renewal)
                     return .object([
                         "challenge": .text($0.nonce), "attestation": .object(evidence.mapValues(JSON.text)),
                     ])

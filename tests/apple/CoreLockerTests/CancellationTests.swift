@@ -24,7 +24,7 @@ import Testing
             return ServiceAnswer(status: 201, retryAfter: nil, body: Data(#"{"challenge":"c","expires_at":1}"#.utf8))
         }
 
-        func evidence(for digest: Data) async throws -> [String: String] {
+        func evidence(for digest: Data, step: AttestedStep) async throws -> [String: String] {
             try await hang()
             return [:]
         }

@@ -104,7 +104,7 @@ private final class ScriptedService: Transport, Attester, @unchecked Sendable {
         }
     }
 
-    func evidence(for digest: Data) async throws -> [String: String] {
+    func evidence(for digest: Data, step: AttestedStep) async throws -> [String: String] {
         lock.withLock {
             let expected = steps.first?["digest"]?.text.flatMap { Data(lowercaseHex: $0) }
             if digest != expected { notes.append("another digest") }

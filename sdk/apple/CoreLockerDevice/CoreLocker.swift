@@ -1,0 +1,94 @@
+#if canImport(CryptoKit) && canImport(DeviceCheck) && canImport(Security)
+    @_exported import CoreLocker
+    import Foundation
+
+    /// Unlocks the models of an app. It finds what it needs in the app's bundle: `corelocker.json` and the key bundles (`.clkey`).
+    ///
+    /// ```swift
+    /// let locker = try CoreLocker()
+    /// try await locker.unlock(with: .appStore(result.jwsRepresentation))
+    /// let model = try await locker.model(named: "Classifier")  // import CoreLockerCoreML
+    /// ```
+    ///
+    /// The device key is in the Secure Enclave, App Attest vouches for the app, the keychain keeps the license. In a debug build an app that holds
+    /// `attestation.pem` and a configuration for `development` uses that identity instead, so that it runs in the simulator.
+    public final class CoreLocker: Sendable {
+        /// What talks to the service and keeps licenses, for whatever this class does not offer.
+        public let client: UnlockClient
+        package let resources: AppResources
+
+        /// The app's configuration and its key bundles.
+        public var configuration: AppConfiguration { resources.configuration }
+        public var bundles: [KeyBundle] { resources.bundles }
+
+        /// - Parameter bundle: where `corelocker.json` and the key bundles are.
+        /// - Throws: ``CoreLockerError``: `appConfig` and the `bundle-` codes for what is in the app, `deviceKey` without a Secure Enclave,
+        ///   `fileAccess` when the keychain cannot be read.
+        public init(bundle: Bundle = .main) throws {
+            guard let folder = bundle.resourceURL else {
+                throw CoreLockerError(.fileAccess, "The bundle has no resources")
+            }
+            resources = try AppResources(folder: folder)
+            let app = resources.configuration.app
+            let (key, attester) = try Self.identity(app, resources.configuration.environment, bundle)
+            client = UnlockClient(
+                configuration: resources.configuration, deviceKey: key, attester: attester, store: KeychainLicenseStore(service: app))
+        }
+
+        private static func identity(
+            _ app: String, _ environment: AppEnvironment, _ bundle: Bundle
+        ) throws -> (any DeviceKey, any Attester) {
+            #if DEBUG
+                if environment == .development, let file = bundle.url(forResource: "attestation", withExtension: "pem") {
+                    let identity = try DevelopmentIdentity(pem: try String(contentsOf: file, encoding: .utf8))
+                    return (try DevelopmentDeviceKey(service: app), identity)
+                }
+            #endif
+            let keys = KeychainAppAttestKeyStore(keychain: Keychain(service: "\(app).corelocker"))
+            return (try SecureEnclaveDeviceKey(service: app), AppAttester(service: DeviceCheckAppAttest(), store: keys))
+        }
+
+        /// Fetches a license for what was bought.
+        ///
+        /// - Parameters:
+        ///   - tier: the tier that was bought; nil for the highest.
+        ///   - model: the model id of a key bundle; needed where the app holds several.
+        /// - Throws: ``CoreLockerError``; `CancellationError` when the task was cancelled.
+        public func unlock(with purchase: Purchase, tier: String? = nil, model: String? = nil) async throws {
+            let bundle = try resources.bundle(of: model)
+            // A bundle has two tiers at least.
+            try await client.unlock(bundle, tier: tier ?? bundle.tiers[bundle.tiers.count - 1], purchase: purchase)
+        }
+
+        /// Renews the licenses that are due, and tries every one. Call it when the app starts and when the network is back.
+        ///
+        /// - Throws: the last refusal. A license that has not ended works all the same.
+        public func renewIfDue() async throws {
+            var refusal: (any Error)?
+            for bundle in bundles {
+                do {
+                    try await client.renewIfDue(bundle)
+                } catch let error as CoreLockerError where error.code == .notUnlocked {
+                    continue
+                } catch {
+                    refusal = error
+                }
+            }
+            if let refusal { throw refusal }
+        }
+
+        /// What to show of a model, now and whenever it changes. Throws `bundleMismatch`.
+        public func states(model: String? = nil) async throws -> AsyncStream<UnlockState> {
+            await client.states(of: try resources.bundle(of: model))
+        }
+
+        /// Restores a locked file of the app in memory as far as the license goes. Needs no network.
+        ///
+        /// - Parameter name: the artifact's name in the key bundle, as in `model.pte`.
+        /// - Throws: ``CoreLockerError``: `notUnlocked` without a license, else one of the `license-`, `bundle-`, `patch-` and `restore-` codes.
+        public func restore(_ name: String, check: FullCheck = .automatic) async throws -> RestoredFile {
+            let found = try resources.artifact(named: [name])
+            return try await client.restore(found.url, with: found.bundle, check: check)
+        }
+    }
+#endif

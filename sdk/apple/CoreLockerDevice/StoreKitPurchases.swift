@@ -1,0 +1,77 @@
+#if canImport(StoreKit) && canImport(CryptoKit) && canImport(DeviceCheck) && canImport(Security)
+    import Foundation
+    import StoreKit
+
+    extension CoreLocker {
+        /// What a transaction buys here.
+        public struct Right: Sendable, Equatable {
+            public let tier: String?
+            public let model: String?
+
+            /// - Parameters:
+            ///   - tier: nil for the highest.
+            ///   - model: model id of a key bundle; nil where the app holds one.
+            public init(tier: String? = nil, model: String? = nil) { (self.tier, self.model) = (tier, model) }
+        }
+
+        /// Unlocks with a StoreKit 2 transaction, and finishes it once the license is here: the App Store hands out again what is not finished.
+        ///
+        /// ```swift
+        /// if case .success(let result) = try await product.purchase() { try await locker.unlock(with: result) }
+        /// ```
+        ///
+        /// - Throws: ``CoreLockerError``: `purchaseSignature` for a transaction that StoreKit has not verified, else as
+        ///   ``unlock(with:tier:model:)``.
+        public func unlock(with result: VerificationResult<Transaction>, as right: Right = Right()) async throws {
+            guard case .verified(let transaction) = result else {
+                throw CoreLockerError(.purchaseSignature, "StoreKit does not vouch for the transaction")
+            }
+            try await unlock(with: .appStore(result.jwsRepresentation), tier: right.tier, model: right.model)
+            await transaction.finish()
+        }
+
+        /// Watches `Transaction.updates`, where purchases arrive that were approved later, made on another device, or not finished. Start it when
+        /// the app starts; cancel the task to stop.
+        ///
+        /// - Parameters:
+        ///   - right: what a product of the app buys; nil leaves the transaction to the app.
+        ///   - report: told about each that did not unlock. It stays unfinished and comes again.
+        public func observeTransactions(
+            right: @escaping @Sendable (Transaction) -> Right?, report: @escaping @Sendable (any Error) -> Void
+        ) -> Task<Void, Never> {
+            Task {
+                for await result in Transaction.updates { await self.take(result, right, report) }
+            }
+        }
+
+        /// Unlocks with what the user owns already: for a "Restore Purchases" button and after the app was installed anew.
+        ///
+        /// - Returns: how many transactions unlocked.
+        @discardableResult
+        public func restorePurchases(
+            right: @Sendable (Transaction) -> Right?, report: @Sendable (any Error) -> Void
+        ) async throws -> Int {
+            try await AppStore.sync()
+            var unlocked = 0
+            for await result in Transaction.currentEntitlements where await take(result, right, report) { unlocked += 1 }
+            return unlocked
+        }
+
+        @discardableResult
+        private func take(
+            _ result: VerificationResult<Transaction>, _ right: @Sendable (Transaction) -> Right?,
+            _ report: @Sendable (any Error) -> Void
+        ) async -> Bool {
+            guard case .verified(let transaction) = result, transaction.revocationDate == nil, let right = right(transaction) else {
+                return false
+            }
+            do {
+                try await unlock(with: result, as: right)
+                return true
+            } catch {
+                report(error)
+                return false
+            }
+        }
+    }
+#endif

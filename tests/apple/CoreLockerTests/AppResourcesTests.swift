@@ -1,0 +1,111 @@
+import Foundation
+import Testing
+
+@testable import CoreLocker
+@testable import CoreLockerCoreML
+
+@Suite struct AppResourcesTests {
+    /// A folder like an app's, with the files of `names`.
+    private func withApp(_ names: [String], _ body: (URL) throws -> Void) throws {
+        let folder = FileManager.default.temporaryDirectory.appendingPathComponent(UUID().uuidString)
+        defer { try? FileManager.default.removeItem(at: folder) }
+        let bundle = try #require(try Vectors.cases(try Vectors.file("bundle.json")).first { $0.name == "two-artifacts" })
+        for name in names {
+            let url = folder.appendingPathComponent(name)
+            try FileManager.default.createDirectory(at: url.deletingLastPathComponent(), withIntermediateDirectories: true)
+            switch url.pathExtension {
+            case "clkey": try bundle.base64("bundle").write(to: url)
+            case "json": try configuration(publisher: try bundle.text("publisher")).write(to: url)
+            default: try Data().write(to: url)
+            }
+        }
+        try body(folder)
+    }
+
+    private func configuration(publisher: String) throws -> Data {
+        let vector = try #require(try Vectors.cases(try Vectors.file("app_config.json")).first { $0.name == "minimal" })
+        var members = try #require(try JSONReader.read(try vector.base64("file")).object)
+        members["publisher"] = .text(publisher)
+        var random = Seeded(1)
+        return Data(random.spelled(.object(members)).utf8)
+    }
+
+    @Test func findsWhatIsThere() throws {
+        try withApp(["corelocker.json", "Models/demo.clkey"]) { folder in
+            let resources = try AppResources(folder: folder)
+            let bundle = try resources.bundle(of: nil)
+            #expect(bundle.model == "vectors/small")
+            #expect(try resources.bundle(of: "vectors/small").id == bundle.id)
+            #expect(outcome { _ = try resources.bundle(of: "another") } == "bundle-mismatch")
+            let name = bundle.artifacts[0].name
+            #expect(outcome { _ = try resources.artifact(named: [name]) } == "file-access")
+            #expect(outcome { _ = try resources.artifact(named: ["other.pte"]) } == "bundle-mismatch")
+            try Data().write(to: folder.appendingPathComponent("Models/\(name)"))
+            let found = try resources.artifact(named: ["other.pte", name])
+            #expect(found.url.lastPathComponent == name)
+            #expect(found.artifact == bundle.artifacts[0])
+        }
+    }
+
+    @Test func whatIsMissingOrDoubleIsRefused() throws {
+        try withApp(["demo.clkey"]) { #expect(outcome { [url = $0] in _ = try AppResources(folder: url) } == "file-access") }
+        try withApp(["corelocker.json"]) { folder in
+            let resources = try AppResources(folder: folder)
+            #expect(outcome { _ = try resources.bundle(of: nil) } == "bundle-mismatch")
+        }
+        try withApp(["corelocker.json", "a.clkey", "b.clkey"]) { folder in
+            let resources = try AppResources(folder: folder)
+            #expect(outcome { _ = try resources.bundle(of: nil) } == "bundle-mismatch")
+        }
+        try withApp(["corelocker.json", "a.clkey"]) { folder in
+            try Data("CLKEYB02".utf8).write(to: folder.appendingPathComponent("a.clkey"))
+            #expect(outcome { _ = try AppResources(folder: folder) } == "bundle-truncated")
+        }
+    }
+
+    private var package: URL {
+        Vectors.folder.deletingLastPathComponent().appendingPathComponent("data/coreml/unified_palette_4bit.mlpackage")
+    }
+
+    @Test func readsAModelPackage() throws {
+        let read = try CoreMLPackage(package)
+        #expect(read.specification.lastPathComponent == "model.mlmodel")
+        #expect(FileManager.default.fileExists(atPath: read.specification.path))
+        #expect(read.weights.map(\.path) == ["weights/weight.bin"])
+        #expect(read.weights.allSatisfy { FileManager.default.fileExists(atPath: $0.url.path) })
+    }
+
+    @Test func whatIsNoModelPackageIsRefused() throws {
+        let manifest = #"{"rootModelIdentifier":"A","itemInfoEntries":{"A":{"path":"../../model.mlmodel"}}}"#
+        for text in ["", "{}", manifest, manifest.replacingOccurrences(of: "../../", with: "absent/")] {
+            try withTemporaryFile("m.mlpackage/Manifest.json", Data(text.utf8)) { url in
+                let folder = url.deletingLastPathComponent()
+                try Data().write(to: folder.appendingPathComponent("model.mlmodel"))
+                #expect(outcome { _ = try CoreMLPackage(folder) } == "file-access", "\(text)")
+            }
+        }
+    }
+
+    @Test func anExposedCopyGoesAway() throws {
+        let vector = try #require(try Vectors.cases(try Vectors.file("bundle.json")).first { $0.name == "restores" })
+        let restore = try #require(vector["restores"]?.array?.first { $0["expect"]?.text == "ok" })
+        let bundle = try KeyBundle(try vector.base64("bundle"))
+        let tier = Int(try restore.number("tier"))
+        try withTemporaryFile("m.mlmodelc/weights/weight.bin", try restore.base64("locked")) { url in
+            let key = try ContentKey(try restore.hex("content_key"))
+            let file = try bundle.restore(url, tier: tier, contentKey: key, keyTier: tier, check: .off)
+            let model = url.deletingLastPathComponent().deletingLastPathComponent()
+            let exposed = try ExposedCopy(of: model, in: model.deletingLastPathComponent())
+            try exposed.replace("weights/weight.bin", by: file)
+            #expect(exposed.url.lastPathComponent == "m.mlmodelc")
+            let restored = try Data(contentsOf: exposed.url.appendingPathComponent("weights/weight.bin"))
+            #expect(try restored == restore.base64("restored"))
+            #expect(try Data(contentsOf: url) == restore.base64("locked"), "the model in the app stays as it is")
+            #expect(outcome { try exposed.replace("absent/weight.bin", by: file) } == "file-access")
+            exposed.remove()
+            #expect(try FileManager.default.contentsOfDirectory(atPath: model.deletingLastPathComponent().path) == ["m.mlmodelc"])
+            #expect(outcome { _ = try ExposedCopy(of: model.appendingPathComponent("absent"), in: model) } == "file-access")
+            #expect(try FileManager.default.contentsOfDirectory(atPath: model.path) == ["weights"])
+        }
+    }
+}

@@ -1,0 +1,35 @@
+import Foundation
+
+public enum VerificationResult<SignedType> {
+    case unverified(SignedType, VerificationError)
+    case verified(SignedType)
+    public enum VerificationError: Error {
+        case invalidSignature
+    }
+}
+
+extension VerificationResult: Sendable where SignedType: Sendable {}
+
+extension VerificationResult where SignedType == Transaction {
+    public var jwsRepresentation: String { fatalError() }
+}
+
+public struct Transaction: Identifiable, Sendable {
+    public let id: UInt64
+    public let productID: String
+    public let revocationDate: Date?
+    public func finish() async {}
+    public static var updates: Transactions { fatalError() }
+    public static var currentEntitlements: Transactions { fatalError() }
+    public struct Transactions: AsyncSequence, Sendable {
+        public typealias Element = VerificationResult<Transaction>
+        public struct AsyncIterator: AsyncIteratorProtocol {
+            public mutating func next() async -> VerificationResult<Transaction>? { nil }
+        }
+        public func makeAsyncIterator() -> AsyncIterator { AsyncIterator() }
+    }
+}
+
+public enum AppStore {
+    public static func sync() async throws {}
+}

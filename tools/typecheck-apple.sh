@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Type-checks what imports Apple's frameworks, in the Swift chroot, against the stub modules of tests/apple/stubs.
+#
+# Usage: tools/swift.sh tools/typecheck-apple.sh BUILD_FOLDER. Swift 6 language mode, warnings are errors; with and without DEBUG.
+set -euo pipefail
+build=$1
+rm -rf "$build"
+mkdir -p "$build/stubs"
+common=(-wmo -swift-version 6 -warnings-as-errors -parse-as-library -I "$build/stubs")
+
+# In the order in which they import each other.
+for module in Darwin ObjectiveC Security CryptoKit DeviceCheck StoreKit CoreML; do
+  swiftc -emit-module "${common[@]}" -module-name "$module" -o "$build/stubs/$module.swiftmodule" "tests/apple/stubs/$module.swift"
+done
+
+check() {
+  local folder=$1 module=$2
+  shift 2
+  local options=("${common[@]}" -package-name corelocker -I "$folder" -I sdk/cpp/include -module-name "$module" "$@")
+  swiftc -typecheck "${options[@]}" sdk/apple/"$module"/*.swift
+  swiftc -emit-module "${options[@]}" -o "$folder/$module.swiftmodule" sdk/apple/"$module"/*.swift
+}
+
+for configuration in debug release; do
+  folder=$build/$configuration
+  mkdir -p "$folder"
+  debug=()
+  [ "$configuration" = debug ] && debug=(-DDEBUG)
+  for module in CoreLocker CoreLockerDevice CoreLockerCoreML; do check "$folder" "$module" "${debug[@]}"; done
+  echo "$configuration: all modules pass"
+done
+
+# The README's three lines pass, and a call that is wrong does not: the stubs are looked at.
+swiftc -typecheck "${common[@]}" -I "$build/release" -I sdk/cpp/include -module-name Uses tests/apple/uses/ThreeLines.swift
+sed 's/shared.isSupported/shared.isSupportd/' sdk/apple/CoreLockerDevice/DeviceCheckAppAttest.swift >"$build/Wrong.swift"
+if swiftc -typecheck "${common[@]}" -package-name corelocker -I "$build/release" -I sdk/cpp/include -module-name Wrong "$build/Wrong.swift" \
+  2>"$build/wrong.log"; then
+  echo "a misspelled call passes" >&2
+  exit 1
+fi
+grep -q "has no member 'isSupportd'" "$build/wrong.log"
