@@ -32,6 +32,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from torch import nn
 
 TIERS = "free=0.2,plus=0.05,full=0"
+SIGN_TIERS = "free=1,plus=0.3,full=0"
 
 
 class ConvNet(nn.Module):
@@ -84,6 +85,7 @@ class Recipe:
         quantize: "", "int8" (PT2E) or "4bit" (8-bit activations, 4-bit groups of weights).
         xnnpack: lower to XNNPACK, otherwise portable kernels.
         external: weights go to a .ptd.
+        signs: the lock takes the signs of all weights, in place of the values of some channels.
     """
 
     model: Callable[[], nn.Module]
@@ -91,6 +93,7 @@ class Recipe:
     quantize: str = ""
     xnnpack: bool = True
     external: bool = False
+    signs: bool = False
 
 
 IMAGE = (1, 3, 32, 32)
@@ -101,6 +104,8 @@ RECIPES = {
     "xnnpack_4bit": Recipe(Transformer, (1, 8, 128), quantize="4bit"),
     "portable_ptd": Recipe(ConvNet, IMAGE, xnnpack=False, external=True),
     "xnnpack_ptd": Recipe(Transformer, (1, 8, 128), external=True),
+    "xnnpack_signs": Recipe(ConvNet, IMAGE, signs=True),
+    "int8_signs": Recipe(ConvNet, IMAGE, quantize="int8", signs=True),
 }
 
 
@@ -169,7 +174,7 @@ def export(recipe: Recipe, folder: Path) -> torch.Tensor:
     return example
 
 
-def lock(folder: Path, rekey: bool) -> dict[str, Any]:
+def lock(folder: Path, rekey: bool, signs: bool) -> dict[str, Any]:
     """Lock the exported model of `folder` with a real bundle; return what the tests need to know of it."""
     original = folder / "original"
     artifact = open_artifact(original / "model.pte")
@@ -177,12 +182,13 @@ def lock(folder: Path, rekey: bool) -> dict[str, Any]:
         artifact = dataclasses.replace(artifact, identities=())
     plan = make_plan(
         [artifact],
-        parse_tiers(TIERS),
+        parse_tiers(SIGN_TIERS, "sign") if signs else parse_tiers(TIERS),
         score("l1", b"", None),
         criterion="l1",
         scope="layer",
         fill="decoy",
         seed=b"fixtures",
+        unit="sign" if signs else "value",
         include_io=True,  # the models are so small that little else is left
     )
     bundle_id, content_key = UUID(int=1), new_content_key()
@@ -228,7 +234,11 @@ def main() -> None:
         with torch.no_grad():
             example = export(recipe, folder / "original")
         (folder / "input.bin").write_bytes(example.numpy().tobytes())
-        description = {"sizes": recipe.shape, "input": "input.bin", **lock(folder, rekey=not arguments.no_rekey)}
+        description = {
+            "sizes": recipe.shape,
+            "input": "input.bin",
+            **lock(folder, not arguments.no_rekey, recipe.signs),
+        }
         (folder / "fixture.json").write_text(json.dumps(description, indent=1))
     (arguments.folder / "fixtures.json").write_text(json.dumps(list(RECIPES)))
 

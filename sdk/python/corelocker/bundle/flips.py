@@ -122,7 +122,7 @@ def flip(target: Bytes, run: PatchRun, part: memoryview) -> None:
 
 
 def _flip(target: Bytes, run: PatchRun, mask: Bytes, table: bytes) -> None:
-    changed = _byte_table(run, table)
+    changed = byte_table(run, table)
     for pieces, bits in _steps(target, run, mask):
         if changed is None:
             step = run.width // 8
@@ -136,8 +136,11 @@ def _flip(target: Bytes, run: PatchRun, mask: Bytes, table: bytes) -> None:
             pieces ^= (pieces ^ changed[pieces]) & masks.reshape(pieces.shape)
 
 
-def _byte_table(run: PatchRun, table: bytes) -> Bytes | None:
-    """What becomes of a byte all of whose elements are flipped, (256,); None for XOR_TOP."""
+def byte_table(run: PatchRun, table: bytes) -> Bytes | None:
+    """What becomes of a byte all of whose elements are flipped, uint8 (256,); None for XOR_TOP.
+
+    `table` is that of a run that permutes, else empty.
+    """
     if run.kind == Kind.XOR_TOP:
         return None
     if run.kind == Kind.NEGATE:

@@ -41,7 +41,7 @@ def sample_of_file(descriptor: int, size: int, table: Table) -> bytes:
     Bytes that the file does not have any more count as none.
     """
     windows = (os.pread(descriptor, length, start) for start, length in window_places(size))
-    starts, sizes = _end_places(table)
+    starts, sizes = end_places(table)
     ends = (
         os.pread(descriptor, length, start)
         for start, length in zip(starts.tolist(), sizes.tolist(), strict=True)
@@ -77,11 +77,11 @@ def piece_ends(pieces: Bytes, length: int) -> Bytes:
 def run_ends(file: Bytes, table: Table) -> Iterator[Bytes]:
     """The ends of the runs `table` (n,) in a file, in run order."""
     for first in range(0, len(table), _AT_ONCE):
-        starts, sizes = _end_places(table[first : first + _AT_ONCE])
+        starts, sizes = end_places(table[first : first + _AT_ONCE])
         yield _gather(file, starts, sizes)
 
 
-def _end_places(table: Table) -> tuple[Int64Array, Int64Array]:
+def end_places(table: Table) -> tuple[Int64Array, Int64Array]:
     """Where the ends of the runs (n,) lie: starts and sizes (2 n,), first and last end of each in turn; a size may be 0."""
     offset, length, stride, count = (table[name].astype(np.int64) for name in ("offset", "length", "stride", "count"))
     size = np.minimum(length, END)

@@ -20,12 +20,17 @@ from corelocker.cli.app import (
     wide_console,
 )
 from corelocker.locking.options import DEFAULT_TIERS, CriterionName, Fill, PresetName, Scope
+from corelocker.locking.tiers import Unit
 
 if TYPE_CHECKING:
     from corelocker.locking.lock import LockResult
     from corelocker.locking.options import LockOptions
 
 ModelVersion = Annotated[int, typer.Option(min=0, help="Grows with every version.")]
+UnitOption = Annotated[
+    Unit,
+    typer.Option(help="What is taken of a locked channel: value, all its bytes, or sign, one bit a weight."),
+]
 OptionalTiers = Annotated[
     str | None,
     typer.Option(
@@ -100,6 +105,7 @@ def lock(
     ],
     model_version: ModelVersion,
     preset: PresetOption = None,
+    unit: UnitOption = "value",
     tiers: OptionalTiers = None,
     criterion: OptionalCriterion = None,
     scope: OptionalScope = None,
@@ -132,8 +138,9 @@ def lock(
 
     # What is wrong with the options is said before anybody is asked for a passphrase.
     options = lock_options(
-        preset=preset, tiers=tiers, criterion=criterion, scope=scope, fill=fill, consumers=consumers, include_io=include_io,
-        exclude=exclude, source=source, model=model, input_stats=input_stats, seed=seed, plan=plan, save_plan=save_plan,
+        preset=preset, unit=unit, tiers=tiers, criterion=criterion, scope=scope, fill=fill, consumers=consumers,
+        include_io=include_io, exclude=exclude, source=source, model=model, input_stats=input_stats, seed=seed, plan=plan,
+        save_plan=save_plan,
     )  # fmt: skip
     store = open_keystore(keystore, passphrase_file)
     with progress_bar(json) as show:
@@ -150,12 +157,15 @@ def lock(
     report(document(result), as_json=json)
 
 
-def lock_options(*, tiers: str | None = None, exclude: Sequence[str] | None = None, **given: Any) -> LockOptions:
+def lock_options(
+    *, tiers: str | None = None, unit: Unit = "value", exclude: Sequence[str] | None = None, **given: Any
+) -> LockOptions:
     """The options of the command line as `LockOptions`. Raises TierError."""
     from corelocker.locking.options import LockOptions
     from corelocker.locking.tiers import parse_tiers
 
-    return LockOptions(tiers=None if tiers is None else parse_tiers(tiers), exclude=tuple(exclude or ()), **given)
+    parsed = None if tiers is None else parse_tiers(tiers, unit)
+    return LockOptions(unit=unit, tiers=parsed, exclude=tuple(exclude or ()), **given)
 
 
 def document(result: LockResult) -> dict[str, Any]:
@@ -164,6 +174,7 @@ def document(result: LockResult) -> dict[str, Any]:
         "bundle": str(result.bundle),
         "bundle_bytes": result.bundle_bytes,
         "tiers": [{"name": t.name, "removed": t.removed} for t in result.plan.tiers],
+        "unit": result.plan.unit,
         "criterion": result.plan.criterion,
         "scope": result.plan.scope,
         "fill": result.plan.fill,
@@ -178,6 +189,11 @@ def document(result: LockResult) -> dict[str, Any]:
                 "locked_bytes": artifact.locked_bytes,
                 "locked_fraction": round(artifact.locked_fraction, 6),
                 "patch_bytes": artifact.patch_bytes,
+                "by_value": artifact.by_value,
+                "open_signs": {
+                    name: {"zeros": round(zeros, 6), "unpaired": round(unpaired, 6)}
+                    for name, (zeros, unpaired) in artifact.open_signs.items()
+                },
                 "left_alone": artifact.left_alone,
                 "notes": artifact.notes,
                 "consumers_not_followed": artifact.not_followed,
@@ -209,6 +225,7 @@ def report(result: dict[str, Any], *, as_json: bool) -> None:
         )
         for entry in result["artifacts"]:
             for key, words in (
+                ("by_value", "values taken"),
                 ("left_alone", "left alone"),
                 ("notes", "note"),
                 ("consumers_not_followed", "not followed"),

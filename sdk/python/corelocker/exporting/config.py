@@ -46,7 +46,7 @@ from typing import Any, Literal, get_args
 
 from corelocker.errors import ConfigError, FileAccessError
 from corelocker.locking.options import CriterionName, Fill, LockOptions, PresetName, Scope
-from corelocker.locking.tiers import parse_tiers
+from corelocker.locking.tiers import Unit, parse_tiers
 
 Format = Literal["executorch", "coreml"]
 Backend = Literal["portable", "xnnpack"]
@@ -129,6 +129,7 @@ class ExportConfig:
 Field = type | tuple[str, ...]
 MODEL: dict[str, Field] = {"factory": str, "id": str, "version": int}
 LOCK: dict[str, Field] = {
+    "unit": get_args(Unit),
     "tiers": str,
     "criterion": get_args(CriterionName),
     "scope": get_args(Scope),
@@ -213,7 +214,7 @@ def _lock(value: Any, folder: Path) -> tuple[LockOptions, Path | None]:
     """The options of the section, and the keystore that it names."""
     given = _table("[lock]", value, LOCK)
     if "tiers" in given:
-        given["tiers"] = parse_tiers(given["tiers"])
+        given["tiers"] = parse_tiers(given["tiers"], given.get("unit", "value"))
     if "exclude" in given:
         given["exclude"] = tuple(given["exclude"])
     for key in ("source", "save_plan", "keystore"):

@@ -59,6 +59,8 @@ def choose_channels(
     CriterionError, NothingToLockError or TierError.
     """
     choice = _Choice.of(options)
+    if options.unit == "sign":
+        _check_signs(options)
     if options.preset and (doubts := caveat(options.preset, artifacts)):
         warnings.warn(doubts, LockWarning, stacklevel=2)
     rank: Callable[[WeightTensor], Scores]
@@ -77,12 +79,23 @@ def choose_channels(
         scope=choice.scope,
         fill=choice.fill,
         seed=seed,
+        unit=options.unit,
         consumers=options.consumers,
         include_io=choice.include_io,
         exclude=options.exclude,
         counts=None if share is None else hardened(share, artifacts),
         progress=lambda done, total: progress("rank", done, total),
     )
+
+
+def _check_signs(options: LockOptions) -> None:
+    for given, name in (
+        (options.preset is not None, "--preset"),
+        (options.consumers, "--consumers"),
+        (options.fill == "zero", "--fill zero"),
+    ):
+        if given:
+            raise ConfigError(f"{name} is for values, not for signs", hint="Leave it out, or use --unit value")
 
 
 def sensitivity_scorer(options: LockOptions, progress: Progress = no_progress) -> SensitivityScorer:

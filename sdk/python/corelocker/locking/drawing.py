@@ -22,6 +22,7 @@ from corelocker.locking.layout import Indices, LockedRuns, TierMap, crossing_run
 from corelocker.locking.locked import FileRuns, Filling, LockedArtifact, LockedFile
 from corelocker.locking.plan import Plan
 from corelocker.locking.rekey import TierRange, fresh_names
+from corelocker.locking.signs.masks import draw_flips
 
 THREADS = 2
 
@@ -51,15 +52,22 @@ def start_locking(artifacts: Sequence[Artifact], plan: Plan, pool: ThreadPoolExe
     ranges: dict[MappedFile, list[TierRange]] = {file: [] for file in fillings}
     bias, ticket = RankBias(), None
     for group in groups:
-        touched: dict[MappedFile, list[tuple[int, int]]] = {}
-        for member in group:
-            for file, tier_range in _tier_ranges(member, plan, extra, shared):
-                ranges[file].append(tier_range)
-                touched.setdefault(file, []).append((tier_range.start, tier_range.stop))
-        if touched:
-            alike = _by_rows(group, plan, extra)
-            ticket = Ticket(bias, ticket, sum(bool(rows.any()) for rows, _ in alike))
-            drawn = pool.submit(_fill_group, alike, plan, extra, shared, ticket)
+        by_sign = [member for member in group if plan.signs_of(member)]
+        by_value = [member for member in group if not plan.signs_of(member)]
+        for members in (by_sign, by_value):
+            touched: dict[MappedFile, list[tuple[int, int]]] = {}
+            for member in members:
+                for file, tier_range in _tier_ranges(member, plan, extra, shared):
+                    ranges[file].append(tier_range)
+                    touched.setdefault(file, []).append((tier_range.start, tier_range.stop))
+            if not touched:
+                continue
+            if members is by_sign:
+                drawn = pool.submit(_flip_members, members, plan)
+            else:
+                alike = _by_rows(members, plan, extra)
+                ticket = Ticket(bias, ticket, sum(bool(rows.any()) for rows, _ in alike))
+                drawn = pool.submit(_fill_group, alike, plan, extra, shared, ticket)
             for file, extents in touched.items():
                 fillings[file].append(Filling(file, extents, drawn))
     return [_lay_out(index, artifact, plan, extra, fillings, ranges) for index, artifact in enumerate(artifacts)]
@@ -91,7 +99,7 @@ def _tier_ranges(
     tensor = member.tensor
     rows = set(_rows(member, plan, extra).tolist()) - {0}
     columns = extra.columns[member.artifact].get(tensor.name)
-    for part in tensor.parts:
+    for part in tensor.parts[:1] if plan.signs_of(member) else tensor.parts:
         tiers = set(rows)
         if part is tensor.weight and columns is not None:
             tiers |= set(columns.tolist()) - {0}
@@ -119,6 +127,19 @@ def _by_rows(group: list[Member], plan: Plan, extra: ConsumerLocks) -> list[tupl
         rows = _rows(member, plan, extra)
         alike.setdefault(rows.tobytes(), (rows, []))[1].append(member)
     return list(alike.values())
+
+
+def _flip_members(members: list[Member], plan: Plan) -> list[FileRuns]:
+    """Flip weights of the locked channels of layers: the changed runs of each file. Every copy has a mask of its own."""
+    runs: list[FileRuns] = []
+    for member in members:
+        signs, tensor = plan.signs_of(member), member.tensor
+        tiers = plan.tier_of[member.artifact].get(tensor.name)
+        if signs is not None and tiers is not None and tiers.any():
+            label = b"sign/%d/" % member.artifact + tensor.name.encode()
+            runs += [(tensor.weight.file, run) for run in draw_flips(signs, tiers, plan.seed, label)]
+            tensor.release()
+    return runs
 
 
 def _fill_group(

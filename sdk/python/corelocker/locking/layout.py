@@ -14,12 +14,14 @@ from corelocker.artifacts import Part, WeightTensor
 from corelocker.bundle.patch_runs import RUN, Table
 from corelocker.errors import LockingError, UnsupportedLayoutError
 from corelocker.files import Bytes
+from corelocker.locking.flipped import FlippedRun
 from corelocker.runs import Run, single
 
 TierMap = npt.NDArray[np.uint8]
 Indices = npt.NDArray[np.int64]
 LONG = 1 << 16  # longer pieces are copied one by one
 CHUNK = 1 << 20  # bytes that are gathered at a time
+ORIGINAL = 255  # stands for the last state, however many there are
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +59,11 @@ class LockedRuns:
         """Each run with its tier and its bytes."""
         for offset, tier, data in zip(self.offsets.tolist(), self.tiers.tolist(), self.data, strict=True):
             yield Run(offset, self.length, self.stride, self.count), tier, data
+
+    @property
+    def key_size(self) -> int:
+        """Bytes that the access key holds of the runs."""
+        return self.data.size
 
     @property
     def extent(self) -> tuple[int, int]:
@@ -116,10 +123,10 @@ class Name:
 class Change(NamedTuple):
     """What a patch does to some of `runs`: `rows` (k,) ascend by offset.
 
-    `after` is what it puts there, or None for the original file's bytes.
+    `after` is what it puts there, or None for the original file's bytes or a flip.
     """
 
-    runs: LockedRuns
+    runs: LockedRuns | FlippedRun
     rows: Indices
     after: Bytes | None
 
@@ -207,17 +214,21 @@ def _rectangles(mask: TierMap, offset: int, length: int) -> Iterator[tuple[int, 
 class Overlay:
     """The changed bytes of one file, in any state, applied block by block."""
 
-    def __init__(self, runs: Iterable[LockedRuns], names: Iterable[Name]) -> None:
+    def __init__(self, runs: Iterable[LockedRuns | FlippedRun], names: Iterable[Name]) -> None:
         self.runs = [c for c in runs if c.tiers.size]
         self.names = sorted(names, key=lambda n: n.offset)
         extents = np.array([c.extent for c in self.runs], np.int64).reshape(-1, 2)
         self._starts, self._stops = extents[:, 0], extents[:, 1]
 
-    def apply(self, start: int, block: Bytes, state: int) -> None:
-        """Write the state's bytes into `block`, a copy of the original file from `start` on."""
+    def apply(self, start: int, block: Bytes, state: int, above: int = ORIGINAL) -> None:
+        """Write the state's bytes into `block`, which holds the file in the state `above` from `start` on."""
         stop = start + block.size
         for index in np.flatnonzero((self._starts < stop) & (self._stops > start)).tolist():
-            self.runs[index].apply(start, block, state)
+            runs = self.runs[index]
+            if isinstance(runs, FlippedRun):
+                runs.apply(start, block, state, above)
+            else:
+                runs.apply(start, block, state)
         for name in self._names(start, stop, state):
             text = np.frombuffer(name.states[state], np.uint8)
             low, high = max(name.offset, start), min(name.offset + text.size, stop)
@@ -234,7 +245,7 @@ class Overlay:
 
     def changes(self, tier: int) -> list[Change]:
         """What the patch of `tier` changes, by offset."""
-        found = [Change(runs, np.flatnonzero(runs.tiers == tier), None) for runs in self.runs]
+        found = [Change(changed, np.flatnonzero(changed.tiers == tier), None) for changed in self.runs]
         for name in self.names:
             before, after = (np.frombuffer(name.states[state], np.uint8) for state in (tier - 1, tier))
             if not np.array_equal(before, after):

@@ -32,8 +32,11 @@ class LockedOutput:
         name, format: of the artifact.
         outputs: the paths that were written.
         channels, locked_channels: how many there are, how many are locked in the tier that ships.
-        weight_bytes, locked_bytes: bytes of all lockable tensors, bytes that are locked in the tier that ships.
+        weight_bytes, locked_bytes: bytes of all lockable tensors, bytes of them that the access key holds for the tier that ships.
         patch_bytes: tier -> bytes that its patch puts back.
+        by_value: for the unit "sign", tensor -> why values were taken of it.
+        open_signs: for the unit "sign", tensor -> (share of its weights that are 0 and have no sign, share of the others that keep
+            their sign because they have no negative), where one of them is not 0.
         left_alone: tensor -> why it is not locked.
         notes: tensor -> what else is to be said about a tensor that may be locked.
         not_followed: tensor -> why its consumers or its inputs stay, where consumers were asked for.
@@ -47,6 +50,8 @@ class LockedOutput:
     weight_bytes: int
     locked_bytes: int
     patch_bytes: dict[str, int]
+    by_value: dict[str, str]
+    open_signs: dict[str, tuple[float, float]]
     left_alone: dict[str, str]
     notes: dict[str, str]
     not_followed: dict[str, str]
@@ -137,10 +142,12 @@ def lock(
 def _result(publication: Publication, plan: Plan) -> LockResult:
     tiers = [tier.name for tier in plan.tiers[1:]]
     outputs = []
-    for locked, paths, sizes, left_alone in zip(
-        publication.artifacts, publication.outputs, publication.key_bytes, plan.left_alone, strict=True
+    for index, (locked, paths, sizes, left_alone) in enumerate(
+        zip(publication.artifacts, publication.outputs, publication.key_bytes, plan.left_alone, strict=True)
     ):
         artifact: Artifact = locked.artifact
+        taken = {name for name, map_ in plan.tier_of[index].items() if map_.any()}
+        signs = {name: found for name, found in (plan.signs[index] if plan.signs else {}).items() if name in taken}
         tensors = {tensor.name for tensor in artifact.tensors}
         skipped = {s.name: s.reason for s in artifact.skipped}
         outputs.append(
@@ -153,6 +160,12 @@ def _result(publication: Publication, plan: Plan) -> LockResult:
                 locked.weight_bytes,
                 locked.locked_bytes,
                 dict(zip(tiers, sizes, strict=True)),
+                {name: found for name, found in signs.items() if isinstance(found, str)},
+                {
+                    name: (found.zeros, found.unpaired)
+                    for name, found in signs.items()
+                    if not isinstance(found, str) and found.zeros + found.unpaired > 0
+                },
                 left_alone | {name: reason for name, reason in skipped.items() if name not in tensors},
                 {name: reason for name, reason in skipped.items() if name in tensors},
                 locked.not_followed,

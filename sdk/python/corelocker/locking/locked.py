@@ -8,9 +8,10 @@ from functools import cached_property
 
 from corelocker.artifacts import Artifact
 from corelocker.files import Bytes, MappedFile
-from corelocker.locking.layout import LockedRuns, Name, Overlay
+from corelocker.locking.flipped import FlippedRun
+from corelocker.locking.layout import ORIGINAL, LockedRuns, Name, Overlay
 
-FileRuns = tuple[MappedFile, LockedRuns]
+FileRuns = tuple[MappedFile, LockedRuns | FlippedRun]
 
 
 class Filling:
@@ -47,18 +48,21 @@ class LockedFile:
             self._names.names,
         )
 
-    def apply(self, start: int, block: Bytes, state: int) -> None:
-        """Write the state's bytes into `block`, the original file from `start` on; waits for the layers in the block only."""
+    def apply(self, start: int, block: Bytes, state: int, above: int = ORIGINAL) -> None:
+        """Write the state's bytes into `block`, which holds the file in the state `above` from `start` on.
+
+        Waits for the layers in the block only.
+        """
         stop = start + block.size
         for filling in self._fillings:
             if any(first < stop and last > start for first, last in filling.extents):
-                filling.overlay.apply(start, block, state)
+                filling.overlay.apply(start, block, state, above)
         self._names.apply(start, block, state)
 
     @property
     def locked_bytes(self) -> int:
-        """Bytes of weights that are locked in the tier that ships."""
-        return sum(runs.data.size for runs in self.overlay.runs)
+        """Bytes that the access key holds of weights that are locked in the tier that ships."""
+        return sum(runs.key_size for runs in self.overlay.runs)
 
 
 @dataclass
@@ -81,5 +85,5 @@ class LockedArtifact:
 
     @property
     def locked_bytes(self) -> int:
-        """Bytes of weights that are locked in the tier that ships."""
+        """Bytes that the access key holds of weights that are locked in the tier that ships."""
         return sum(file.locked_bytes for file in self.files)

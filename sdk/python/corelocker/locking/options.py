@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from corelocker.locking.tiers import Tier, parse_tiers
+from corelocker.locking.tiers import Tier, Unit, parse_tiers
 
 CriterionName = Literal["l1", "bn-scale", "random", "sensitivity"]
 Scope = Literal["layer", "global"]
@@ -30,7 +30,9 @@ class LockOptions:
 
     Attributes:
         preset: named options; whatever is given beside it counts instead.
-        tiers: in order; by default the preset's, or free=0.05,full=0.
+        unit: what is taken of a locked channel: "value", all its bytes, or "sign", one bit a weight. Signs are not taken with a
+            preset, with `consumers` or with the fill "zero".
+        tiers: in order; by default the preset's, or free=0.05,full=0. A fraction of 1 takes the signs of all channels.
         criterion: what ranks channels; by default the preset's, or "l1". "sensitivity" runs the model and needs `model`.
         scope: rank within each layer or over the whole network; by default the preset's, or "global" for sensitivity, else
             "layer".
@@ -47,6 +49,7 @@ class LockOptions:
     """
 
     preset: PresetName | None = None
+    unit: Unit = "value"
     tiers: Sequence[Tier] | None = None
     criterion: CriterionName | None = None
     scope: Scope | None = None

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, get_args, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,8 @@ from corelocker.files import write_atomically
 from corelocker.locking.criteria import Scores
 from corelocker.locking.groups import Member, group_layers
 from corelocker.locking.options import CriterionName, Fill, Scope
-from corelocker.locking.tiers import Tier, check_tiers
+from corelocker.locking.signs.reading import Signs, read_signs
+from corelocker.locking.tiers import Tier, Unit, check_tiers
 
 TierMap = npt.NDArray[np.uint8]
 THREADS = 2  # more are slower: they contend for the pages of the file
@@ -53,6 +54,8 @@ class Plan:
             channel, 0 where it is not locked.
         left_alone: lockable tensors that the plan does not touch, with the reason.
         groups: layers with the same weights, where they were looked for already.
+        unit: what is taken of a locked channel.
+        signs: for the unit "sign", for each artifact tensor -> its signs, or why it is locked by value.
     """
 
     tiers: tuple[Tier, ...]
@@ -65,6 +68,12 @@ class Plan:
     names: list[str] = field(default_factory=list)
     left_alone: list[dict[str, str]] = field(default_factory=list)
     groups: list[list[Member]] = field(default_factory=list, repr=False)
+    unit: Unit = "value"
+    signs: list[dict[str, Signs | str]] = field(default_factory=list, repr=False)
+
+    def signs_of(self, member: Member) -> Signs | None:
+        """The signs of a tensor that is locked by sign; None where it is locked by value."""
+        return _signs_of(self.signs, member)
 
     def save(self, path: Path, *, force: bool = False) -> None:
         """Write the plan as JSON, readable by its owner only."""
@@ -85,7 +94,8 @@ class Plan:
             artifacts.append({"name": name, "tensors": layers, "left_alone": left_alone})
         document = {
             "format": "corelocker-plan",
-            "version": 1,
+            "version": 2,
+            "unit": self.unit,
             "tiers": [{"name": t.name, "removed": t.removed} for t in self.tiers],
             "criterion": self.criterion,
             "scope": self.scope,
@@ -118,9 +128,12 @@ class Plan:
 
     @classmethod
     def _fit(cls, document: dict[str, Any], artifacts: Sequence[Artifact]) -> Plan:
-        if document["format"] != "corelocker-plan" or document["version"] != 1:
+        if document["format"] != "corelocker-plan" or document["version"] != 2:
             raise ValueError
-        tiers = check_tiers([Tier(str(t["name"]), float(t["removed"])) for t in document["tiers"]])
+        unit = document["unit"]
+        if unit not in get_args(Unit):
+            raise ValueError
+        tiers = check_tiers([Tier(str(t["name"]), float(t["removed"])) for t in document["tiers"]], unit)
         if document["fill"] not in ("zero", "decoy"):
             raise ValueError
         saved = document["artifacts"]
@@ -148,11 +161,12 @@ class Plan:
                     map_[where] = int(tier)
                 chosen[name] = map_
             tier_of.append(chosen)
-            # Consumers stay out of these. Plans of before may not say so.
-            left_alone.append({n: str(reason) for n, reason in entry.get("left_alone", {}).items() if n in layers})
+            # Consumers stay out of these.
+            left_alone.append({n: str(reason) for n, reason in entry["left_alone"].items() if n in layers})
         return cls(
             tiers, document["fill"], bytes.fromhex(document["seed"]), bool(document["consumers"]), str(document["criterion"]),
-            str(document["scope"]), tier_of, [a.path.name for a in artifacts], left_alone,
+            str(document["scope"]), tier_of, [a.path.name for a in artifacts], left_alone, unit=unit,
+            signs=read_signs(artifacts) if unit == "sign" else [],
         )  # fmt: skip
 
 
@@ -180,6 +194,7 @@ def make_plan(
     include_io: bool = False,
     exclude: Sequence[str] = (),
     counts: Callable[[Sequence[LayerSize]], Mapping[str, int]] | None = None,
+    unit: Unit = "value",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Plan:
     """Choose the channels.
@@ -191,17 +206,22 @@ def make_plan(
 
     Scope "layer" removes the same fraction of every layer (at least one channel in the tier that ships), "global" ranks all
     channels of the network together: |gamma| as in the paper, other scores relative to their layer's mean. Layers with the
-    same weights (a tied copy, the same model in another format) share one decision. At least one channel of a layer stays.
+    same weights (a tied copy, the same model in another format) share one decision. At least one channel of a layer stays, unless
+    all its copies are locked by sign.
 
-    Raises NothingToLockError when nothing is left to lock, CriterionError when no layer can be scored.
+    Raises NothingToLockError when nothing is left to lock, CriterionError when no layer can be scored, TierError.
     """
-    ranked = _rank_groups(artifacts, score, include_io, exclude, progress)
+    signs = read_signs(artifacts) if unit == "sign" else []
+    ranked = _rank_groups(artifacts, score, signs, include_io, exclude, progress)
     names = [a.path.name for a in artifacts]
     if not ranked.groups:
         raise _nothing_ranked(names, ranked)
-    tiers = check_tiers(tiers() if callable(tiers) else tiers)
+    tiers = check_tiers(tiers() if callable(tiers) else tiers, unit)
     if counts is None:
-        chosen = _choose(ranked.scores, tiers, scope, criterion)
+        stays = [any(_signs_of(signs, member) is None for member in group) for group in ranked.groups]
+        chosen = _choose(
+            ranked.scores, [s.size - n for s, n in zip(ranked.scores, stays, strict=True)], tiers, scope, criterion
+        )
     else:
         tiers, chosen = _spread(ranked.scores, tiers, counts, ranked.groups)
     tier_of: list[dict[str, TierMap]] = [{} for _ in artifacts]
@@ -212,8 +232,14 @@ def make_plan(
         if not any(m.any() for m in layers.values()):
             raise NothingToLockError(f"{name}: no channel of it is locked", hint="Raise the first tier's fraction")
     return Plan(
-        tuple(tiers), fill, seed, consumers, criterion, scope, tier_of, names, ranked.left_alone, ranked.all_groups
-    )
+        tuple(tiers), fill, seed, consumers, criterion, scope, tier_of, names, ranked.left_alone, ranked.all_groups,
+        unit, signs,
+    )  # fmt: skip
+
+
+def _signs_of(signs: Sequence[Mapping[str, Signs | str]], member: Member) -> Signs | None:
+    found = signs[member.artifact][member.tensor.name] if signs else None
+    return found if isinstance(found, Signs) else None
 
 
 @dataclass
@@ -237,13 +263,14 @@ class _Ranked:
 def _rank_groups(
     artifacts: Sequence[Artifact],
     score: Callable[[WeightTensor], Scores],
+    signs: Sequence[Mapping[str, Signs | str]],
     include_io: bool,
     exclude: Sequence[str],
     progress: Callable[[int, int], None],
 ) -> _Ranked:
     ranked = _Ranked([], [], [{} for _ in artifacts], group_layers(list(artifacts)))
     reasons = [
-        next(filter(None, (_excluded(artifacts[m.artifact], m.tensor, include_io, exclude) for m in group)), None)
+        next(filter(None, (_excluded(artifacts[m.artifact], m, signs, include_io, exclude) for m in group)), None)
         for group in ranked.all_groups
     ]
     with_reasons = list(zip(ranked.all_groups, reasons, strict=True))
@@ -282,7 +309,14 @@ def _nothing_ranked(names: Sequence[str], ranked: _Ranked) -> CriterionError | N
     )
 
 
-def _excluded(artifact: Artifact, tensor: WeightTensor, include_io: bool, exclude: Sequence[str]) -> str | None:
+def _excluded(
+    artifact: Artifact,
+    member: Member,
+    signs: Sequence[Mapping[str, Signs | str]],
+    include_io: bool,
+    exclude: Sequence[str],
+) -> str | None:
+    tensor = member.tensor
     if any(fnmatch.fnmatchcase(tensor.name, pattern) for pattern in exclude):
         return "excluded by name"
     if not include_io and tensor.name in artifact.inputs:
@@ -291,7 +325,7 @@ def _excluded(artifact: Artifact, tensor: WeightTensor, include_io: bool, exclud
         return "output layer"
     if tensor.role == "norm":
         return "normalization layer"
-    return "has one channel" if tensor.channels < 2 else None
+    return "has one channel" if tensor.channels < 2 and _signs_of(signs, member) is None else None
 
 
 def _score_group(group: list[Member], score: Callable[[WeightTensor], Scores]) -> Scores:
@@ -328,16 +362,19 @@ def _spread(
     return tiers, chosen
 
 
-def _choose(scores: list[Scores], tiers: Sequence[Tier], scope: Scope, criterion: CriterionName) -> list[TierMap]:
+def _choose(
+    scores: list[Scores], most: Sequence[int], tiers: Sequence[Tier], scope: Scope, criterion: CriterionName
+) -> list[TierMap]:
+    """The tiers of the channels of each layer, of which at most `most` are locked."""
     if any(not np.isfinite(s).all() for s in scores):
         raise LockingError("a layer holds weights that are not finite numbers; such a model cannot be ranked")
     order = [np.argsort(-s, kind="stable") for s in scores]
     chosen = [np.zeros(s.size, np.uint8) for s in scores]
     if scope == "layer":
-        for map_, ranked in zip(chosen, order, strict=True):
+        for map_, ranked, limit in zip(chosen, order, most, strict=True):
             for index, tier in enumerate(tiers[:-1]):
                 count = math.floor(tier.removed * map_.size + 0.5)
-                count = min(max(count, 1) if index == 0 else count, map_.size - 1)
+                count = min(max(count, 1) if index == 0 else count, limit)
                 map_[ranked[:count]] = index + 1
         return chosen
     # |gamma| and ranks compare across layers as they are; sums of weights grow with a layer's fan-in.
@@ -349,9 +386,8 @@ def _choose(scores: list[Scores], tiers: Sequence[Tier], scope: Scope, criterion
     starts = np.cumsum([0, *(s.size for s in scores)])
     for i, ranked in enumerate(order):
         rank_in_layer[starts[i] + ranked] = np.arange(ranked.size)
-    sizes = np.asarray([s.size for s in scores])
     ranked_all = np.argsort(-keys, kind="stable")
-    ranked_all = ranked_all[rank_in_layer[ranked_all] < sizes[layer[ranked_all]] - 1]
+    ranked_all = ranked_all[rank_in_layer[ranked_all] < np.asarray(most)[layer[ranked_all]]]
     for index, tier in enumerate(tiers[:-1]):
         count = max(math.floor(tier.removed * keys.size + 0.5), 1 if index == 0 else 0)
         for place in ranked_all[:count]:

@@ -9,8 +9,9 @@ import numpy as np
 
 from corelocker.bundle.patch import Patch
 from corelocker.bundle.patch_runs import total_size
-from corelocker.bundle.sample import piece_ends, sample_of, window_places
+from corelocker.bundle.sample import end_places, piece_ends, sample_of, window_places
 from corelocker.files import Bytes
+from corelocker.locking.flipped import FlippedRun
 from corelocker.locking.locked import LockedFile
 
 RESIDENT = 32 << 20  # mapped bytes that may stay in memory while patches are gathered
@@ -44,6 +45,11 @@ def tier_patch(locked: LockedFile, tier: int) -> TierPatch | None:
     def pieces() -> Iterator[Bytes]:
         released = 0
         for runs, rows, after in changes:
+            if isinstance(runs, FlippedRun):
+                yield np.frombuffer(runs.part, np.uint8)
+                locked_ends.extend(_ends(locked, runs, 0))
+                restored_ends.extend(_ends(locked, runs, tier))
+                continue
             restored = runs.original(locked.file.data, rows) if after is None else after
             locked_ends.append(piece_ends(runs.data[rows], runs.length))
             # A copy, for what is yielded may be a view of the mapped file.
@@ -67,7 +73,20 @@ def tier_patch(locked: LockedFile, tier: int) -> TierPatch | None:
 
 def _windows(locked: LockedFile, state: int) -> Iterator[Bytes]:
     """The windows of a sample of the file in the state of a tier."""
-    for start, length in window_places(len(locked.file)):
-        block = locked.file.data[start : start + length].copy()
-        locked.apply(start, block, state)
-        yield block
+    return (_read(locked, start, length, state) for start, length in window_places(len(locked.file)))
+
+
+def _ends(locked: LockedFile, run: FlippedRun, state: int) -> list[Bytes]:
+    """The ends of a run in the state of a tier: between its flipped weights lie others, of other tiers."""
+    places = end_places(run.table(np.zeros(1, np.int64)))
+    return [
+        _read(locked, start, length, state)
+        for start, length in zip(*(p.tolist() for p in places), strict=True)
+        if length
+    ]
+
+
+def _read(locked: LockedFile, start: int, length: int, state: int) -> Bytes:
+    block = locked.file.data[start : start + length].copy()
+    locked.apply(start, block, state)
+    return block

@@ -7,8 +7,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 from corelocker.errors import TierError
+
+Unit = Literal["value", "sign"]
 
 MAX_TIERS = 64
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -22,8 +25,11 @@ class Tier:
     removed: float
 
 
-def parse_tiers(text: str) -> tuple[Tier, ...]:
-    """`free=0.05,plus=0.01,full=0` to tiers. Raises TierError."""
+def parse_tiers(text: str, unit: Unit = "value") -> tuple[Tier, ...]:
+    """`free=0.05,plus=0.01,full=0` to tiers. Raises TierError.
+
+    Signs can be taken of all channels (a fraction of 1); of values at least one channel of each layer stays.
+    """
     tiers = []
     for item in text.split(","):
         name, equals, number = item.strip().partition("=")
@@ -31,13 +37,13 @@ def parse_tiers(text: str) -> tuple[Tier, ...]:
             removed = float(number)
         except ValueError:
             removed = math.nan
-        if not equals or not NAME.fullmatch(name) or not 0 <= removed < 1:
-            raise TierError(f"tier {item.strip()!r} is not NAME=FRACTION with 0 <= FRACTION < 1")
+        if not equals or not NAME.fullmatch(name) or not 0 <= removed <= 1:
+            raise TierError(f"tier {item.strip()!r} is not NAME=FRACTION with 0 <= FRACTION <= 1")
         tiers.append(Tier(name, removed))
-    return check_tiers(tiers)
+    return check_tiers(tiers, unit)
 
 
-def check_tiers(tiers: Sequence[Tier]) -> tuple[Tier, ...]:
+def check_tiers(tiers: Sequence[Tier], unit: Unit = "value") -> tuple[Tier, ...]:
     """Tiers are nested: each keeps less locked than the one before, the last nothing. Raises TierError."""
     if not 2 <= len(tiers) <= MAX_TIERS:
         raise TierError(
@@ -49,4 +55,9 @@ def check_tiers(tiers: Sequence[Tier]) -> tuple[Tier, ...]:
         raise TierError(f"the last tier must restore everything: {tiers[-1].name}=0")
     if any(a.removed <= b.removed for a, b in pairwise(tiers)):
         raise TierError("each tier must keep a smaller fraction locked than the one before it")
+    if unit == "value" and tiers[0].removed >= 1:
+        raise TierError(
+            f"tier {tiers[0].name} would keep every channel locked, but of values one channel of each layer stays",
+            hint="Give a fraction below 1, or take signs with --unit sign",
+        )
     return tuple(tiers)

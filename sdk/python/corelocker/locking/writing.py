@@ -81,7 +81,7 @@ def write_locked_file(
                     # A lower state differs from the next one in what is locked besides, so the states build on each other.
                     above, block = block, buffers.take(block.size)
                     np.copyto(block, above)
-                    locked.apply(start, block, state)
+                    locked.apply(start, block, state, state + 1)
                 hashed = hashers[state % HASHERS].submit(digests[state].update, block.data)
                 buffers.used_by(hashed, *([] if state else [writer.submit(_write_all, out, block)]))
             progress(block.size)
