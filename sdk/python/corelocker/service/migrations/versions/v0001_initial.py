@@ -21,7 +21,7 @@ _POSTGRESQL_TRIGGERS = (
 
 
 def upgrade() -> None:
-    """Make them."""
+    """Make the tables. One function, because a migration is one list of statements in the order in which they run."""
     op.create_table(
         "settings",
         sa.Column("name", sa.String(256), primary_key=True),
