@@ -2,6 +2,7 @@ import Foundation
 import Testing
 
 @testable import CoreLocker
+@testable import CoreLockerCoreML
 
 #if canImport(FoundationNetworking)
     import FoundationNetworking
@@ -22,12 +23,15 @@ struct EndToEndTests {
         let client: UnlockClient
         let clock = Shift()
 
-        init(_ folder: URL, configuration name: String = "corelocker.json", sharing other: Device? = nil) throws {
+        init(
+            _ folder: URL, configuration name: String = "corelocker.json", sharing other: Device? = nil, attester: (any Attester)? = nil
+        ) throws {
             let pem = try String(contentsOf: folder.appendingPathComponent("identity.pem"), encoding: .utf8)
+            let identity = try DevelopmentIdentity(pem: pem)
             let clock = clock
             client = UnlockClient(
                 configuration: try AppConfiguration(contentsOf: folder.appendingPathComponent(name)),
-                deviceKey: other?.key ?? key, attester: try DevelopmentIdentity(pem: pem), store: other?.store ?? store,
+                deviceKey: other?.key ?? key, attester: attester ?? identity, store: other?.store ?? store,
                 clocks: {
                     let now = DeviceClock.systemReading()
                     return ClockReading(wall: now.wall + clock.seconds, ticks: now.ticks, boot: now.boot)
@@ -49,10 +53,86 @@ struct EndToEndTests {
         return try #require(try JSONReader.read(data)[name]?.text)
     }
 
-    private func bundle() throws -> KeyBundle {
+    private func bundle(_ name: String = "dist/demo.clkey") throws -> KeyBundle {
         let configuration = try AppConfiguration(contentsOf: folder.appendingPathComponent("corelocker.json"))
-        return try KeyBundle(
-            contentsOf: folder.appendingPathComponent("dist/demo.clkey"), publisher: configuration.publisher)
+        return try KeyBundle(contentsOf: folder.appendingPathComponent(name), publisher: configuration.publisher)
+    }
+
+    /// App Attest of the made-up phone of `forged_app_attest.py`.
+    private struct ForgedAppAttest: AppAttestService {
+        let control: String
+        var isSupported: Bool { true }
+
+        func generateKey() async throws -> String { String(decoding: try await ask("generate"), as: UTF8.self) }
+
+        func attestKey(_ key: String, clientDataHash: Data) async throws -> Data { try await object("attest", clientDataHash) }
+
+        func generateAssertion(_ key: String, clientDataHash: Data) async throws -> Data { try await object("assert", clientDataHash) }
+
+        private func object(_ call: String, _ hash: Data) async throws -> Data {
+            try #require(Data(base64Encoded: try await ask("\(call)/\(hash.map { String(format: "%02x", $0) }.joined())")))
+        }
+
+        private func ask(_ call: String) async throws -> Data {
+            var request = URLRequest(url: try #require(URL(string: "\(control)/app-attest/\(call)")))
+            request.httpMethod = "POST"
+            return try await URLSession.shared.data(for: request).0
+        }
+    }
+
+    private final class AttestKeys: AppAttestKeyStore, @unchecked Sendable {
+        private let lock = NSLock()
+        private var kept: AppAttestKey?
+        func key() -> AppAttestKey? { lock.withLock { kept } }
+        func save(_ key: AppAttestKey) { lock.withLock { kept = key } }
+        func removeKey() { lock.withLock { kept = nil } }
+    }
+
+    /// Client and verifier agree on every byte that App Attest covers.
+    @Test func attestsByAppAttest() async throws {
+        let (keys, phone) = (AttestKeys(), ForgedAppAttest(control: try plan("control")))
+        // A key that the service does not know, as when the answer to its attestation was lost.
+        keys.save(AppAttestKey(id: try await phone.generateKey(), isAttested: true))
+        let (device, bundle) = (try Device(folder, attester: AppAttester(service: phone, store: keys)), try bundle())
+        let purchase = Purchase.grant(try plan("apple"))
+        try await device.client.unlock(bundle, tier: "full", purchase: purchase)
+        #expect(keys.key()?.isAttested == true)
+        try await device.client.renew(bundle)
+        try await device.client.unlock(bundle, tier: "full", purchase: purchase)
+        #expect(try await device.client.license(for: bundle).tier == "full")
+
+        // What was made for another request is refused.
+        let relayed = try Device(folder, attester: Relay(other: AppAttester(service: phone, store: keys)))
+        #expect(
+            await outcome { try await relayed.client.unlock(bundle, tier: "full", purchase: purchase) } == "attestation-refused")
+    }
+
+    /// Vouches for another digest than it is asked to.
+    private struct Relay: Attester {
+        let other: AppAttester
+
+        func evidence(for digest: Data, step: AttestedStep) async throws -> [String: String] {
+            try await other.evidence(for: Data(digest.reversed()), step: step)
+        }
+    }
+
+    /// What Core ML is given of a restored package: the original's weights.
+    @Test func restoresACoreMLPackage() async throws {
+        let (device, bundle) = (try Device(folder), try bundle("coreml/palette.clkey"))
+        let locked = try CoreMLPackage(folder.appendingPathComponent("coreml/unified_palette_4bit.mlpackage"))
+        let original = try CoreMLPackage(folder.appendingPathComponent("original.mlpackage"))
+        try await device.client.unlock(bundle, tier: "full", purchase: .grant(try plan("coreml")))
+        #expect(!locked.weights.isEmpty && locked.weights.map(\.path) == original.weights.map(\.path))
+        for (file, wanted) in zip(locked.weights, original.weights) {
+            let bytes = try Data(contentsOf: wanted.url)
+            #expect(try Data(contentsOf: file.url) != bytes)
+            #expect(try await device.client.restore(file.url, with: bundle, check: .always).data == bytes)
+        }
+        let listed = try #require(bundle.artifacts.first).files.map(\.path)
+        #expect(listed.contains("Data/com.apple.CoreML/weights/weight.bin"))
+        if !listed.contains("Data/com.apple.CoreML/model.mlmodel") {
+            #expect(try Data(contentsOf: locked.specification) == Data(contentsOf: original.specification))
+        }
     }
 
     @Test func unlocksAndRestores() async throws {
@@ -111,7 +191,7 @@ struct EndToEndTests {
         var revoke = URLRequest(url: try #require(URL(string: "\(try plan("control"))/revoke/\(license.id)")))
         revoke.httpMethod = "POST"
         let (_, answer) = try await URLSession.shared.data(for: revoke)
-        #expect((answer as? HTTPURLResponse)?.statusCode == 204)
+        #expect((answer as? HTTPURLResponse)?.statusCode == 200)
         let refused = await outcome { try await device.client.renew(bundle) }
         #expect(["license-revoked", "purchase-revoked"].contains(refused))
         #expect(await states.next() == .revoked)
