@@ -51,12 +51,14 @@ def table(command: str) -> Member:
         for name, member in table(other).inside.items():
             top.inside[name] = Member(member.kinds, member.optional or bool(optional), member.inside)
     for path, (kind, _unit, _meaning) in rows(text, 4).items():
-        member = top
+        member, named = top, top
         for name in re.findall(r"[^.\[\]]+|\[\]", path):
             member = member.inside.setdefault(name, Member())
+            # A list that may be missing, and not its entries.
+            named = named if name in ("[]", "*") else member
         words, comma, more = kind.partition(", ")
         assert not comma or more == "optional", kind
-        member.optional = bool(comma)
+        named.optional = named.optional or bool(comma)
         # "true or false" is one word of the table.
         for word in re.split(r" or (?!false)", words):
             member.kinds.update(KINDS[word])
