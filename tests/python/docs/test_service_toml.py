@@ -26,6 +26,7 @@ pin_file = "p"
 signing_key = "s"
 [licenses]
 [http]
+[audit]
 [attestation]
 [[apps]]
 id = "com.example.app"

@@ -235,6 +235,21 @@ def test_the_audit_log_can_only_be_added_to(database_url: str, storage: Storage,
     assert [row.outcome for row in storage.audit_rows()] == ["device-limit"]
 
 
+def test_retention_forgets_the_oldest_rows_alone(database_url: str, storage: Storage) -> None:
+    with storage.transaction() as transaction:
+        for at_ms in range(2500):
+            transaction.audit(AuditRow("unlock", "ok", at_ms * 1000))
+    assert storage.forget_audit(2_500_000, max_age=2500, max_rows=10_000) == 0
+    assert storage.forget_audit(2_500_000, max_age=900, max_rows=10_000) == 1600
+    assert storage.forget_audit(2_500_000, max_age=900, max_rows=100) == 800
+    assert [row.at_ms for row in storage.audit_rows(limit=9999)] == [at * 1000 for at in reversed(range(2400, 2500))]
+    engine = engine_of(database_url)
+    with pytest.raises(sa.exc.DBAPIError, match="can only be added to"), engine.begin() as connection:
+        connection.exec_driver_sql("DELETE FROM audit WHERE at_ms = 2400000")
+    engine.dispose()
+    assert len(storage.audit_rows(limit=9999)) == 100
+
+
 def test_all_processes_share_the_secret(database_url: str, storage: Storage) -> None:
     other = Storage.open(database_url)
     assert storage.secret() == other.secret()

@@ -126,6 +126,14 @@ class AttestationConfig:
 
 
 @dataclass(frozen=True)
+class AuditConfig:
+    """How long rows of the audit log are kept: `max_age` seconds, and the newest `max_rows` at most."""
+
+    max_age: int = 366 * _DAY
+    max_rows: int = 1_000_000
+
+
+@dataclass(frozen=True)
 class PlayIntegritySettings:
     """What Play Integrity has to say beside an Android key (`PlayIntegrityPolicy`); `max_age` in seconds.
 
@@ -269,6 +277,7 @@ class ServiceConfig:
     licenses: LicenseConfig = LicenseConfig()
     attestation: AttestationConfig = AttestationConfig()
     http: HttpConfig = HttpConfig()
+    audit: AuditConfig = AuditConfig()
 
     @property
     def sqlite_path(self) -> Path | None:

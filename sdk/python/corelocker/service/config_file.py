@@ -14,6 +14,7 @@
     [licenses]                                   # lifetime, renewal_window, devices, cooldown in seconds; perpetual
     [http]                                       # host, port or socket, workers, limits
     [attestation]                                # revocation_list (a file) or revocation_url
+    [audit]                                      # max_age, max_rows of the audit log
 
     [[apps]]
     id = "com.example.app"                       # `app` of requests and `aud` of licenses
@@ -60,6 +61,7 @@ from corelocker.service.config import (
     AppStoreApiSettings,
     AppStoreSettings,
     AttestationConfig,
+    AuditConfig,
     GooglePlaySettings,
     GrantSettings,
     HttpConfig,
@@ -101,6 +103,7 @@ def _service(top: Table, path: Path) -> ServiceConfig:
         licenses=top.optional_table("licenses", _licenses, LicenseConfig()),
         attestation=top.optional_table("attestation", _attestation, AttestationConfig()),
         http=top.optional_table("http", _http, HttpConfig()),
+        audit=top.optional_table("audit", _audit, AuditConfig()),
     )
     top.end()
     _refuse_shared_names(config)
@@ -189,6 +192,14 @@ def _attestation(table: Table) -> AttestationConfig:
     if config.revocation_list is not None and config.revocation_url is not None:
         raise table.refuse("revocation_list", "give either a file or an address")
     return config
+
+
+def _audit(table: Table) -> AuditConfig:
+    usual = AuditConfig()
+    return AuditConfig(
+        max_age=table.integer("max_age", _DAY, 100 * 366 * _DAY, usual.max_age),
+        max_rows=table.integer("max_rows", 1000, 10**9, usual.max_rows),
+    )
 
 
 def _http(table: Table) -> HttpConfig:

@@ -15,6 +15,7 @@ from corelocker.attestation.revocation import check_revocation
 from corelocker.attestation.verdict import Refusal
 from corelocker.errors import ConfigError
 from corelocker.licensing.errors import NotReadyError
+from corelocker.service.audit import RefusalLog
 from corelocker.service.challenges import Challenges
 from corelocker.service.config import ServiceConfig
 from corelocker.service.decisions import Decisions
@@ -63,9 +64,12 @@ class UnlockService:
         self._revocation = RevocationSource(config.attestation)
         self.challenges = Challenges(storage.secret(), config.attestation.challenge_lifetime, clock)
         proofs = ProofVerifier(config.environment, self.challenges, storage, self._revocation)
-        self.decisions = Decisions(config, storage, keys, self.apps, catalog, self.challenges, proofs, clock)
-        self.notices = Notices(storage, self.apps, catalog, clock)
-        self.maintenance = Maintenance(storage, self.apps, self.notices, self._revocation, clock)
+        refusals = RefusalLog(storage)
+        self.decisions = Decisions(config, storage, keys, self.apps, catalog, self.challenges, proofs, refusals, clock)
+        self.notices = Notices(storage, self.apps, catalog, refusals, clock)
+        self.maintenance = Maintenance(
+            storage, self.apps, self.notices, self._revocation, refusals, config.audit, clock
+        )
         storage.new_setting("environment", config.environment)
         if storage.setting("environment") != config.environment:
             raise ConfigError(

@@ -49,7 +49,7 @@ from corelocker.purchases.entitlements import (
     renew,
 )
 from corelocker.purchases.grant import verify_grant
-from corelocker.service.audit import refusal, refusals_audited
+from corelocker.service.audit import RefusalLog, refusal
 from corelocker.service.challenges import Challenges
 from corelocker.service.config import ServiceConfig
 from corelocker.service.errors import AttestationRefusedError
@@ -116,6 +116,7 @@ class Decisions:
         catalog: Catalog,
         challenges: Challenges,
         proofs: ProofVerifier,
+        refusals: RefusalLog,
         clock: Callable[[], float],
     ) -> None:
         self._config = config
@@ -125,6 +126,7 @@ class Decisions:
         self._catalog = catalog
         self._challenges = challenges
         self._proofs = proofs
+        self._refusals = refusals
         self._clock = clock
 
     def unlock(self, request: UnlockRequest) -> Issued:
@@ -143,7 +145,7 @@ class Decisions:
             device=request.device,
             provider=request.purchase.provider,
         )
-        with refusals_audited(self._storage, row):
+        with self._refusals.keeping(row):
             verified = self._verify_unlock(request, now_ms)
         return self._decide(verified, replace(row, purchase=verified.purchase.tag))
 
@@ -167,7 +169,7 @@ class Decisions:
                 provider=known.provider,
                 purchase=known.purchase.tag,
             )
-        with refusals_audited(self._storage, row):
+        with self._refusals.keeping(row):
             verified = self._verify_renewal(known, request, now_ms)
         return self._decide(verified, row)
 

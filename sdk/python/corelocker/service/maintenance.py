@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from corelocker.licensing.errors import LicensingError
+from corelocker.service.audit import RefusalLog
+from corelocker.service.config import AuditConfig
 from corelocker.service.notices import Notices
 from corelocker.service.records import AuditRow, PurchaseKey
 from corelocker.service.revocation_source import RevocationSource
@@ -18,7 +20,7 @@ _VOIDED_HORIZON_MS = 29 * 86400 * 1000
 
 
 class Maintenance:
-    """Acknowledges purchases, asks for voided orders, fetches the revocation list, forgets used challenges."""
+    """Acknowledges purchases, asks for voided orders, fetches the revocation list, forgets what has its age."""
 
     def __init__(
         self,
@@ -26,12 +28,16 @@ class Maintenance:
         apps: Mapping[str, AppVerifiers],
         notices: Notices,
         revocation: RevocationSource,
+        refusals: RefusalLog,
+        retention: AuditConfig,
         clock: Callable[[], float],
     ) -> None:
         self._storage = storage
         self._apps = apps
         self._notices = notices
         self._revocation = revocation
+        self._refusals = refusals
+        self._retention = retention
         self._clock = clock
         self._voided_at: dict[str, float] = {}
 
@@ -45,6 +51,8 @@ class Maintenance:
         now_ms = int(self._clock() * 1000)
         tasks: list[Callable[[], object]] = [
             lambda: self._storage.purge_challenges(now_ms // 1000),
+            lambda: self._refusals.flush(now_ms),
+            lambda: self._storage.forget_audit(now_ms, self._retention.max_age, self._retention.max_rows),
             lambda: failed.extend(self._acknowledge(now_ms)),
             *(partial(self._take_in_voided, app, now_ms) for app in self._apps.values()),
         ]

@@ -13,7 +13,7 @@ from corelocker.bundle.strict_json import parse_object
 from corelocker.licensing.errors import AppUnknownError, ProviderNotAllowedError, PurchaseNotFoundError, RequestError
 from corelocker.purchases.entitlements import Catalog, Purchase
 from corelocker.purchases.google_play import GooglePlay
-from corelocker.service.audit import one_line, refusals_audited
+from corelocker.service.audit import RefusalLog, one_line
 from corelocker.service.records import AuditRow, PurchaseKey
 from corelocker.service.statements import observe_all, replaced_by
 from corelocker.service.storage import Storage
@@ -24,9 +24,15 @@ class Notices:
     """Takes in what stores say without being asked by a device."""
 
     def __init__(
-        self, storage: Storage, apps: Mapping[str, AppVerifiers], catalog: Catalog, clock: Callable[[], float]
+        self,
+        storage: Storage,
+        apps: Mapping[str, AppVerifiers],
+        catalog: Catalog,
+        refusals: RefusalLog,
+        clock: Callable[[], float],
     ) -> None:
         self._storage = storage
+        self._refusals = refusals
         self._apps = apps
         self._products = {product for _, product in catalog.products}
         self._clock = clock
@@ -38,7 +44,7 @@ class Notices:
         """
         now_ms = int(self._clock() * 1000)
         row = AuditRow(event="notice", outcome="ok", at_ms=now_ms, app=app[:256], provider="app-store")
-        with refusals_audited(self._storage, row):
+        with self._refusals.keeping(row):
             store = self._app(app).app_store
             if store is None:
                 raise ProviderNotAllowedError("the app takes no App Store purchases")
@@ -57,7 +63,7 @@ class Notices:
         """
         now_ms = int(self._clock() * 1000)
         row = AuditRow(event="notice", outcome="ok", at_ms=now_ms, app=app[:256], provider="google-play")
-        with refusals_audited(self._storage, row):
+        with self._refusals.keeping(row):
             verifiers = self._app(app)
             play, notices = verifiers.google_play, verifiers.play_notices
             if play is None or notices is None:

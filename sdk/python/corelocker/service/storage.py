@@ -9,12 +9,14 @@ A commit is on the disk before its answer leaves (on PostgreSQL, as far as its o
 exception are rows of the audit log about refusals that changed nothing: whoever has no purchase cannot make the disk
 flush.
 
-The audit log can be added to and never changed: triggers refuse UPDATE, DELETE and TRUNCATE.
+The audit log can be added to and never changed: triggers refuse UPDATE and TRUNCATE, and DELETE of rows from the id on
+that the setting `audit-kept-from` names. Retention moves that id on.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import secrets
 import threading
@@ -51,6 +53,7 @@ from corelocker.service.schema import (
 
 # A write that succeeded shows this long that others would.
 _WRITABLE_SECONDS = 5.0
+_FORGET_AT_ONCE = 1000  # rows
 
 
 class Storage:
@@ -228,6 +231,27 @@ class Storage:
         with self.transaction() as transaction:
             return transaction.purge_challenges(now)
 
+    def forget_audit(self, now_ms: int, max_age: int, max_rows: int) -> int:
+        """Delete the oldest rows of the audit log: what is older than `max_age` seconds, and beyond `max_rows`.
+
+        In several transactions, so that decisions do not wait long. Returns how many.
+        """
+        forgotten = 0
+        oldest = sa.select(audit.c.id, audit.c.at_ms).order_by(audit.c.id).limit(_FORGET_AT_ONCE)
+        while True:
+            newest = self._row(sa.select(sa.func.max(audit.c.id).label("id")))
+            first_kept = 0 if newest is None or newest.id is None else newest.id - max_rows + 1
+            old = list(
+                itertools.takewhile(
+                    lambda row, first=first_kept: row.id < first or row.at_ms < now_ms - max_age * 1000,  # type: ignore[misc]
+                    self._rows(oldest),
+                )
+            )
+            if not old:
+                return forgotten
+            with self.transaction() as transaction:
+                forgotten += transaction.forget_audit(old[-1].id + 1)
+
 
 class Transaction:
     """The statements of one decision."""
@@ -318,6 +342,11 @@ class Transaction:
         update = sa.update(settings).where(settings.c.name == name).values(value=value)
         if self._connection.execute(update).rowcount == 0:
             self.add_new(settings, {"name": name, "value": value})
+
+    def forget_audit(self, kept_from: int) -> int:
+        """Delete the rows of the audit log before an id. Returns how many."""
+        self.set_setting("audit-kept-from", str(kept_from))
+        return self._connection.execute(sa.delete(audit).where(audit.c.id < kept_from)).rowcount
 
     def audit(self, row: AuditRow) -> None:
         """Add to the audit log."""

@@ -9,12 +9,16 @@ down_revision = None
 _SQLITE_TRIGGERS = (
     "CREATE TRIGGER audit_no_update BEFORE UPDATE ON audit "
     "BEGIN SELECT RAISE(ABORT, 'the audit log can only be added to'); END",
-    "CREATE TRIGGER audit_no_delete BEFORE DELETE ON audit "
+    "CREATE TRIGGER audit_no_delete BEFORE DELETE ON audit WHEN OLD.id >= "
+    "coalesce((SELECT CAST(value AS INTEGER) FROM settings WHERE name = 'audit-kept-from'), 0) "
     "BEGIN SELECT RAISE(ABORT, 'the audit log can only be added to'); END",
 )
 _POSTGRESQL_TRIGGERS = (
     "CREATE FUNCTION audit_refuse() RETURNS trigger LANGUAGE plpgsql AS "
-    "$$BEGIN RAISE EXCEPTION 'the audit log can only be added to'; END$$",
+    "$$BEGIN IF TG_OP = 'DELETE' THEN "
+    "IF OLD.id < coalesce((SELECT value::bigint FROM settings WHERE name = 'audit-kept-from'), 0) THEN "
+    "RETURN OLD; END IF; END IF; "
+    "RAISE EXCEPTION 'the audit log can only be added to'; END$$",
     "CREATE TRIGGER audit_no_change BEFORE UPDATE OR DELETE ON audit FOR EACH ROW EXECUTE FUNCTION audit_refuse()",
     "CREATE TRIGGER audit_no_truncate BEFORE TRUNCATE ON audit FOR EACH STATEMENT EXECUTE FUNCTION audit_refuse()",
 )
