@@ -136,6 +136,9 @@ def test_a_development_service_is_ready(place: Place) -> None:
     assert check_config(config) == []
     assert place.on_service("service", "check-config") == {
         "config": "unlock/service.toml", "ok": True, "findings": [],
+        "trials": [
+            {"level": "ok", "code": "database", "message": "database: it is made at the first start", "hint": ""}
+        ],
     }  # fmt: skip
     assert (config.environment, config.issuer, config.http.port) == ("development", "http://127.0.0.1:8441", 8441)
     assert {(entry.product, entry.unlock.tier) for entry in config.products} == {("plus", "plus"), ("full", "full")}

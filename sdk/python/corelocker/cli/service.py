@@ -184,24 +184,30 @@ def app_config(
 
 @service.command("check-config")
 def check_config(config: ConfigOption = DEFAULT_CONFIG, json: Json = False) -> None:
-    """Say what is wrong with a configuration; the exit code is 1 when the service would not start.
+    """Say what is wrong with a configuration, and try out its database, clock and stores.
+
+    The exit code is 1 when the service would not start.
 
     Example: corelocker service check-config --config service.toml
     """
     require_service_extra()
     from corelocker.service.checks import check_config as check
+    from corelocker.service.trial import try_out
 
-    findings = check(load_service_config(config))
-    errors = [finding for finding in findings if finding.level == "error"]
+    loaded = load_service_config(config)
+    findings, tried = check(loaded), try_out(loaded)
+    errors = [finding for finding in (*findings, *tried) if finding.level == "error"]
+    warnings = [finding for finding in (*findings, *tried) if finding.level == "warning"]
 
     def text() -> None:
-        for finding in findings:
+        for finding in (*tried, *findings):
             print(f"{finding.level}: {finding.message} [{finding.code}]")
             if finding.hint:
                 print(f"  {finding.hint}")
-        print(f"{config}: {len(errors)} errors, {len(findings) - len(errors)} warnings")
+        print(f"{config}: {len(errors)} errors, {len(warnings)} warnings")
 
-    emit(json, {"config": str(config), "ok": not errors, "findings": [vars(finding) for finding in findings]}, text)
+    document = {"findings": [vars(finding) for finding in findings], "trials": [vars(finding) for finding in tried]}
+    emit(json, {"config": str(config), "ok": not errors} | document, text)
     if errors:
         raise typer.Exit(1)
 

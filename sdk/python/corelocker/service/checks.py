@@ -25,7 +25,7 @@ from corelocker.service.keys import open_keys
 from corelocker.service.revocation_source import RevocationSource
 from corelocker.service.verifiers import try_verifiers
 
-Level = Literal["error", "warning"]
+Level = Literal["error", "warning", "ok"]
 
 # File systems on which SQLite's locks or its shared memory do not hold between machines.
 NETWORK_FILE_SYSTEMS = frozenset(
@@ -40,7 +40,7 @@ _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 @dataclass(frozen=True)
 class Finding:
-    """Something wrong with a configuration; an error keeps the service from starting."""
+    """Something wrong with a configuration; an error keeps the service from starting. "ok" is only said of trials."""
 
     level: Level
     code: str
@@ -113,9 +113,11 @@ def _check_secret_files(config: ServiceConfig) -> Iterator[Finding]:
         if file is None:
             continue
         try:
-            mode = stat.S_IMODE(file.stat().st_mode)
+            with file.open("rb") as opened:
+                mode = stat.S_IMODE(os.fstat(opened.fileno()).st_mode)
         except OSError as error:
-            yield Finding("error", "secret-file", f"{file}: {error.strerror or error}")
+            hint = "Let the service's user read it"
+            yield Finding("error", "secret-file", f"{file}: {error.strerror or error}", hint)
             continue
         if mode & 0o077:
             message = f"{file}: holds a secret and can be read by others"

@@ -120,6 +120,13 @@ class Storage:
         with self.transaction(durable=False) as transaction:
             transaction.set_setting("last-write-check", str(int(time.time())))
 
+    def time(self) -> float:
+        """The clock of the database's machine, Unix seconds."""
+        with database.connect(self._engine) as connection:
+            if connection.dialect.name == "sqlite":
+                return time.time()
+            return float(connection.execute(sa.text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one())
+
     def secret(self) -> bytes:
         """The 32 bytes that all processes on this database share; challenges are made and checked with them."""
         if self._secret is None:
