@@ -11,7 +11,7 @@ sdk=$root/sdk/android
 cache=$root/.cache/android
 build=$root/.build/android
 logs=$build/logs
-all_gates=(core core-tests android native android-tests executorch end-to-end abi android-api ktlint detekt)
+all_gates=(core core-tests android native android-tests asan executorch end-to-end abi android-api ktlint detekt)
 types=$cache/types-android/lib/android/android-platform-21-37-merged.d.ts
 executorch_jar=$cache/react-native-executorch/android/libs/classes.jar
 min_sdk=26
@@ -27,6 +27,10 @@ obstacle() {
   case $1 in
     core-tests | android) [ -d "$build/core" ] || echo "core was not compiled" ;;
     native) command -v cmake >/dev/null && command -v ninja >/dev/null || echo "no cmake or ninja" ;;
+    asan)
+      [ -d "$build/android-test" ] || echo "the tests of android were not compiled"
+      [ -e "$(g++ -print-file-name=libasan.so)" ] || echo "no AddressSanitizer"
+      ;;
     android-tests)
       [ -d "$build/android" ] && [ -d "$build/core-test" ] || echo "android or the tests of core were not compiled"
       [ -e "$build/native/libcorelocker.so" ] || echo "the native library was not built"
@@ -59,12 +63,12 @@ kotlin() {
     -no-reflect -jvm-target 17 -Werror -module-name "$module" -d "$build/$module" "${sources[@]}" "$@"
 }
 
-# junit MODULE CLASSPATH OPTION..: runs the tests in $build/MODULE.
+# junit MODULE CLASSPATH OPTION..: runs the tests in $build/MODULE whose class names match the pattern TEST_CLASSES.
 junit() {
   local module=$1 classes=$2
   shift 2
   java "$@" -cp "$build/$module:$classes" org.junit.platform.console.ConsoleLauncher execute --scan-class-path "$build/$module" \
-    --details=summary --disable-banner --disable-ansi-colors --fail-if-no-tests
+    --include-classname "${TEST_CLASSES:-.*Test}" --details=summary --disable-banner --disable-ansi-colors --fail-if-no-tests
 }
 
 gate_core() { kotlin core "$sdk/core/src/main/kotlin" -- -Xexplicit-api=strict -cp "$(class_path core)"; }
@@ -103,6 +107,17 @@ gate_android-tests() {
     PYTHONPATH=sdk/python junit android-test "$classes:$jar" -Xcheck:jni "-Dcorelocker.python=$python" \
       "-Dcorelocker.attest=$root/tests/android/attest.py" --add-opens java.base/java.io=ALL-UNNAMED "-Djava.library.path=$build/native" \
       "-Dcorelocker.vectors=$root/tests/vectors" | tee "$build/android-tests.out" && ! grep -A 3 '^WARNING in native' "$build/android-tests.out"
+}
+
+# The same restores, 10,000 of them in a row among them, with AddressSanitizer and UndefinedBehaviorSanitizer in the native code.
+# The JVM itself handles SIGSEGV, and leaves memory to the kernel when it ends.
+gate_asan() {
+  local classes=$build/android:$build/core-test:$build/core:$(class_path core-test)
+  native native-asan android '-DCMAKE_CXX_FLAGS=-g -fsanitize=address,undefined -fno-sanitize=vptr -fno-sanitize-recover=all' &&
+    LD_PRELOAD=$(g++ -print-file-name=libasan.so):$(g++ -print-file-name=libubsan.so) \
+      ASAN_OPTIONS=handle_segv=0:detect_leaks=0:allocator_may_return_null=1 TEST_CLASSES='.*RestoreTest' \
+      junit android-test "$classes" --add-opens java.base/java.io=ALL-UNNAMED "-Djava.library.path=$build/native-asan" \
+      "-Dcorelocker.vectors=$root/tests/vectors"
 }
 
 gate_executorch() {
