@@ -47,7 +47,7 @@ class ModelWorld(World):
         )  # fmt: skip
         published = publish(
             [artifact], plan, self.folder / "locked", model="scanner", model_version=model_version,
-            bundle_id=bundle, signing_key=lambda: self.publisher, content_key=self.content_key,
+            bundle_id=bundle, signing_key=self.publisher, content_key=self.content_key,
         )  # fmt: skip
         self.bundle_path = published.bundle
         self.locked_path = published.outputs[0][0]
