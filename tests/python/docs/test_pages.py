@@ -76,6 +76,9 @@ def test_documented_commands_exist(page: str, line: str) -> None:
     known = {name for parameter in COMMANDS[path].params for name in (*parameter.opts, *parameter.secondary_opts)}
     options = {word.split("=")[0] for word in words[len(path) :] if word.startswith("--")}
     assert options <= known | {"--help"}, f"{page}: {sorted(options - known)}"
+    required = [p for p in COMMANDS[path].params if p.required and p.param_type_name == "option"]
+    missing = [p.opts[0] for p in required if not options & set(p.opts)] if len(words) > len(path) else []
+    assert not missing, f"{page}: {line} lacks {missing}"
 
 
 def test_every_command_is_documented() -> None:
