@@ -19,7 +19,8 @@ targets += [
         sources: ["src"],
         publicHeadersPath: "include",
         cxxSettings: [.headerSearchPath("src")]),
-    .target(name: "CoreLocker", dependencies: coreDependencies, path: "sdk/apple/CoreLocker"),
+    .target(
+        name: "CoreLocker", dependencies: coreDependencies, path: "sdk/apple/CoreLocker", resources: [.copy("PrivacyInfo.xcprivacy")]),
     // These two have nothing for Linux but what is tested there.
     .target(name: "CoreLockerDevice", dependencies: ["CoreLocker"], path: "sdk/apple/CoreLockerDevice"),
     .target(name: "CoreLockerCoreML", dependencies: ["CoreLockerDevice", "CoreLocker"], path: "sdk/apple/CoreLockerCoreML"),

@@ -7,14 +7,16 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 build=.build/apple
 logs=$build/logs
-all_gates=(format test typecheck end-to-end api asan)
+all_gates=(format test typecheck stubs end-to-end api asan)
 passed=() skipped=() failed=()
 mkdir -p "$logs"
 
+types=.cache/types-ios
 swift_root=${CORELOCKER_SWIFT_ROOT:-${XDG_CACHE_HOME:-$HOME/.cache}/corelocker/swift-trixie}
 
 # Why a gate cannot run; nothing when it can.
 obstacle() {
+  [ "$1" != stubs ] || [ -d "$types" ] || echo "no list of Apple's API"
   [ -e "$swift_root/.set-up" ] || echo "no Swift"
 }
 
@@ -28,7 +30,19 @@ gate_test() {
 }
 
 # What imports Apple's frameworks, against stubs of them.
-gate_typecheck() { tools/swift.sh tools/typecheck-apple.sh "$build/typecheck"; }
+gate_typecheck() {
+  local module graphs
+  tools/swift.sh tools/typecheck-apple.sh "$build/typecheck" || return
+  for module in CoreLockerDevice CoreLockerCoreML; do
+    # What a module adds to another one's types has a graph of its own.
+    graphs=("$build/typecheck/release/$module".symbols.json "$build/typecheck/release/$module"@CoreLocker*.symbols.json)
+    [ -e "${graphs[1]}" ] || unset 'graphs[1]'
+    .venv/bin/python tools/swift_api.py "${graphs[@]}" "sdk/apple/api/$module.api" ${ACCEPT:+--accept} || return
+  done
+}
+
+# The stubs themselves, against a list of Apple's Objective-C API.
+gate_stubs() { .venv/bin/python tools/check_apple_stubs.py "$types"; }
 
 # The Swift client, the real unlock service and the C core, on this machine.
 gate_end-to-end() { PYTHONPATH=sdk/python:tests/python .venv/bin/python tests/apple/end_to_end.py "$build"; }

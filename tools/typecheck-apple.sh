@@ -18,7 +18,7 @@ check() {
   shift 2
   local options=("${common[@]}" -package-name corelocker -I "$folder" -I sdk/cpp/include -module-name "$module" "$@")
   swiftc -typecheck "${options[@]}" sdk/apple/"$module"/*.swift
-  swiftc -emit-module "${options[@]}" -o "$folder/$module.swiftmodule" sdk/apple/"$module"/*.swift
+  swiftc -emit-module "${options[@]}" -emit-symbol-graph -emit-symbol-graph-dir "$folder" -o "$folder/$module.swiftmodule" sdk/apple/"$module"/*.swift
 }
 
 for configuration in debug release; do
