@@ -105,7 +105,7 @@ RECIPES = {
     "portable_ptd": Recipe(ConvNet, IMAGE, xnnpack=False, external=True),
     "xnnpack_ptd": Recipe(Transformer, (1, 8, 128), external=True),
     "xnnpack_signs": Recipe(ConvNet, IMAGE, signs=True),
-    "int8_signs": Recipe(ConvNet, IMAGE, quantize="int8", signs=True),
+    "xnnpack_int8_signs": Recipe(ConvNet, IMAGE, quantize="int8", signs=True),
 }
 
 

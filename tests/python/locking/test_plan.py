@@ -170,7 +170,8 @@ def test_saved_plans(network: Artifact, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda d: d.update(format="x"), lambda d: d.update(version=2), lambda d: d.pop("seed"), lambda d: d.update(seed="zz"),
+        lambda d: d.update(format="x"), lambda d: d.update(version=1), lambda d: d.update(version=3), lambda d: d.pop("seed"),
+        lambda d: d.update(seed="zz"), lambda d: d.pop("unit"), lambda d: d.update(unit="bit"),
         lambda d: d.update(fill="noise"), lambda d: d.update(artifacts=[]), lambda d: d.update(tiers=[]),
         lambda d: d["artifacts"][0]["tensors"].update(nowhere={"channels": 4, "tiers": {}}),
         lambda d: d["artifacts"][0]["tensors"]["conv2.weight"].update(channels=31),

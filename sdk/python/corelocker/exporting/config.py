@@ -8,6 +8,7 @@
     [lock]                                   # optional: without it the files are exported and not locked
     tiers = "free=0.05,plus=0.01,full=0"
     preset = "balanced"                      # minimal | balanced | hardened; the keys below count instead of it
+    unit = "value"                           # value | sign
     criterion = "l1"                         # l1 | bn-scale | random | sensitivity (runs the factory's module)
     scope = "layer"                          # layer | global
     fill = "decoy"                           # zero | decoy
