@@ -105,6 +105,7 @@ def _service(call: Commands, folder: Path) -> None:
     publisher = call("inspect BUNDLE", "dist/m.clkey")["publisher"]
     call("service app-config", *config, "--service", url, "--publisher", publisher)
     call("service migrate", *config)
+    call("service accept-rollback", *config)
     call("grant keygen", "another-key.pem")
     grant = call("grant issue", *config, "--product", "full", "--purchase", "order-1")["grant"]
     (folder / "grant.jwt").write_text(grant)

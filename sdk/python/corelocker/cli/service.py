@@ -226,6 +226,20 @@ def migrate(config: ConfigOption = DEFAULT_CONFIG, json: Json = False) -> None:
     emit(json, {"version": REVISION}, lambda: print(f"the database is of version {REVISION}"))
 
 
+@service.command("accept-rollback")
+def accept_rollback(config: ConfigOption = DEFAULT_CONFIG, json: Json = False) -> None:
+    """Go on with a database that is an older copy, such as a restored backup, which `run` refuses.
+
+    Challenges that were given out before no longer count. What the copy forgot has to be done anew: revocations, and
+    devices whose places were released. Example: corelocker service accept-rollback --config service.toml
+    """
+    with opened_storage(config) as (loaded, storage):
+        from corelocker.service.epoch import Epoch
+
+        behind = Epoch.of(loaded, storage).accept()
+    emit(json, {"epochs_behind": behind}, lambda: print(f"accepted: the database was {behind} epochs behind"))
+
+
 @service.command("audit")
 def audit(
     config: ConfigOption = DEFAULT_CONFIG,

@@ -45,6 +45,7 @@ class KeysConfig:
             be made, and shipped in apps, before it signs.
         publishers: thumbprints of the keys that sign bundles; none of them may sign licenses.
         pkcs11: with that provider.
+        epoch_file: the file of the epoch; by default it lies beside the keystore.
     """
 
     provider: Literal["keystore", "pkcs11"]
@@ -53,6 +54,7 @@ class KeysConfig:
     signing_key: str | None = None
     publishers: tuple[str, ...] = ()
     pkcs11: Pkcs11Config | None = None
+    epoch_file: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -278,6 +280,11 @@ class ServiceConfig:
     attestation: AttestationConfig = AttestationConfig()
     http: HttpConfig = HttpConfig()
     audit: AuditConfig = AuditConfig()
+
+    @property
+    def epoch_file(self) -> Path:
+        """Where this host keeps the epoch (`epoch.py`): beside the keystore, unless the configuration names a file."""
+        return self.keys.epoch_file or self.keys.keystore.with_name(f"{self.keys.keystore.name}.epoch")
 
     @property
     def sqlite_path(self) -> Path | None:

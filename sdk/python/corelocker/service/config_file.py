@@ -149,6 +149,7 @@ def _keys(table: Table) -> KeysConfig | None:
         signing_key=table.optional_text("signing_key"),
         publishers=table.texts("publishers"),
         pkcs11=table.optional_table("pkcs11", _pkcs11, None),
+        epoch_file=table.optional_path("epoch_file"),
     )
     if (provider == "pkcs11") != (config.pkcs11 is not None):
         raise table.refuse("pkcs11", 'this table and provider = "pkcs11" belong together')

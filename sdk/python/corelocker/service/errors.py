@@ -31,3 +31,15 @@ class ServiceRefusesToStartError(CoreLockerError):
     """The configuration would make the service unsafe; the message lists every finding."""
 
     code = "service-configuration"
+
+
+class DatabaseRolledBackError(CoreLockerError):
+    """The database is an older copy than this host has worked with."""
+
+    code = "database-rolled-back"
+
+
+class EpochFileError(CoreLockerError):
+    """The file with the epoch cannot be read or written."""
+
+    code = "epoch-file"

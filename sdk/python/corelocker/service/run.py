@@ -7,11 +7,13 @@ import shutil
 import socket
 import sys
 import tempfile
+from contextlib import closing
 from pathlib import Path
 
 from corelocker.errors import ConfigError
 from corelocker.service.checks import check_config
 from corelocker.service.config import HttpConfig, ServiceConfig
+from corelocker.service.epoch import Epoch
 from corelocker.service.errors import ServiceRefusesToStartError
 from corelocker.service.storage import Storage
 
@@ -22,7 +24,7 @@ def serve(config: ServiceConfig) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Raises ServiceRefusesToStartError for a configuration that is not safe, StorageError when the database cannot be used,
-    ConfigError when the address cannot be had.
+    DatabaseRolledBackError when it is an older copy, EpochFileError, ConfigError when the address cannot be had.
     """
     findings = check_config(config)
     for finding in findings:
@@ -33,7 +35,8 @@ def serve(config: ServiceConfig) -> None:
     if errors:
         raise ServiceRefusesToStartError(f"the configuration has {len(errors)} errors", hint="They are listed above")
     # Said once, before there are workers that die of it; the connections are closed before the fork.
-    Storage.open(config.database_url, migrate=config.sqlite_path is not None).close()
+    with closing(Storage.open(config.database_url, migrate=config.sqlite_path is not None)) as storage:
+        Epoch.of(config, storage).advance()
     listener = listen(config.http)
     metrics_folder = Path(tempfile.mkdtemp(prefix="corelocker-metrics-"))
     try:

@@ -344,6 +344,12 @@ class Transaction:
         update = sa.update(attest_keys).where(attest_keys.c.key_id == key_id, attest_keys.c.counter < counter)
         return self._connection.execute(update.values(counter=counter)).rowcount == 1
 
+    def lock_setting(self, name: str, first: str) -> str:
+        """A setting, locked until the end of the transaction; it is made with the value `first`."""
+        self.add_new(settings, {"name": name, "value": first})
+        statement = sa.select(settings.c.value).where(settings.c.name == name).with_for_update()
+        return str(self._connection.execute(statement).scalar_one())
+
     def set_setting(self, name: str, value: str) -> None:
         """Keep or replace a setting."""
         update = sa.update(settings).where(settings.c.name == name).values(value=value)

@@ -18,6 +18,7 @@ from corelocker.errors import CoreLockerError
 from corelocker.service.config import ServiceConfig
 from corelocker.service.connections import make_server
 from corelocker.service.core import UnlockService
+from corelocker.service.epoch import Epoch
 from corelocker.service.http import create_app
 from corelocker.service.keys import open_keys
 from corelocker.service.limits import RateLimiter
@@ -56,15 +57,20 @@ def _serve(config: ServiceConfig, listener: socket.socket, limiter: RateLimiter,
         metrics = Metrics()
         app = create_app(service, config, log=log, metrics=metrics, limiter=limiter)
         server = make_server(app, config.http, log, metrics)
-        threading.Thread(target=_maintain, args=(service, log, ended), name="maintenance", daemon=True).start()
+        arguments = (service, Epoch.of(config, storage), log, ended)
+        threading.Thread(target=_maintain, args=arguments, name="maintenance", daemon=True).start()
         server.run(sockets=[listener])
     finally:
         ended.set()
         storage.close()
 
 
-def _maintain(service: UnlockService, log: Log, ended: threading.Event) -> None:
+def _maintain(service: UnlockService, epoch: Epoch, log: Log, ended: threading.Event) -> None:
     while not ended.wait(_MAINTENANCE_SECONDS):
+        try:
+            epoch.advance()
+        except CoreLockerError as refused:
+            log.failure("epoch", refused, code=refused.code)
         try:
             for error in service.maintenance.run():
                 log.failure("maintenance", error, code=error.code)
