@@ -19,7 +19,7 @@ from corelocker.locking.publish import publish
 from corelocker.locking.tiers import parse_tiers
 from corelocker.runtime.restored import restore
 from cryptography.hazmat.primitives.asymmetric import ec
-from support.models import lowering
+from support.models import exports, lowering
 
 KEY = ec.generate_private_key(ec.SECP256R1())
 TOP = new_content_key()
@@ -62,7 +62,7 @@ def names(artifact: Artifact, files: dict[str, bytes]) -> list[bytes]:
 @pytest.mark.parametrize(("name", "variant"), CASES, ids=lambda v: v)
 @pytest.mark.parametrize("fill", ["zero", "decoy"])
 def test_locked_programs(tmp_path: Path, name: str, variant: str, fill: str) -> None:
-    path = lowering.exported(name, variant)
+    path = exports.exported(name, variant)
     artifact, bundle = lock(path, tmp_path / "out", fill, consumers=fill == "decoy")
     original = {f.name: f.data.tobytes() for f in artifact.files}
     states: list[dict[str, bytes]] = []
@@ -104,7 +104,7 @@ def test_locked_programs(tmp_path: Path, name: str, variant: str, fill: str) -> 
 )
 def test_hardened_with_consumers_takes_more_and_is_restored(tmp_path: Path, name: str, variant: str) -> None:
     """What residuals add up reads channels of many locked layers: of each reader one input channel stays."""
-    path = lowering.exported(name, variant)
+    path = exports.exported(name, variant)
     original, keys = path.read_bytes(), []
     for consumers in (False, True):
         artifact, out = open_artifact(path), tmp_path / str(consumers)
@@ -121,7 +121,7 @@ def test_hardened_with_consumers_takes_more_and_is_restored(tmp_path: Path, name
 
 def test_no_digest_of_a_secret_stays(tmp_path: Path) -> None:
     """XNNPACK names a tensor by the SHA-256 of its bytes: an oracle that a lock must remove."""
-    path = lowering.exported("mobilenet", "xnnpack")
+    path = exports.exported("mobilenet", "xnnpack")
     artifact, _ = lock(path, tmp_path / "out", "decoy", consumers=False)
     locked = (tmp_path / "out" / path.name).read_bytes()
     original = path.read_bytes()

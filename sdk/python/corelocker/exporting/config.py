@@ -130,12 +130,12 @@ class ExportConfig:
 Field = type | tuple[str, ...]
 MODEL: dict[str, Field] = {"factory": str, "id": str, "version": int}
 LOCK: dict[str, Field] = {
-    "unit": get_args(Unit),
     "tiers": str,
     "criterion": get_args(CriterionName),
     "scope": get_args(Scope),
     "fill": get_args(Fill),
     "preset": get_args(PresetName),
+    "unit": get_args(Unit),
     "consumers": bool,
     "include_io": bool,
     "exclude": list,
