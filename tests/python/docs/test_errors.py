@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import corelocker
+import pytest
 from corelocker.errors import CoreLockerError
 from corelocker.service.problems import PROBLEMS
 
@@ -35,7 +36,21 @@ def test_every_code_is_on_the_page_once() -> None:
     of_c = set(re.findall(r'^ +CORELOCKER_\w+ = [0-9]+, +/\* "([a-z-]+)"', header, re.MULTILINE))
     documented = re.findall(r"^\| `([a-z-]+)` \|", PAGE.read_text(), re.MULTILINE)
     assert len(documented) == len(set(documented))
-    assert set(documented) == {error.code for error in classes(CoreLockerError)} | set(PROBLEMS) | of_c
+    assert set(documented) == {error.code for error in classes(CoreLockerError)} | set(PROBLEMS) | of_c | {"device-unsupported"}
+
+
+@pytest.mark.parametrize(
+    ("source", "pattern"),
+    [
+        ("sdk/android/core/src/main/kotlin/org/corelocker/core/Errors.kt", r'^ +[A-Z_]+\("([a-z-]+)"'),
+        ("sdk/apple/CoreLocker/ErrorCode.swift", r'^ +case \w+ = "([a-z-]+)"'),
+    ],
+)
+def test_the_phones_use_the_same_codes(source: str, pattern: str) -> None:
+    used = set(re.findall(pattern, (ROOT / source).read_text(), re.MULTILINE))
+    documented = set(re.findall(r"^\| `([a-z-]+)` \|", PAGE.read_text(), re.MULTILINE))
+    assert used
+    assert used <= documented
 
 
 def test_every_row_says_who_sees_it_and_what_to_do() -> None:
