@@ -36,7 +36,9 @@ def test_every_code_is_on_the_page_once() -> None:
     of_c = set(re.findall(r'^ +CORELOCKER_\w+ = [0-9]+, +/\* "([a-z-]+)"', header, re.MULTILINE))
     documented = re.findall(r"^\| `([a-z-]+)` \|", PAGE.read_text(), re.MULTILINE)
     assert len(documented) == len(set(documented))
-    assert set(documented) == {error.code for error in classes(CoreLockerError)} | set(PROBLEMS) | of_c | {"device-unsupported"}
+    assert set(documented) == {error.code for error in classes(CoreLockerError)} | set(PROBLEMS) | of_c | {
+        "device-unsupported"
+    }
 
 
 @pytest.mark.parametrize(
