@@ -11,9 +11,9 @@ from corelocker.errors import ConfigError
 from corelocker.licensing import errors
 from corelocker.purchases.entitlements import (
     Catalog,
+    DevicePlace,
     DeviceRules,
     Entitlement,
-    Place,
     Purchase,
     Unlock,
     activate,
@@ -267,9 +267,9 @@ def test_one_more_device_than_allowed_is_refused() -> None:
 
 def test_the_same_device_takes_one_place() -> None:
     state = full("a", "a", "a")
-    assert state.places == (Place("a", NOW, NOW),)
-    assert activate(state, "a", NOW + 5, RULES).places == (Place("a", NOW, NOW + 5),)
-    assert activate(state, "a", NOW - 5, RULES).places == (Place("a", NOW, NOW),)
+    assert state.places == (DevicePlace("a", NOW, NOW),)
+    assert activate(state, "a", NOW + 5, RULES).places == (DevicePlace("a", NOW, NOW + 5),)
+    assert activate(state, "a", NOW - 5, RULES).places == (DevicePlace("a", NOW, NOW),)
 
 
 def test_places_are_kept_while_others_are_free() -> None:
@@ -321,7 +321,7 @@ def test_a_device_that_gave_up_its_place_has_to_unlock_anew() -> None:
     state = release(full("a"), "a")
     with pytest.raises(errors.DeviceInactiveError):
         renew(state, "a", NOW)
-    assert activate(state, "a", NOW + 1, RULES).places == (Place("a", NOW, NOW + 1),)
+    assert activate(state, "a", NOW + 1, RULES).places == (DevicePlace("a", NOW, NOW + 1),)
     assert renew(activate(state, "a", NOW + 1, RULES), "a", NOW + 2)
 
 

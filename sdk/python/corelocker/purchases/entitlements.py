@@ -84,7 +84,7 @@ class Purchase:
 
 
 @dataclass(frozen=True)
-class Place:
+class DevicePlace:
     """One of the N places of a purchase, held by a device key.
 
     Attributes:
@@ -118,7 +118,7 @@ class Entitlement:
     app: str
     purchase_id: str
     purchases: tuple[Purchase, ...] = ()
-    places: tuple[Place, ...] = ()
+    places: tuple[DevicePlace, ...] = ()
     closed: Literal["revoked", "superseded"] | None = None
 
 
@@ -242,7 +242,7 @@ def activate(entitlement: Entitlement, device: str, now: int, rules: DeviceRules
         message = f"the purchase is in use on {len(by_age)} devices already"
         raise DeviceLimitError(message, retry_at=None if free_at == math.inf else int(free_at))
     kept = [place for place in entitlement.places if place not in leaving]
-    return replace(entitlement, places=(*kept, Place(device, now, now)))
+    return replace(entitlement, places=(*kept, DevicePlace(device, now, now)))
 
 
 def renew(entitlement: Entitlement, device: str, now: int) -> Entitlement:
@@ -317,7 +317,7 @@ def _rank(purchase: Purchase) -> tuple[bool, int, int, bool, int, bool, str]:
     return purchase.final, purchase.as_of_ms, severity, *ends, purchase.acknowledged, text
 
 
-def _free_at(place: Place, rules: DeviceRules) -> float:
+def _free_at(place: DevicePlace, rules: DeviceRules) -> float:
     if place.perpetual:
         return math.inf
     return (place.taken_at if place.released else place.used_at) + rules.cooldown

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 
 from corelocker.bundle import jose
 from corelocker.errors import ConfigError, CoreLockerError
-from corelocker.service.config import AppConfig, ServiceConfig
+from corelocker.service.config import AppPolicy, ServiceConfig
 from corelocker.service.keys import open_keys
 from corelocker.service.revocation_source import RevocationSource
 from corelocker.service.verifiers import try_verifiers
@@ -196,7 +196,7 @@ def _check_revocation(config: ServiceConfig) -> Iterator[Finding]:
             yield Finding("warning", "revocation-list-stale", message, "Something has to fetch it regularly")
 
 
-def _check_app(config: ServiceConfig, app: AppConfig) -> Iterator[Finding]:
+def _check_app(config: ServiceConfig, app: AppPolicy) -> Iterator[Finding]:
     errors: list[Finding] = []
     if config.environment == "production":
         errors += _test_settings(app)
@@ -222,7 +222,7 @@ def _check_app(config: ServiceConfig, app: AppConfig) -> Iterator[Finding]:
         yield Finding("warning", "google-play-notices", message, "Set google_play.notice_audience and notice_sender")
 
 
-def _test_settings(app: AppConfig) -> Iterator[Finding]:
+def _test_settings(app: AppPolicy) -> Iterator[Finding]:
     """What production must not have: each would let a test stand for a device, an app or a purchase."""
 
     def error(code: str, message: str) -> Finding:

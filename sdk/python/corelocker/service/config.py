@@ -224,7 +224,7 @@ class GrantSettings:
 
 
 @dataclass(frozen=True)
-class AppConfig:
+class AppPolicy:
     """One app: which proofs and whose purchases it may show."""
 
     id: str
@@ -272,7 +272,7 @@ class ServiceConfig:
     issuer: str
     database_url: str = field(repr=False)
     keys: KeysConfig
-    apps: Mapping[str, AppConfig]
+    apps: Mapping[str, AppPolicy]
     products: tuple[ProductConfig, ...]
     database_url_file: Path | None = None
     minimum_versions: Mapping[str, int] = field(default_factory=dict)

@@ -56,8 +56,8 @@ from corelocker.licensing import Environment
 from corelocker.purchases.entitlements import DeviceRules, Unlock
 from corelocker.service.config import (
     AndroidConfig,
-    AppConfig,
     AppleConfig,
+    AppPolicy,
     AppStoreApiSettings,
     AppStoreSettings,
     AttestationConfig,
@@ -110,8 +110,8 @@ def _service(top: Table, path: Path) -> ServiceConfig:
     return config
 
 
-def _apps(top: Table, environment: Environment) -> dict[str, AppConfig]:
-    apps: dict[str, AppConfig] = {}
+def _apps(top: Table, environment: Environment) -> dict[str, AppPolicy]:
+    apps: dict[str, AppPolicy] = {}
     for table in top.tables("apps"):
         app = _app(table, environment)
         if app.id in apps:
@@ -234,11 +234,11 @@ def _http(table: Table) -> HttpConfig:
     )
 
 
-def _app(table: Table, environment: Environment) -> AppConfig:
+def _app(table: Table, environment: Environment) -> AppPolicy:
     name = table.identifier("id")
     play = table.optional_table("google_play", lambda own: _google_play(own, name), None)
     account = None if play is None else play.service_account_file
-    return AppConfig(
+    return AppPolicy(
         id=name,
         android=table.optional_table("android", lambda own: _android(own, name, account), None),
         apple=table.optional_table("apple", lambda own: _apple(own, environment), None),
@@ -331,7 +331,7 @@ def _app_store_api(table: Table) -> AppStoreApiSettings | None:
     )
 
 
-def _product(table: Table, apps: Mapping[str, AppConfig]) -> ProductConfig:
+def _product(table: Table, apps: Mapping[str, AppPolicy]) -> ProductConfig:
     entry = ProductConfig(
         table.identifier("app"),
         table.identifier("product"),

@@ -40,7 +40,7 @@ def new_request_id() -> str:
     return os.urandom(8).hex()
 
 
-class Edge:
+class EdgeMiddleware:
     """The ASGI middleware around the routes."""
 
     def __init__(

@@ -26,7 +26,7 @@ from starlette.routing import Route
 
 from corelocker.service.config import ServiceConfig
 from corelocker.service.core import UnlockService
-from corelocker.service.edge import Edge
+from corelocker.service.edge import EdgeMiddleware
 from corelocker.service.limits import ClientAddress, RateLimiter, make_limiter
 from corelocker.service.logs import Log
 from corelocker.service.messages import ChallengeRequest, RenewRequest, UnlockRequest
@@ -63,7 +63,7 @@ def create_app(
         workers.close()
 
     edge = Middleware(
-        Edge,
+        EdgeMiddleware,
         log=log or Log(),
         metrics=metrics or Metrics(),
         limiter=limiter or make_limiter(http),

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from corelocker.purchases.entitlements import Entitlement, Place, Provider, Purchase
+from corelocker.purchases.entitlements import DevicePlace, Entitlement, Provider, Purchase
 
 
 @dataclass(frozen=True, order=True)
@@ -106,5 +106,5 @@ def entitlement_of_json(document: str) -> Entitlement:
     """The inverse of `entitlement_json`."""
     values = json.loads(document)
     values["purchases"] = tuple(Purchase(**purchase) for purchase in values["purchases"])
-    values["places"] = tuple(Place(**place) for place in values["places"])
+    values["places"] = tuple(DevicePlace(**place) for place in values["places"])
     return Entitlement(**values)

@@ -34,7 +34,7 @@ from corelocker.purchases.google_play import API_URL, SCOPE, GooglePlay, GoogleP
 from corelocker.purchases.grant import GrantConfig
 from corelocker.purchases.play_notices import CERTIFICATES_URL, GoogleKeys, PlayNotices
 from corelocker.service import play_integrity
-from corelocker.service.config import AndroidConfig, AppConfig, ServiceConfig
+from corelocker.service.config import AndroidConfig, AppPolicy, ServiceConfig
 from corelocker.service.play_integrity import PlayIntegrity
 
 _T = TypeVar("_T")
@@ -45,7 +45,7 @@ _MAX_FILE = 1 << 20
 class AppVerifiers:
     """The verifiers of one app; None where the app does not take such a proof or purchase."""
 
-    config: AppConfig
+    config: AppPolicy
     android: AndroidKeyPolicy | None
     android_roots: TrustAnchors
     play_integrity: PlayIntegrity | None
@@ -59,7 +59,7 @@ class AppVerifiers:
     grant: GrantConfig | None
 
 
-def build_verifiers(config: ServiceConfig, app: AppConfig) -> AppVerifiers:
+def build_verifiers(config: ServiceConfig, app: AppPolicy) -> AppVerifiers:
     """The verifiers of an app. Raises ConfigError or FileAccessError for settings that make no sense, or are unsafe."""
     found: list[CoreLockerError] = []
     verifiers = try_verifiers(config, app, found.append)
@@ -69,7 +69,7 @@ def build_verifiers(config: ServiceConfig, app: AppConfig) -> AppVerifiers:
 
 
 def try_verifiers(
-    config: ServiceConfig, app: AppConfig, report: Callable[[CoreLockerError], None]
+    config: ServiceConfig, app: AppPolicy, report: Callable[[CoreLockerError], None]
 ) -> AppVerifiers | None:
     """The verifiers of an app; everything that is wrong is reported, and gives None."""
     failed = False
@@ -106,7 +106,7 @@ def try_verifiers(
     return None if failed else verifiers
 
 
-def _android(config: ServiceConfig, app: AppConfig) -> AndroidKeyPolicy | None:
+def _android(config: ServiceConfig, app: AppPolicy) -> AndroidKeyPolicy | None:
     settings = app.android
     if settings is None:
         return None
@@ -129,7 +129,7 @@ def _signer_digests(settings: AndroidConfig) -> frozenset[bytes]:
         raise ConfigError("android.signer_digests: SHA-256 digests in hexadecimal belong here") from None
 
 
-def _play_integrity(config: ServiceConfig, app: AppConfig) -> PlayIntegrity | None:
+def _play_integrity(config: ServiceConfig, app: AppPolicy) -> PlayIntegrity | None:
     if app.android is None or app.android.play_integrity is None:
         return None
     settings = app.android.play_integrity
@@ -148,7 +148,7 @@ def _play_integrity(config: ServiceConfig, app: AppConfig) -> PlayIntegrity | No
     return PlayIntegrity(policy, api, settings.base_url or play_integrity.API_URL)
 
 
-def _apple(config: ServiceConfig, app: AppConfig) -> AppAttestPolicy | None:
+def _apple(config: ServiceConfig, app: AppPolicy) -> AppAttestPolicy | None:
     settings = app.apple
     if settings is None:
         return None
@@ -172,13 +172,13 @@ def _roots(config: ServiceConfig, files: tuple[Path, ...], vendor: TrustAnchors)
     return anchors
 
 
-def _development_roots(config: ServiceConfig, app: AppConfig) -> TrustAnchors:
+def _development_roots(config: ServiceConfig, app: AppPolicy) -> TrustAnchors:
     if app.development_roots and config.environment == "production":
         raise ConfigError("development.roots: in production development attestations do not count")
     return TrustAnchors.from_pem(*(_text(file) for file in app.development_roots))
 
 
-def _app_store(config: ServiceConfig, app: AppConfig) -> AppStore | None:
+def _app_store(config: ServiceConfig, app: AppPolicy) -> AppStore | None:
     settings = app.app_store
     if settings is None:
         return None
@@ -198,7 +198,7 @@ def _app_store(config: ServiceConfig, app: AppConfig) -> AppStore | None:
     return AppStore(replace(made, roots=_der(settings.roots)) if settings.roots else made)
 
 
-def _app_store_api(app: AppConfig, store: AppStore | None) -> AppStoreApi | None:
+def _app_store_api(app: AppPolicy, store: AppStore | None) -> AppStoreApi | None:
     if app.app_store is None or app.app_store.api is None or store is None:
         return None
     api = app.app_store.api
@@ -206,7 +206,7 @@ def _app_store_api(app: AppConfig, store: AppStore | None) -> AppStoreApi | None
     return AppStoreApi(AppStoreApiConfig(api.issuer_id, api.key_id, key, api.base_url), store)
 
 
-def _google_play(config: ServiceConfig, app: AppConfig) -> GooglePlay | None:
+def _google_play(config: ServiceConfig, app: AppPolicy) -> GooglePlay | None:
     settings = app.google_play
     if settings is None:
         return None
@@ -226,7 +226,7 @@ def _service_account(table: str, file: Path) -> dict[str, str]:
     return account
 
 
-def _play_notices(config: ServiceConfig, app: AppConfig) -> PlayNotices | None:
+def _play_notices(config: ServiceConfig, app: AppPolicy) -> PlayNotices | None:
     settings = app.google_play
     if settings is None or settings.notice_audience is None or settings.notice_sender is None:
         return None
@@ -236,7 +236,7 @@ def _play_notices(config: ServiceConfig, app: AppConfig) -> PlayNotices | None:
     return PlayNotices(settings.package, settings.notice_audience, settings.notice_sender, GoogleKeys(url).at)
 
 
-def _grant(config: ServiceConfig, app: AppConfig) -> GrantConfig | None:
+def _grant(config: ServiceConfig, app: AppPolicy) -> GrantConfig | None:
     settings = app.grant
     if settings is None:
         return None
