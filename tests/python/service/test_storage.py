@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from corelocker.licensing.errors import StorageError
-from corelocker.purchases.entitlements import Entitlement, Place, Purchase
+from corelocker.purchases.entitlements import Entitlement, DevicePlace, Purchase
 from corelocker.service.records import (
     AttestKey,
     AuditRow,
@@ -41,7 +41,12 @@ PURCHASE = Purchase(
     acknowledged=False,
 )
 ENTITLEMENT = Entitlement(
-    "google-play", "com.example.app", "an id", (PURCHASE,), (Place("phone", 1, 2), Place("old", 1, 1, True)), "revoked"
+    "google-play",
+    "com.example.app",
+    "an id",
+    (PURCHASE,),
+    (DevicePlace("phone", 1, 2), DevicePlace("old", 1, 1, True)),
+    "revoked",
 )
 LICENSE = StoredLicense(
     jti="id-1",
@@ -268,7 +273,7 @@ def test_two_transactions_on_one_purchase_wait_for_each_other(database_url: str,
         with others[index % 3].transaction() as transaction:
             stored = transaction.entitlements([KEY])[KEY]
             time.sleep(0.02)
-            places = (*stored.entitlement.places, Place(str(index), 1, 1))
+            places = (*stored.entitlement.places, DevicePlace(str(index), 1, 1))
             transaction.save(replace(stored, entitlement=replace(stored.entitlement, places=places)))
 
     threads = [threading.Thread(target=add, args=(index,)) for index in range(6)]
