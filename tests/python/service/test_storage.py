@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from corelocker.licensing.errors import StorageError
-from corelocker.purchases.entitlements import Entitlement, DevicePlace, Purchase
+from corelocker.purchases.entitlements import DevicePlace, Entitlement, Purchase
 from corelocker.service.records import (
     AttestKey,
     AuditRow,
