@@ -74,8 +74,15 @@ class Table:
 
     def choice(self, name: str, *choices: str, default: str | None = None) -> str:
         """One of the choices."""
-        value = self.optional_text(name) or default
-        if value not in choices:
+        value = self.optional_choice(name, *choices) or default
+        if value is None:
+            raise self.refuse(name, f"one of {', '.join(choices)} belongs here")
+        return value
+
+    def optional_choice(self, name: str, *choices: str) -> str | None:
+        """As `choice`."""
+        value = self.optional_text(name)
+        if value is not None and value not in choices:
             raise self.refuse(name, f"one of {', '.join(choices)} belongs here")
         return value
 
@@ -143,7 +150,7 @@ class Table:
     def end(self) -> None:
         """Refuse the entries that nobody has read."""
         for name in sorted(self._values.keys() - self._read):
-            raise self.refuse(name, "there is no such setting")
+            raise self.refuse(name, f"there is no such setting; there are {', '.join(sorted(self._read))}")
 
     def _value(self, name: str, kind: type[_T], what: str) -> _T | None:
         self._read.add(name)

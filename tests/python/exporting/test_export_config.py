@@ -65,43 +65,43 @@ TARGET = '[[target]]\nname = "m"\nformat = "executorch"\n'
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "needs a section .model."),
+        ("", r"\[model\]: missing"),
         ("[model", "not TOML"),
         ("\xff", "not TOML"),
-        (MODEL, r"at least one section \[\[target\]\]"),
-        ("[model]\n" + TARGET, "needs the key 'factory'"),
-        (MODEL + "[extra]\n" + TARGET, r"unknown section 'extra'; allowed are \[model\]"),
-        (MODEL + "name = 1\n" + TARGET, r"\[model\]: unknown key 'name'; allowed are factory, id, version"),
-        (MODEL.replace("= 1", '= "1"') + TARGET, "version is '1'; it must be a whole number"),
-        (MODEL.replace("= 1", "= true") + TARGET, "version is True; it must be a whole number"),
-        (MODEL.replace("= 1", "= -1") + TARGET, "version is -1; it must be between 0"),
-        (MODEL + "[lock]\nexclude = [1]\n" + TARGET, r"exclude is \[1\]; it must be a list of strings"),
-        (MODEL.replace('"m"', '"../m"') + TARGET, "id '../m' is not a name"),
-        ("model = 3\n" + TARGET, r"\[model\] is 3, not a section"),
-        (MODEL + "target = 3\n", "unknown key 'target'"),
-        ("target = [1]\n" + MODEL, r"\[\[target\]\] 1 is 1, not a section"),
-        ('[model]\nfactory = "a:b"\n[lock]\n' + TARGET, "needs the key 'id' for locking"),
-        (MODEL + '[lock]\ncriterion = "l2"\n' + TARGET, "criterion is 'l2'; allowed are l1, bn-scale, random"),
-        (MODEL + "[lock]\nfill = 0\n" + TARGET, "fill is 0; allowed are zero, decoy"),
-        (MODEL + "[lock]\nconsumers = 1\n" + TARGET, "consumers is 1; it must be true or false"),
-        (MODEL + "[lock]\nseed = 7\n" + TARGET, "seed is 7; it must be a string"),
-        (MODEL + '[lock]\ntier = ""\n' + TARGET, r"\[lock\]: unknown key 'tier'; allowed are tiers, criterion"),
-        (MODEL + TARGET.replace("executorch", "onnx"), "format is 'onnx'; allowed are executorch, coreml"),
-        (MODEL + TARGET.replace('name = "m"\n', ""), "1: needs the key 'name'"),
-        (MODEL + TARGET.replace('format = "executorch"\n', ""), r"needs the key 'format' .executorch \| coreml"),
+        (MODEL, r"\[\[target\]\]: missing"),
+        ("[model]\n" + TARGET, r"model\.factory: missing"),
+        (MODEL + "[extra]\n" + TARGET, "extra: there is no such setting; there are lock, model, target"),
+        (MODEL + "name = 1\n" + TARGET, r"model\.name: there is no such setting; there are factory, id, version"),
+        (MODEL.replace("= 1", '= "1"') + TARGET, r"model\.version: a whole number"),
+        (MODEL.replace("= 1", "= true") + TARGET, r"model\.version: a whole number"),
+        (MODEL.replace("= 1", "= -1") + TARGET, r"model\.version: a whole number from 0"),
+        (MODEL + "[lock]\nexclude = [1]\n" + TARGET, r"lock\.exclude: a list of texts"),
+        (MODEL.replace('"m"', '"../m"') + TARGET, r"model\.id: a name of letters"),
+        ("model = 3\n" + TARGET, "model: a table belongs here"),
+        (MODEL + "target = 3\n", "model.target: there is no such setting"),
+        ("target = [1]\n" + MODEL, "target: a list of tables"),
+        ('[model]\nfactory = "a:b"\n[lock]\n' + TARGET, r"model\.id: missing; locking needs it"),
+        (MODEL + '[lock]\ncriterion = "l2"\n' + TARGET, r"lock\.criterion: one of l1, bn-scale, random"),
+        (MODEL + "[lock]\nfill = 0\n" + TARGET, r"lock\.fill: a text"),
+        (MODEL + "[lock]\nconsumers = 1\n" + TARGET, r"lock\.consumers: true or false"),
+        (MODEL + "[lock]\nseed = 7\n" + TARGET, r"lock\.seed: a text"),
+        (MODEL + '[lock]\ntier = ""\n' + TARGET, r"lock\.tier: there is no such setting"),
+        (MODEL + TARGET.replace("executorch", "onnx"), r"target\[0\]\.format: one of executorch, coreml"),
+        (MODEL + TARGET.replace('name = "m"\n', ""), r"target\[0\]\.name: missing"),
+        (MODEL + TARGET.replace('format = "executorch"\n', ""), r"target\[0\]\.format: missing"),
         (MODEL + TARGET.replace('"m"', '"a/b"'), "'a/b' is not a file name"),
-        (MODEL + TARGET + 'backend = "vulkan"\n', "backend is 'vulkan'; allowed are portable, xnnpack"),
-        (MODEL + TARGET + 'quantize = "int3"\n', "quantize is 'int3'; allowed are int8, int4"),
+        (MODEL + TARGET + 'backend = "vulkan"\n', r"target\[0\]\.backend: one of portable, xnnpack"),
+        (MODEL + TARGET + 'quantize = "int3"\n', r"target\[0\]\.quantize: one of int8, int4"),
         (MODEL + TARGET + 'quantize = "int8"\nbackend = "portable"\n', "quantize needs backend xnnpack"),
         (MODEL + TARGET + 'precision = "fp16"\n', "precision is for format coreml"),
-        (MODEL + TARGET + "external_weights = 1\n", "external_weights is 1; it must be true or false"),
+        (MODEL + TARGET + "external_weights = 1\n", r"target\[0\]\.external_weights: true or false"),
         (
             MODEL + TARGET.replace("executorch", "coreml") + 'quantize = "int4"\n',
             "quantize is 'int4'; allowed are int8",
         ),
         (MODEL + TARGET.replace("executorch", "coreml") + 'backend = "xnnpack"\n', "backend is for format executorch"),
         (MODEL + TARGET.replace("executorch", "coreml") + "external_weights = true\n", "external_weights is for"),
-        (MODEL + TARGET + TARGET.replace('"m"', '"M"'), "2: another target writes M.pte too"),
+        (MODEL + TARGET + TARGET.replace('"m"', '"M"'), r"target\[1\]\.name: another target writes M\.pte too"),
         ("a = " + "[" * 5000, "not TOML"),
     ],
 )
@@ -110,7 +110,7 @@ def test_bad_config(tmp_path: Path, text: str, message: str) -> None:
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(ConfigError, match=message) as raised:
         parse_config(path)
-    assert str(raised.value).startswith(str(path))
+    assert "corelocker.toml: " in str(raised.value)
 
 
 def test_config_with_tiers_that_are_not_nested(tmp_path: Path) -> None:
@@ -126,5 +126,5 @@ def test_config_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(FileAccessError):
         parse_config(tmp_path)
     (tmp_path / "large.toml").write_bytes(b"#" * (1 << 21))
-    with pytest.raises(ConfigError, match="larger than"):
+    with pytest.raises(ConfigError, match="more than"):
         parse_config(tmp_path / "large.toml")

@@ -39,13 +39,13 @@ Every key of `[lock]` may be left out; paths are relative to the file.
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from corelocker.errors import ConfigError, FileAccessError
+from corelocker.configuration import Table, read_toml
+from corelocker.errors import ConfigError
 from corelocker.locking.options import CriterionName, Fill, LockOptions, PresetName, Scope
 from corelocker.locking.tiers import Unit, parse_tiers
 
@@ -56,7 +56,6 @@ PteQuantize = Literal["int8", "int4"]
 PackageQuantize = Literal["int8"]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-MAX_CONFIG = 1 << 20  # bytes
 SUFFIX: Mapping[str, str] = {"executorch": ".pte", "coreml": ".mlpackage"}
 
 
@@ -153,7 +152,6 @@ TARGET: dict[str, Field] = {
     "precision": get_args(Precision),
     "external_weights": bool,
 }
-TYPES = {str: "a string", int: "a whole number", bool: "true or false", list: "a list of strings"}
 MAX_VERSION = 2**53 - 1
 
 
@@ -161,63 +159,50 @@ def parse_config(path: Path) -> ExportConfig:
     """Read a `corelocker.toml`.
 
     Raises FileAccessError when it cannot be read, TierError for tiers that are not nested, and ConfigError naming the key and
-    what it allows for everything else.
+    what belongs there for everything else.
     """
-    try:
-        with open(path, "rb") as file:
-            text = file.read(MAX_CONFIG + 1)
-    except OSError as error:
-        raise FileAccessError(f"{path}: {error.strerror or error}") from None
-    if len(text) > MAX_CONFIG:
-        raise ConfigError(f"{path}: larger than {MAX_CONFIG} bytes")
-    try:
-        document = tomllib.loads(text.decode())
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: not TOML: {error}") from None
-    try:
-        return _parse(document, path.parent)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
-
-
-def _parse(document: dict[str, Any], folder: Path) -> ExportConfig:
-    if unknown := sorted(document.keys() - {"model", "lock", "target"}):
-        raise ConfigError(f"unknown section {unknown[0]!r}; allowed are [model], [lock] and [[target]]")
-    if "model" not in document:
-        raise ConfigError("needs a section [model] with the key factory")
-    model = _table("[model]", document["model"], MODEL, required=("factory",))
-    lock, keystore = _lock(document["lock"], folder) if "lock" in document else (None, None)
-    if lock is not None and (missing := [key for key in ("id", "version") if key not in model]):
-        raise ConfigError(f"[model] needs the key {missing[0]!r} for locking")
-    if not 0 <= model.get("version", 0) <= MAX_VERSION:
-        raise ConfigError(f"[model] version is {model['version']}; it must be between 0 and 2^53 - 1")
-    if not NAME.fullmatch(model.get("id", "model")):
-        raise ConfigError(f"[model] id {model['id']!r} is not a name of letters, digits, '.', '_' and '-'")
-    tables = document.get("target", [])
-    if not isinstance(tables, list) or not tables:
-        raise ConfigError("needs at least one section [[target]]")
+    top = read_toml(path)
+    model = top.optional_table("model", _model, None)
+    if model is None:
+        raise top.refuse("[model]", "missing; it needs the key factory")
+    unlocked: tuple[LockOptions | None, Path | None] = (None, None)
+    lock, keystore = top.optional_table("lock", lambda table: _lock(table, path.parent), unlocked)
     targets: list[ExportTarget] = []
-    for index, table in enumerate(tables):
-        where = f"[[target]] {index + 1}"
-        target = ExportTarget(**_table(where, table, TARGET, required=("name", "format")))
+    for table in top.tables("target"):
+        values = _read(table, TARGET, required=("name", "format"))
+        try:
+            target = ExportTarget(**values)
+        except ConfigError as error:
+            raise ConfigError(f"{path.name}: {error}") from None
         if any(target.filename.lower() == other.filename.lower() for other in targets):
-            raise ConfigError(f"{where}: another target writes {target.filename} too")
+            raise table.refuse("name", f"another target writes {target.filename} too")
         targets.append(target)
+    if not targets:
+        raise top.refuse("[[target]]", "missing; there has to be one at least")
+    top.end()
     factory: str = model["factory"]
     if factory.endswith(".pt2"):
-        factory = str(folder / factory)
+        factory = str(path.parent / factory)
     if lock is not None:
+        for key in ("id", "version"):
+            if key not in model:
+                raise top.refuse(f"model.{key}", "missing; locking needs it")
         lock = replace(lock, model=factory)
     return ExportConfig(factory, model.get("id"), model.get("version"), lock, keystore, tuple(targets))
 
 
-def _lock(value: Any, folder: Path) -> tuple[LockOptions, Path | None]:
+def _model(table: Table) -> dict[str, Any]:
+    model = _read(table, MODEL, required=("factory",))
+    if not NAME.fullmatch(model.get("id", "model")):
+        raise table.refuse("id", "a name of letters, digits, '.', '_' and '-' belongs here")
+    return model
+
+
+def _lock(table: Table, folder: Path) -> tuple[LockOptions | None, Path | None]:
     """The options of the section, and the keystore that it names."""
-    given = _table("[lock]", value, LOCK)
+    given = _read(table, LOCK)
     if "tiers" in given:
         given["tiers"] = parse_tiers(given["tiers"], given.get("unit", "value"))
-    if "exclude" in given:
-        given["exclude"] = tuple(given["exclude"])
     for key in ("source", "save_plan", "keystore"):
         if key in given:
             given[key] = folder / given[key]
@@ -225,27 +210,26 @@ def _lock(value: Any, folder: Path) -> tuple[LockOptions, Path | None]:
     return LockOptions(**given), keystore
 
 
-def _table(where: str, value: Any, fields: dict[str, Field], required: tuple[str, ...] = ()) -> dict[str, Any]:
-    """A table whose keys are all known and whose values have the right type."""
-    if not isinstance(value, dict):
-        raise ConfigError(f"{where} is {_shown(value)}, not a section")
-    for key, item in value.items():
-        if key not in fields:
-            raise ConfigError(f"{where}: unknown key {key!r}; allowed are {', '.join(fields)}")
-        field = fields[key]
+def _read(table: Table, fields: Mapping[str, Field], required: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The entries of a table that are there, by the type that each has."""
+    values: dict[str, Any] = {}
+    for name, field in fields.items():
+        value: Any
         if isinstance(field, tuple):
-            _choice(where, key, item, field)
-        elif type(item) is not field or (isinstance(item, list) and not all(isinstance(entry, str) for entry in item)):
-            # The type itself, not isinstance: true is no whole number.
-            raise ConfigError(f"{where}: {key} is {_shown(item)}; it must be {TYPES[field]}")
-    for key in required:
-        if key not in value:
-            raise ConfigError(f"{where}: needs the key {key!r}" + _allowed(fields[key]))
-    return dict(value)
-
-
-def _allowed(field: Field) -> str:
-    return f" ({' | '.join(field)})" if isinstance(field, tuple) else ""
+            value = table.optional_choice(name, *field)
+        elif field is bool:
+            value = table.flag(name, False) or None
+        elif field is int:
+            value = table.optional_integer(name, 0, MAX_VERSION)
+        elif field is list:
+            value = table.texts(name) or None
+        else:
+            value = table.optional_text(name)
+        if name in required:
+            table.needed(name, value)
+        if value is not None:
+            values[name] = value
+    return values
 
 
 def _choice(where: str, key: str, value: object, allowed: tuple[str | None, ...]) -> None:
