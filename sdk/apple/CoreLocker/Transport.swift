@@ -19,11 +19,10 @@ protocol Transport: Sendable {
 }
 
 /// `URLSession` without redirects, cookies and caches.
-final class URLSessionTransport: NSObject, Transport, URLSessionTaskDelegate, @unchecked Sendable {
-    // The session is made once and is thread-safe itself.
+final class URLSessionTransport: Transport {
     private let session: URLSession
 
-    override init() {
+    init() {
         let configuration = URLSessionConfiguration.ephemeral
         configuration.timeoutIntervalForRequest = 20
         configuration.timeoutIntervalForResource = 25

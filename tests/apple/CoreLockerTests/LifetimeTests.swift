@@ -23,7 +23,7 @@ import Testing
             for _ in 0..<10_000 { try once() }
             let after = try Footprint(of: name)
             #expect(after.mappings == 0 && after.descriptors == 0)
-            // Other tests run beside this one; 10,000 leaked patches or files would take ten times as much.
+            // The allocator keeps some; 10,000 leaked patches or files would take ten times as much.
             #expect(after.residentBytes - before.residentBytes < 24 << 20)
             #expect(after.allMappings - before.allMappings < 500)
         }
