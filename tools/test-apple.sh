@@ -33,6 +33,21 @@ gate_test() {
     swift_test "$build/debug" -Xswiftc -warnings-as-errors --filter LifetimeTests 2>&1 | passed_tests
 }
 
+# What imports Apple's frameworks, against stubs of them.
+gate_typecheck() {
+  local module graphs
+  tools/swift.sh tools/typecheck-apple.sh "$build/typecheck" || return
+  for module in CoreLockerDevice CoreLockerCoreML; do
+    # What a module adds to another one's types has a graph of its own.
+    graphs=("$build/typecheck/release/$module".symbols.json "$build/typecheck/release/$module"@CoreLocker*.symbols.json)
+    [ -e "${graphs[1]}" ] || unset 'graphs[1]'
+    .venv/bin/python tools/swift_api.py "${graphs[@]}" "sdk/apple/api/$module.api" ${ACCEPT:+--accept} || return
+  done
+}
+
+# The stubs themselves, against a list of Apple's Objective-C API.
+gate_stubs() { .venv/bin/python tools/check_apple_stubs.py "$types"; }
+
 # The Swift client, the real unlock service and the C core, on this machine.
 gate_end-to-end() { PYTHONPATH=sdk/python:tests/python .venv/bin/python tests/apple/end_to_end.py "$build"; }
 
