@@ -18,7 +18,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "artifacts": set(),
     "bundle": set(),
     "locking": {"artifacts", "bundle"},
-    "exporting": {"locking", "bundle"},
+    "exporting": {"locking", "bundle", "configuration"},
     "audit": {"artifacts", "locking", "exporting", "bundle", "runtime", "__version__"},
     # A device restores; it never locks and never serves.
     "runtime": {"bundle"},
