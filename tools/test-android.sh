@@ -5,6 +5,7 @@
 # CI=true that fails. tools/setup-android.sh installs what the gates need. UPDATE_ABI=1 writes the dumps of the public API.
 set -uo pipefail
 cd "$(dirname "$0")/.."
+source tools/gates.sh
 root=$PWD
 python=${PYTHON:-$root/.venv/bin/python}
 sdk=$root/sdk/android
@@ -15,8 +16,6 @@ all_gates=(core core-tests android native android-tests asan executorch end-to-e
 types=$cache/types-android/lib/android/android-platform-21-37-merged.d.ts
 executorch_jar=$cache/react-native-executorch/android/libs/classes.jar
 min_sdk=26
-passed=() skipped=() failed=()
-mkdir -p "$logs"
 
 class_path() { cat "$cache/classpaths/$1.cp"; }
 
@@ -169,22 +168,4 @@ gate_detekt() {
     --config detekt.yml --input . --includes '**/src/main/**,**/src/debug/**')
 }
 
-run_gate() {
-  local gate=$1 reason start=$SECONDS
-  reason=$(obstacle "$gate" | head -n 1)
-  if [ -n "$reason" ]; then
-    echo "SKIPPED $gate: $reason; tools/setup-android.sh installs what is missing"
-    skipped+=("$gate")
-  elif "gate_$gate" >"$logs/$gate.log" 2>&1; then
-    echo "PASSED $gate ($((SECONDS - start)) s)"
-    passed+=("$gate")
-  else
-    echo "FAILED $gate ($((SECONDS - start)) s), the end of ${logs#"$root"/}/$gate.log:"
-    tail -n 40 "$logs/$gate.log"
-    failed+=("$gate")
-  fi
-}
-
-for gate in "${@:-${all_gates[@]}}"; do run_gate "$gate"; done
-echo "Android gates: ${#passed[@]} passed, ${#skipped[@]} skipped, ${#failed[@]} failed"
-[ ${#failed[@]} -eq 0 ] && { [ "${CI:-}" != true ] || [ ${#skipped[@]} -eq 0 ]; }
+run_gates Android tools/setup-android.sh "${@:-${all_gates[@]}}"

@@ -5,11 +5,10 @@
 # tools/setup-apple.sh installs Swift in a chroot. ACCEPT=1 writes the public API anew in place of comparing it.
 set -uo pipefail
 cd "$(dirname "$0")/.."
+source tools/gates.sh
 build=.build/apple
 logs=$build/logs
 all_gates=(format test typecheck stubs end-to-end api asan)
-passed=() skipped=() failed=()
-mkdir -p "$logs"
 
 types=.cache/types-ios
 swift_root=${CORELOCKER_SWIFT_ROOT:-${XDG_CACHE_HOME:-$HOME/.cache}/corelocker/swift-trixie}
@@ -65,22 +64,4 @@ gate_asan() {
     passed_tests
 }
 
-run_gate() {
-  local gate=$1 reason start=$SECONDS
-  reason=$(obstacle "$gate" | head -n 1)
-  if [ -n "$reason" ]; then
-    echo "SKIPPED $gate: $reason; tools/setup-apple.sh installs it"
-    skipped+=("$gate")
-  elif "gate_$gate" >"$logs/$gate.log" 2>&1; then
-    echo "PASSED $gate ($((SECONDS - start)) s)"
-    passed+=("$gate")
-  else
-    echo "FAILED $gate ($((SECONDS - start)) s), the end of $logs/$gate.log:"
-    tail -n 40 "$logs/$gate.log"
-    failed+=("$gate")
-  fi
-}
-
-for gate in "${@:-${all_gates[@]}}"; do run_gate "$gate"; done
-echo "Apple gates: ${#passed[@]} passed, ${#skipped[@]} skipped, ${#failed[@]} failed"
-[ ${#failed[@]} -eq 0 ] && { [ "${CI:-}" != true ] || [ ${#skipped[@]} -eq 0 ]; }
+run_gates Apple tools/setup-apple.sh "${@:-${all_gates[@]}}"

@@ -5,6 +5,7 @@
 # "SKIPPED <gate>: <reason>"; with CI=true that fails. tools/setup-cpp.sh installs what the gates need.
 set -uo pipefail
 cd "$(dirname "$0")/.."
+source tools/gates.sh
 root=$PWD
 python=${PYTHON:-$root/.venv/bin/python}
 build=$root/.build/cpp
@@ -12,7 +13,6 @@ logs=$build/logs
 fixtures=$root/.cache/cpp-fixtures
 jobs=${JOBS:-$(nproc)}
 all_gates=(vectors-agree host package asan tsan arm64 size android-arm64 android-x86_64 ios-arm64 ios-simulator format tidy)
-passed=() skipped=() failed=()
 mkdir -p "$logs"
 
 # Where the ExecuTorch of this environment has its CMake package; the presets read these.
@@ -104,23 +104,5 @@ gate_tidy() {
     xargs -0 -n 1 -P "$jobs" clang-tidy-19 --quiet -p "$build/host" --config-file=sdk/cpp/.clang-tidy
 }
 
-run_gate() {
-  local gate=$1 reason start=$SECONDS
-  reason=$(obstacle "$gate" | head -n 1)
-  if [ -n "$reason" ]; then
-    echo "SKIPPED $gate: $reason; tools/setup-cpp.sh installs it"
-    skipped+=("$gate")
-  elif "gate_$gate" >"$logs/$gate.log" 2>&1; then
-    echo "PASSED $gate ($((SECONDS - start)) s)"
-    passed+=("$gate")
-  else
-    echo "FAILED $gate ($((SECONDS - start)) s), the end of ${logs#"$root"/}/$gate.log:"
-    tail -n 40 "$logs/$gate.log"
-    failed+=("$gate")
-  fi
-}
-
 make_fixtures >"$logs/fixtures.log" 2>&1 || { cat "$logs/fixtures.log" && echo "FAILED fixtures" && exit 1; }
-for gate in "${@:-${all_gates[@]}}"; do run_gate "$gate"; done
-echo "C++ gates: ${#passed[@]} passed, ${#skipped[@]} skipped, ${#failed[@]} failed"
-[ ${#failed[@]} -eq 0 ] && { [ "${CI:-}" != true ] || [ ${#skipped[@]} -eq 0 ]; }
+run_gates C++ tools/setup-cpp.sh "${@:-${all_gates[@]}}"
