@@ -7,6 +7,7 @@ import android.security.keystore.StrongBoxUnavailableException
 import sun.misc.Unsafe
 import java.io.InputStream
 import java.io.OutputStream
+import java.security.GeneralSecurityException
 import java.security.Key
 import java.security.KeyFactory
 import java.security.KeyFactorySpi
@@ -38,6 +39,9 @@ internal object FakeKeystore {
     /** What happens when a key is made in the StrongBox, or in the TEE. */
     var strongBoxFails: RuntimeException? = null
     var teeFails: RuntimeException? = null
+
+    /** What happens when a key agrees. */
+    var agreementFails: GeneralSecurityException? = null
     var level = KeyProperties.SECURITY_LEVEL_TRUSTED_ENVIRONMENT
     var agreesWrongly = false
 
@@ -51,6 +55,7 @@ internal object FakeKeystore {
         specs.clear()
         strongBoxFails = null
         teeFails = null
+        agreementFails = null
         level = KeyProperties.SECURITY_LEVEL_TRUSTED_ENVIRONMENT
         agreesWrongly = false
     }
@@ -182,7 +187,10 @@ internal class Agreement : KeyAgreementSpi() {
     override fun engineInit(
         key: Key,
         random: SecureRandom?,
-    ) = inner.init(key)
+    ) {
+        FakeKeystore.agreementFails?.let { throw it }
+        inner.init(key)
+    }
 
     override fun engineInit(
         key: Key,

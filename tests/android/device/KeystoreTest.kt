@@ -1,17 +1,23 @@
 package org.corelocker.android
 
+import android.security.keystore.BackendBusyException
+import android.security.keystore.KeyPermanentlyInvalidatedException
 import android.security.keystore.KeyProperties
+import org.corelocker.core.CoreLockerException
 import org.corelocker.core.ErrorCode
 import org.corelocker.core.UnlockRequest
 import org.corelocker.core.outcome
 import org.junit.jupiter.api.Assertions.assertArrayEquals
 import org.junit.jupiter.api.Assertions.assertEquals
+import org.junit.jupiter.api.Assertions.assertFalse
 import org.junit.jupiter.api.Assertions.assertNotNull
 import org.junit.jupiter.api.Assertions.assertNull
 import org.junit.jupiter.api.Assertions.assertSame
+import org.junit.jupiter.api.Assertions.assertThrows
 import org.junit.jupiter.api.Assertions.assertTrue
 import org.junit.jupiter.api.BeforeEach
 import org.junit.jupiter.api.Test
+import java.security.InvalidAlgorithmParameterException
 import java.security.ProviderException
 import java.security.spec.ECGenParameterSpec
 
@@ -22,7 +28,7 @@ internal class KeystoreTest {
     @BeforeEach
     fun install() = FakeKeystore.install()
 
-    private fun keys(strongBox: Boolean = false) = Api31DeviceKeys(strongBox)
+    private fun keys(strongBox: Boolean = false) = Api31DeviceKeys(strongBox, 36)
 
     @Test
     fun `makes a key that agrees and nothing else, for the challenge of the request`() {
@@ -69,12 +75,43 @@ internal class KeystoreTest {
     }
 
     @Test
-    fun `refuses hardware that agrees wrongly or fails`() {
+    fun `refuses hardware that agrees wrongly`() {
         FakeKeystore.agreesWrongly = true
         assertEquals("device-unsupported", outcome { keys().attest(request) })
         assertTrue(FakeKeystore.pairs.isEmpty())
-        FakeKeystore.teeFails = ProviderException("secret words of the hardware")
-        assertEquals("device-unsupported", outcome { keys().attest(request) })
+    }
+
+    /** A failure of the Keystore as the framework wraps it: 25 and 26 are its own words for "no attestation keys", 10 is KeyMint's. */
+    private fun failure(response: Int) = ProviderException("secret words", android.security.KeyStoreException(response, "more of them"))
+
+    @Test
+    fun `tells failures that pass from those that stay`() {
+        val (passing, lasting) = failure(OUT_OF_KEYS_FOR_NOW) to failure(OUT_OF_KEYS)
+        val cases =
+            listOf(
+                Triple(passing, 33, "device-busy"),
+                Triple(lasting, 33, "device-unsupported"),
+                // Before API 33 that exception is hidden, and says nothing.
+                Triple(lasting, 31, "device-busy"),
+                Triple(ProviderException("of a vendor"), 36, "device-busy"),
+                Triple(BackendBusyException(100), 31, "device-busy"),
+                Triple(ProviderException(InvalidAlgorithmParameterException("no such purpose")), 31, "device-unsupported"),
+            )
+        for ((failure, api, expected) in cases) {
+            FakeKeystore.teeFails = failure
+            val refused = assertThrows(CoreLockerException::class.java) { Api31DeviceKeys(false, api).attest(request) }
+            assertEquals(expected, refused.code.word)
+            assertEquals(expected == "device-busy", refused.code.retryable)
+            assertFalse("words" in "$refused" || refused.cause != null, "$refused")
+            assertTrue(FakeKeystore.pairs.isEmpty())
+        }
+    }
+
+    @Test
+    fun `a key that is gone asks for a new unlock`() {
+        val key = keys().attest(request).key
+        FakeKeystore.agreementFails = KeyPermanentlyInvalidatedException("a new lock screen")
+        assertEquals("license-device", outcome { key.agree(key.publicKey) })
     }
 
     @Test
@@ -90,7 +127,7 @@ internal class KeystoreTest {
     @Test
     fun `asks for a token of Play Integrity for the digest, where the service wants one`() {
         var asked: ByteArray? = null
-        Api31DeviceKeys(false) { digest -> "token".also { asked = digest } }.attest(request)
+        Api31DeviceKeys(false, 36) { digest -> "token".also { asked = digest } }.attest(request)
         assertArrayEquals(request.digest(null), asked)
     }
 
@@ -105,5 +142,10 @@ internal class KeystoreTest {
         assertTrue(choose(31, 100) is Api31DeviceKeys)
         assertEquals(ErrorCode.DEVICE_UNSUPPORTED.word, outcome { NoDeviceKeys.attest(request) })
         assertNull(NoDeviceKeys.find("x"))
+    }
+
+    private companion object {
+        const val OUT_OF_KEYS_FOR_NOW = 25
+        const val OUT_OF_KEYS = 26
     }
 }

@@ -37,7 +37,8 @@ def test_every_code_is_on_the_page_once() -> None:
     documented = re.findall(r"^\| `([a-z-]+)` \|", PAGE.read_text(), re.MULTILINE)
     assert len(documented) == len(set(documented))
     assert set(documented) == {error.code for error in classes(CoreLockerError)} | set(PROBLEMS) | of_c | {
-        "device-unsupported"
+        "device-busy",
+        "device-unsupported",
     }
 
 

@@ -10,10 +10,10 @@ import org.corelocker.core.DeviceKey
 import org.corelocker.core.DeviceKeys
 import org.corelocker.core.ErrorCode
 import org.corelocker.core.UnlockRequest
-import java.security.GeneralSecurityException
 import java.security.KeyFactory
 import java.security.KeyPairGenerator
 import java.security.KeyStore
+import java.security.KeyStoreException
 import java.security.PrivateKey
 import java.security.ProviderException
 import java.security.interfaces.ECPublicKey
@@ -26,43 +26,47 @@ import javax.crypto.KeyAgreement
  * when they are made. In the StrongBox where the phone has one, else in the TEE; a key in software is refused.
  *
  * @param hasStrongBox what the phone says. Some say so and fail when a key is made; then the TEE makes it.
+ * @param api the phone's API level: newer ones say why the hardware failed.
  * @param integrityToken gets a Play Integrity token for a request's digest, where the service asks for one.
  */
 internal class Api31DeviceKeys(
     private val hasStrongBox: Boolean,
+    api: Int,
     private val integrityToken: ((ByteArray) -> String)? = null,
 ) : DeviceKeys {
+    private val guard = KeystoreGuard(api)
     private val store: KeyStore by lazy { KeyStore.getInstance(KEYSTORE).apply { load(null) } }
 
     override fun find(thumbprint: String): DeviceKey? =
-        guarded { aliases().firstNotNullOfOrNull { alias -> key(alias)?.takeIf { it.thumbprint == thumbprint } } }
+        guard.run { aliases().firstNotNullOfOrNull { alias -> key(alias)?.takeIf { it.thumbprint == thumbprint } } }
 
     override fun attest(request: UnlockRequest): AttestedKey =
-        guarded {
+        guard.run {
             val digest = request.digest(null)
             val alias = PREFIX + UUID.randomUUID()
             var good = false
             try {
                 make(alias, digest)
                 requireHardware(alias)
-                val key = checkNotNull(key(alias)) { "the key that was made is not there" }
+                val key = key(alias) ?: throw ProviderException("the key that was made is not there")
                 requireAgreement(key)
-                val chain = store.getCertificateChain(alias).map { it.encoded }
+                val chain = store.getCertificateChain(alias).orEmpty().map { it.encoded }
                 val attestation = Attestation.androidKey(chain, integrityToken?.invoke(digest))
                 AttestedKey(key, attestation).also { good = true }
             } finally {
-                if (!good) store.deleteEntry(alias)
+                if (!good) discard(alias)
             }
         }
 
     override fun keepOnly(thumbprints: Set<String>): Unit =
-        guarded { aliases().filter { key(it)?.thumbprint !in thumbprints }.forEach(store::deleteEntry) }
+        guard.run { aliases().filter { key(it)?.thumbprint !in thumbprints }.forEach(store::deleteEntry) }
 
     private fun aliases() = store.aliases().toList().filter { it.startsWith(PREFIX) }
 
     private fun key(alias: String): DeviceKey? {
         val privateKey = store.getKey(alias, null) as? PrivateKey ?: return null
-        return KeystoreKey(store.getCertificate(alias).publicKey as ECPublicKey, privateKey)
+        val publicKey = store.getCertificate(alias)?.publicKey as? ECPublicKey ?: return null
+        return KeystoreKey(publicKey, privateKey, guard)
     }
 
     private fun make(
@@ -74,10 +78,19 @@ internal class Api31DeviceKeys(
                 return generate(alias, challenge, strongBox = true)
             } catch (_: ProviderException) {
                 // StrongBoxUnavailableException, or what phones throw whose StrongBox knows no agreement keys.
-                store.deleteEntry(alias)
+                discard(alias)
             }
         }
         generate(alias, challenge, strongBox = false)
+    }
+
+    /** A key that stays behind goes with the next [keepOnly]. */
+    private fun discard(alias: String) {
+        try {
+            store.deleteEntry(alias)
+        } catch (_: KeyStoreException) {
+            // What made the key useless is what the caller hears of.
+        }
     }
 
     private fun generate(
@@ -129,9 +142,10 @@ internal class Api31DeviceKeys(
     private class KeystoreKey(
         publicKey: ECPublicKey,
         private val privateKey: PrivateKey,
+        private val guard: KeystoreGuard,
     ) : DeviceKey(publicKey) {
         override fun agree(peer: ECPublicKey): ByteArray =
-            guarded {
+            guard.run {
                 KeyAgreement.getInstance("ECDH", KEYSTORE).run {
                     init(privateKey)
                     doPhase(peer, true)
@@ -143,21 +157,5 @@ internal class Api31DeviceKeys(
     private companion object {
         const val KEYSTORE = "AndroidKeyStore"
         const val PREFIX = "corelocker."
-
-        /** The Keystore's exceptions say what happened inside; an app needs to know what to do. */
-        fun <T> guarded(action: () -> T): T =
-            try {
-                action()
-            } catch (_: GeneralSecurityException) {
-                throw failed()
-            } catch (_: ProviderException) {
-                throw failed()
-            }
-
-        private fun failed() =
-            CoreLockerException(
-                ErrorCode.DEVICE_UNSUPPORTED,
-                "the secure hardware of this phone failed; try again online and after a restart, then use another phone",
-            )
     }
 }

@@ -26,7 +26,7 @@ internal object DeviceKeysOfPhone {
         integrityToken: ((ByteArray) -> String)?,
     ): DeviceKeys =
         if (api >= Build.VERSION_CODES.S && hasFeature(Api31Features.HARDWARE_KEYSTORE, KEYMINT_1)) {
-            Api31DeviceKeys(hasFeature(Api31Features.STRONGBOX_KEYSTORE, KEYMINT_1), integrityToken)
+            Api31DeviceKeys(hasFeature(Api31Features.STRONGBOX_KEYSTORE, KEYMINT_1), api, integrityToken)
         } else {
             NoDeviceKeys
         }

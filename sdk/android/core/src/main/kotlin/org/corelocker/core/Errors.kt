@@ -69,6 +69,9 @@ public enum class ErrorCode(
 
     /** This phone has no secure hardware that agrees on keys. See the message for what to do. */
     DEVICE_UNSUPPORTED("device-unsupported"),
+
+    /** The phone's secure hardware cannot answer now: it is busy, or waits for a network, an update or a restart. */
+    DEVICE_BUSY("device-busy", retryable = true),
     DEVICE_INACTIVE("device-inactive"),
 
     /** The purchase is in use on as many devices as it allows; [CoreLockerException.retryAt] says when one may take a place. */

@@ -70,8 +70,8 @@ internal class ServiceClient(
     /**
      * Asks for a challenge, then posts to [path] what [body] makes of the answer; returns the answer to that.
      *
-     * Where the service is busy or the line breaks, all of it is done again, with a new challenge. A license whose answer got
-     * lost is no loss: the device keeps its place.
+     * Where the service or the secure hardware is busy or the line breaks, all of it is done again, with a new challenge. A
+     * license whose answer got lost is no loss: the device keeps its place.
      *
      * Throws [CoreLockerException] with the code that the service's problem names, SERVICE for one that is not known here,
      * SERVICE_BUSY, SERVICE_UNREACHABLE or SERVICE_PROTOCOL.
@@ -91,6 +91,10 @@ internal class ServiceClient(
                     return post(path, body(post("/v1/challenges", challenge)))
                 } catch (again: TryAgainException) {
                     again
+                } catch (refused: CoreLockerException) {
+                    // The secure hardware has a bad moment; what it vouched for by then is of no use to a new challenge.
+                    if (refused.code != ErrorCode.DEVICE_BUSY) throw refused
+                    TryAgainException(refused, null)
                 }
             // Retry-After is when the service wants to be asked at the earliest.
             val pause = maxOf(again.wait ?: Duration.ZERO, wait * Random.nextDouble(JITTER_FROM, 1.0))

@@ -157,6 +157,31 @@ internal class UnlockClientTest {
     }
 
     @Test
+    fun `hardware that is busy is asked again, with a new challenge`() {
+        var failures = 1
+        val busy =
+            object : DeviceKeys by keys {
+                override fun attest(request: UnlockRequest): AttestedKey {
+                    if (failures-- > 0) throw CoreLockerException(ErrorCode.DEVICE_BUSY, "not now")
+                    return keys.attest(request)
+                }
+            }
+        val seen = ArrayList<LockState>()
+        lateinit var client: UnlockClient
+        client = client(keys = busy) { seen.add(client.state.value) }
+        answer(0)
+        answer(0)
+        answer(1)
+        runBlocking { assertTrue(client.unlock(purchase) is UnlockResult.Unlocked) }
+        assertEquals(ErrorCode.DEVICE_BUSY, (seen.single() as LockState.Unlocking).cause)
+        failures = 10
+        repeat(10) { answer(0) }
+        val refused = runBlocking { client.unlock(purchase) } as UnlockResult.Refused
+        assertEquals(ErrorCode.DEVICE_BUSY, refused.error.code)
+        assertEquals(3 + RetryPolicy().attempts, server.requestCount)
+    }
+
+    @Test
     fun `a call that is cancelled stops at once and changes nothing`() {
         val client = client()
         answer(0)
