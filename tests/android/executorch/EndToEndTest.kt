@@ -79,10 +79,16 @@ internal class EndToEndTest {
 
     private fun code(result: UnlockResult) = (result as UnlockResult.Refused).error.code
 
-    private fun restore(client: UnlockClient): RestoredFile =
-        client.patches("model.pte").use { RestoredFile.open(LockedBytes.InFile(world.locked), it, FullCheck.ONCE) }
+    private fun restore(
+        client: UnlockClient,
+        upTo: String? = null,
+    ): RestoredFile =
+        client.patches("model.pte", upTo = upTo).use { RestoredFile.open(LockedBytes.InFile(world.locked), it, FullCheck.ONCE) }
 
-    private fun run(client: UnlockClient): FloatArray = LockedModule.of(restore(client)).use(::forward)
+    private fun run(
+        client: UnlockClient,
+        upTo: String? = null,
+    ): FloatArray = LockedModule.of(restore(client, upTo)).use(::forward)
 
     private fun forward(module: LockedModule): FloatArray =
         module
@@ -105,6 +111,8 @@ internal class EndToEndTest {
         assertTrue(isLocked(plus) && !plus.contentEquals(locked))
         assertTrue(unlock(client) is UnlockResult.Unlocked)
         assertArrayEquals(original, run(client))
+        assertArrayEquals(locked, run(client, upTo = "free"))
+        assertArrayEquals(plus, run(client, upTo = "plus"))
         restore(client).use { restored ->
             val bytes = ByteArray(restored.buffer.remaining()).also(restored.buffer.duplicate()::get)
             assertArrayEquals(world.original.readBytes(), bytes)

@@ -66,10 +66,14 @@ public class CoreLocker internal constructor(
      * The bytes of a model among the app's assets, restored as far as the license goes. The asset has to be stored without
      * compression (`androidResources { noCompress += "pte" }`), and its last name is that of the artifact that was locked.
      *
+     * @param upTo the tier to stop at, though the license goes further: to compare, or to show what a tier is worth.
      * @throws CoreLockerException with a BUNDLE_*, PATCH_*, RESTORE_*, FILE_ACCESS or MEMORY code.
      */
     @OptIn(CoreLockerInternal::class)
-    public fun restore(asset: String): RestoredFile = client.patches(asset.substringAfterLast('/')).use { models.restoreAsset(asset, it) }
+    public fun restore(
+        asset: String,
+        upTo: String? = null,
+    ): RestoredFile = client.patches(asset.substringAfterLast('/'), upTo = upTo).use { models.restoreAsset(asset, it) }
 
     /**
      * The same for a file that the app downloaded. Its SHA-256 is compared once, since no package's signature vouches for it.
@@ -80,7 +84,8 @@ public class CoreLocker internal constructor(
     public fun restore(
         file: File,
         artifact: String = file.name,
-    ): RestoredFile = client.patches(artifact).use { models.restoreFile(file, it) }
+        upTo: String? = null,
+    ): RestoredFile = client.patches(artifact, upTo = upTo).use { models.restoreFile(file, it) }
 
     override fun close(): Unit = bundle.close()
 

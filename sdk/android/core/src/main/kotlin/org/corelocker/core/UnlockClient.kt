@@ -132,14 +132,17 @@ public class UnlockClient internal constructor(
      *
      * @param artifact name of the artifact, as it was locked.
      * @param path of the file inside, where the artifact has several.
+     * @param upTo the tier to stop at, though the license goes further.
      * @throws CoreLockerException with BUNDLE_MISMATCH for what the bundle does not hold, or another BUNDLE_* code.
      */
     @CoreLockerInternal
     public fun patches(
         artifact: String,
         path: String? = null,
+        upTo: String? = null,
     ): Patches {
         val place = bundle.place(artifact, path)
+        val most = bundle.tier(upTo ?: bundle.tiers.last())
         val license =
             try {
                 current().license
@@ -148,7 +151,7 @@ public class UnlockClient internal constructor(
                 return bundle.patches(place, null, 0, 0)
             }
         val tier = bundle.tier(license.tier)
-        return license.open(keyOf(license)).use { bundle.patches(place, it, tier, tier) }
+        return license.open(keyOf(license)).use { bundle.patches(place, it, tier, minOf(tier, most)) }
     }
 
     private suspend fun asking(ask: suspend () -> License): UnlockResult =

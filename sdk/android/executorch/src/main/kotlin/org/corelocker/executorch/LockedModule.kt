@@ -15,13 +15,17 @@ import java.io.File
  * locker.module("classifier.pte").use { module -> module.forward(EValue.from(tensor)) }
  * ```
  */
-public fun CoreLocker.module(asset: String): LockedModule = LockedModule.of(restore(asset))
+public fun CoreLocker.module(
+    asset: String,
+    upTo: String? = null,
+): LockedModule = LockedModule.of(restore(asset, upTo))
 
 /** The same for a file that the app downloaded. */
 public fun CoreLocker.module(
     file: File,
     artifact: String = file.name,
-): LockedModule = LockedModule.of(restore(file, artifact))
+    upTo: String? = null,
+): LockedModule = LockedModule.of(restore(file, artifact, upTo))
 
 /** ExecuTorch refused a call. [code] is its error number (`executorch/runtime/core/error.h`). */
 public class LockedModuleException(
