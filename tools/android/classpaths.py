@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
@@ -28,15 +29,15 @@ def libraries(catalog: dict[str, Any], replacements: dict[str, str]) -> dict[str
     return found
 
 
-def dependency(coordinates: Coordinates) -> str:
-    """The element of a POM."""
+def dependency(coordinates: Coordinates, archive: bool = False) -> str:
+    """The element of a POM; `archive` for an Android archive, alone."""
     group, name, version = (escape(part) for part in coordinates)
     kind = WHOLE_JARS.get(f"{group}:{name}")
     more = f"<type>{kind[0]}</type><classifier>{kind[1]}</classifier>" if kind else ""
+    more = "<type>aar</type>" if archive else more
     # The other dependencies of a whole jar are inside of it.
-    alone = (
-        "<exclusions><exclusion><groupId>*</groupId><artifactId>*</artifactId></exclusion></exclusions>" if kind else ""
-    )
+    alone = "<exclusions><exclusion><groupId>*</groupId><artifactId>*</artifactId></exclusion></exclusions>"
+    alone = alone if more else ""
     return f"<dependency><groupId>{group}</groupId><artifactId>{name}</artifactId><version>{version}</version>{more}{alone}</dependency>"  # noqa: E501 - one element
 
 
@@ -57,10 +58,10 @@ def write_poms(folder: Path, gates: dict[str, Any], known: dict[str, Coordinates
     pins = "".join(dependency(library) for library in sorted(set(known.values())) if library[1] != "ktlint-cli")
     managed = f"<dependencyManagement><dependencies>{pins}</dependencies></dependencyManagement>"
     modules = ""
-    for kind, head in (("classpath", managed), ("tools", "")):
+    for kind, head in (("classpath", managed), ("archives", ""), ("tools", "")):
         for name, aliases in gates[kind].items():
             (folder / name).mkdir(parents=True, exist_ok=True)
-            needed = "".join(dependency(known[alias]) for alias in aliases)
+            needed = "".join(dependency(known[alias], kind == "archives") for alias in aliases)
             content = f"{head}<dependencies>{needed}</dependencies>"
             (folder / name / "pom.xml").write_text(project(name, content, parent=True))
             modules += f"<module>{name}</module>"
@@ -69,9 +70,18 @@ def write_poms(folder: Path, gates: dict[str, Any], known: dict[str, Coordinates
     )
 
 
+def classes_of(archive: Path, folder: Path) -> str:
+    """The path of the classes of an Android archive, which are taken out of it."""
+    folder.mkdir(exist_ok=True)
+    jar = folder / f"{archive.stem}.jar"
+    with zipfile.ZipFile(archive) as content:
+        jar.write_bytes(content.read("classes.jar"))
+    return str(jar)
+
+
 def main(catalog_file: Path, gates_file: Path, folder: Path) -> int:
     gates = tomllib.loads(gates_file.read_text())
-    names = [*gates["classpath"], *gates["tools"]]
+    names = [*gates["classpath"], *gates["archives"], *gates["tools"]]
     inputs = b"".join(path.read_bytes() for path in (catalog_file, gates_file, Path(__file__)))
     key, stamp = hashlib.sha256(inputs).hexdigest(), folder / ".key"
     if stamp.exists() and stamp.read_text() == key:
@@ -84,7 +94,9 @@ def main(catalog_file: Path, gates_file: Path, folder: Path) -> int:
     if run.returncode:
         return run.returncode
     for name in names:
-        (folder / f"{name}.cp").write_text((folder / "pom" / name / "classpath.txt").read_text().strip())
+        found = (folder / "pom" / name / "classpath.txt").read_text().strip().split(":")
+        jars = [classes_of(Path(jar), folder / "archives") if jar.endswith(".aar") else jar for jar in found]
+        (folder / f"{name}.cp").write_text(":".join(jars))
     stamp.write_text(key)
     return 0
 
