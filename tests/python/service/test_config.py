@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import time
 import uuid
 from collections.abc import Callable
@@ -101,6 +102,9 @@ database_url = "sqlite:///unlock.sqlite"
 [keys]
 keystore = "keys.json"
 publishers = ["{publisher}"]
+
+[http]
+trusted_proxies = ["127.0.0.1"]
 
 [attestation]
 revocation_list = "revocation.json"
@@ -327,12 +331,18 @@ def test_what_is_only_careless_is_a_warning(production: Folder) -> None:
     start = production.file.read_text().index("[apps.app_store.api]")
     text = production.file.read_text()
     production.file.write_text(text[:start] + text[text.index("[apps.google_play]") :])
-    production.append('[http]\nhost = "0.0.0.0"\n')
+    production.replace("[http]\n", '[http]\nhost = "0.0.0.0"\nmax_connections = 1000\n')
     old = time.time() - 2 * 86400
     os.utime(production.path / "revocation.json", (old, old))
     assert production.findings() == dict.fromkeys(
         ("publishers-missing", "google-play-notices", "app-store-api", "plain-http", "revocation-list-stale"), "warning"
     )
+
+
+def test_limits_that_would_not_hold_are_a_warning(production: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    production.replace('trusted_proxies = ["127.0.0.1"]\n', "max_connections = 5000\n")
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 4096))
+    assert production.findings() == {"trusted-proxies-missing": "warning", "file-limit": "warning"}
 
 
 def test_vendors_own_roots_may_be_named_in_development_only(production: Folder) -> None:
@@ -424,8 +434,8 @@ def test_production_refuses_sqlite_on_a_network_file_system(
     (f'app = "{APP}"', 'app = "else"', "products[0].app"),
     ("[attestation]", "[attestation]\nchallenge_lifetime = 0", "attestation.challenge_lifetime"),
     ("[attestation]", '[attestation]\nrevocation_url = "https://x"', "attestation.revocation_list"),
-    ("[attestation]", "[http]\nport = 70000\n[attestation]", "http.port"),
-    ("[attestation]", '[http]\ntrusted_proxies = ["x"]\n[attestation]', "http.trusted_proxies"),
+    ("[http]\n", "[http]\nport = 70000\n", "http.port"),
+    ('trusted_proxies = ["127.0.0.1"]', 'trusted_proxies = ["x"]', "http.trusted_proxies"),
     ("[attestation]", "[licenses]\nlifetime = 1\n[attestation]", "licenses.lifetime"),
     ("[attestation]", "[licenses]\nlifetime = 99999\nperpetual = true\n[attestation]", "licenses.perpetual"),
     ("[attestation]", "[licenses]\ndevices = 0\n[attestation]", "licenses.devices"),

@@ -8,6 +8,7 @@ allowed, and what is only careless is a warning.
 from __future__ import annotations
 
 import os
+import resource
 import stat
 import time
 from collections.abc import Iterator
@@ -36,6 +37,8 @@ NETWORK_FILE_SYSTEMS = frozenset(
     }
 )
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+# That a process opens beyond its connections: the database's, files of the metrics, libraries.
+OTHER_FILES = 256
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,25 @@ def _check_listening(config: ServiceConfig) -> Iterator[Finding]:
             f"http.host: the service listens on {http.host} without TLS",
             "Let a proxy end TLS on the same machine, or keep the network between them private",
         )
+    if config.environment == "production" and not http.trusted_proxies and _behind_proxy(config):
+        yield Finding(
+            "warning",
+            "trusted-proxies-missing",
+            "http.trusted_proxies: the limits of one client count for all that come through the proxy",
+            'Name the proxy\'s address, or "unix" for a Unix socket, and let the proxy set X-Forwarded-For',
+        )
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if hard != resource.RLIM_INFINITY and hard < http.max_connections + OTHER_FILES:
+        yield Finding(
+            "warning",
+            "file-limit",
+            f"http.max_connections: a process may open {hard} files, {http.max_connections + OTHER_FILES} are needed",
+            "Raise the limit of open files (LimitNOFILE of the unit), or lower the number",
+        )
+
+
+def _behind_proxy(config: ServiceConfig) -> bool:
+    return config.http.socket is not None or config.http.host in _LOOPBACK
 
 
 def _check_secret_files(config: ServiceConfig) -> Iterator[Finding]:

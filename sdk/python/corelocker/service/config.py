@@ -87,6 +87,8 @@ class HttpConfig:
             them may come at once.
         total_rate_limit: requests a minute of all clients together; 0 is no limit.
         max_connections: connections that each process keeps open.
+        max_client_connections: of these, the connections of one client address; behind a trusted proxy, which holds the
+            connections, the client's requests at one time; 0 is no limit.
         max_pending: requests that may wait in a process before it answers that it is overloaded.
         trusted_proxies: addresses or networks whose X-Forwarded-For counts; "unix" is whoever uses the Unix socket.
         metrics_host, metrics_port: where /metrics is served; port 0 is nowhere.
@@ -103,6 +105,7 @@ class HttpConfig:
     rate_limit: int = 600
     total_rate_limit: int = 0
     max_connections: int = 4096
+    max_client_connections: int = 128
     max_pending: int = 256
     trusted_proxies: tuple[str, ...] = ()
     metrics_host: str = "127.0.0.1"

@@ -226,6 +226,7 @@ def _http(table: Table) -> HttpConfig:
         rate_limit=table.integer("rate_limit", 0, 10**9, usual.rate_limit),
         total_rate_limit=table.integer("total_rate_limit", 0, 10**9, usual.total_rate_limit),
         max_connections=table.integer("max_connections", 1, 10**6, usual.max_connections),
+        max_client_connections=table.integer("max_client_connections", 0, 10**6, usual.max_client_connections),
         max_pending=table.integer("max_pending", 1, 100_000, usual.max_pending),
         trusted_proxies=proxies,
         metrics_host=table.optional_text("metrics_host") or usual.metrics_host,

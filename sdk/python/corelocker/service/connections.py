@@ -1,4 +1,4 @@
-"""uvicorn's HTTP/1.1 connection over h11, with the limits that it lacks: how many, and how long a head may take.
+"""uvicorn's HTTP/1.1 connection over h11, with the limits that it lacks: how many, of whom, and how slow they may be.
 
 Why h11: with httptools (llhttp), a request with `Connection: Upgrade` ended the parsing while the connection stayed open,
 so the bytes of its late body were answered as a second request, which is request smuggling behind a proxy. h11 reads
@@ -22,7 +22,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from corelocker.service.config import HttpConfig
 from corelocker.service.edge import OTHER, new_request_id
-from corelocker.service.limits import MAX_HEAD
+from corelocker.service.limits import MAX_HEAD, ClientAddress, ClientShares
 from corelocker.service.logs import Log
 from corelocker.service.metrics import Metrics
 from corelocker.service.problems import of_code
@@ -36,7 +36,9 @@ def make_server(app: ASGIApp, http_config: HttpConfig, log: Log, metrics: Metric
     connection = functools.partial(
         Connection,
         max_connections=http_config.max_connections,
-        head_seconds=http_config.request_timeout,
+        shares=ClientShares(http_config.max_client_connections),
+        addresses=ClientAddress(http_config.trusted_proxies),
+        seconds=http_config.request_timeout,
         log=log,
         metrics=metrics,
     )
@@ -62,28 +64,49 @@ class Connection(H11Protocol):
 
     Args:
         max_connections: a further one gets `overloaded` and is closed.
-        head_seconds: from the first byte of a head, or from the connection's begin, to the head's end.
+        shares, addresses: how many one client may have; a trusted proxy's connections are not its own.
+        seconds: from the first byte of a head, or from the connection's begin, to the head's end; and as long a client
+            that does not read may keep answers waiting.
     """
 
     def __init__(
-        self, *args: Any, max_connections: int, head_seconds: float, log: Log, metrics: Metrics, **settings: Any
+        self,
+        *args: Any,
+        max_connections: int,
+        shares: ClientShares,
+        addresses: ClientAddress,
+        seconds: float,
+        log: Log,
+        metrics: Metrics,
+        **settings: Any,
     ) -> None:
         super().__init__(*args, **settings)
         self._max_connections = max_connections
-        self._head_seconds = head_seconds
+        self._shares = shares
+        self._addresses = addresses
+        self._seconds = seconds
         self._log = log
         self._metrics = metrics
         self._head_timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
+        self._shares_of: str | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._metrics.connected()
         if len(self.connections) > self._max_connections:
             self._refuse("overloaded")
+        elif not self._take_share():
+            self._refuse("rate-limited")
         else:
             self._start_head_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._metrics.disconnected()
         self._stop_head_timer()
+        self._stop_write_timer()
+        if self._shares_of is not None:
+            self._shares.give_back(self._shares_of)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -94,8 +117,22 @@ class Connection(H11Protocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        if self.transport.is_closing():
+            self._bound_leftovers()
         # A part of the next head may have come with the request.
         self._watch_head()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._bound_leftovers()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stop_write_timer()
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self._bound_leftovers()
 
     def shutdown(self) -> None:
         super().shutdown()
@@ -116,12 +153,30 @@ class Connection(H11Protocol):
             self._start_head_timer()
 
     def _start_head_timer(self) -> None:
-        self._head_timer = self.loop.call_later(self._head_seconds, self._refuse, "request-timeout")
+        self._head_timer = self.loop.call_later(self._seconds, self._refuse, "request-timeout")
 
     def _stop_head_timer(self) -> None:
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+
+    def _take_share(self) -> bool:
+        peer = self.client[0] if self.client else "unix"
+        if not self._addresses.trusts(peer):
+            if not self._shares.take(peer):
+                return False
+            self._shares_of = peer
+        return True
+
+    def _bound_leftovers(self) -> None:
+        """Give up a client that does not read its answers: closing alone would wait for it for ever."""
+        if self._write_timer is None and self.transport.get_write_buffer_size():
+            self._write_timer = self.loop.call_later(self._seconds, self.transport.abort)
+
+    def _stop_write_timer(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
 
     def _refuse(self, code: str) -> None:
         """Answer what is no request, if an answer still makes sense here, and close the connection."""
@@ -142,3 +197,4 @@ class Connection(H11Protocol):
             for event in (head, h11.Data(data=body), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
+        self._bound_leftovers()

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from corelocker.errors import CoreLockerError
 from corelocker.service.errors import AttestationRefusedError
-from corelocker.service.limits import MAX_HEAD, ClientAddress, RateLimiter
+from corelocker.service.limits import MAX_HEAD, ClientAddress, ClientShares, RateLimiter
 from corelocker.service.logs import Log
 from corelocker.service.metrics import Metrics
 from corelocker.service.problems import Problem, ProblemError, of_code, of_error
@@ -44,13 +44,21 @@ class EdgeMiddleware:
     """The ASGI middleware around the routes."""
 
     def __init__(
-        self, app: ASGIApp, *, log: Log, metrics: Metrics, limiter: RateLimiter, addresses: ClientAddress
+        self,
+        app: ASGIApp,
+        *,
+        log: Log,
+        metrics: Metrics,
+        limiter: RateLimiter,
+        addresses: ClientAddress,
+        shares: ClientShares,
     ) -> None:
         self._app = app
         self._log = log
         self._metrics = metrics
         self._limiter = limiter
         self._addresses = addresses
+        self._shares = shares
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -58,8 +66,10 @@ class EdgeMiddleware:
             return
         exchange = _Exchange(scope, receive, send, self._client(scope))
         self._metrics.begin()
+        shares = False
         try:
             self._admit(scope, exchange.client)
+            shares = scope["path"] not in _PROBES and self._take_share(exchange.client)
             await self._app(scope, exchange.receive, exchange.send)
         except ClientDisconnect:
             exchange.status = exchange.status or _CLIENT_GONE
@@ -71,6 +81,8 @@ class EdgeMiddleware:
             if not exchange.status:
                 await exchange.refuse(answer)
         finally:
+            if shares:
+                self._shares.give_back(exchange.client)
             self._end(exchange)
 
     def _client(self, scope: Scope) -> str:
@@ -92,6 +104,12 @@ class EdgeMiddleware:
         wait = 0.0 if scope["path"] in _PROBES else self._limiter.wait(client)
         if wait > 0:
             raise ProblemError(of_code("rate-limited", wait))
+
+    def _take_share(self, client: str) -> bool:
+        """True; raises ProblemError when the client has as many requests under way as it may."""
+        if not self._shares.take(client):
+            raise ProblemError(of_code("rate-limited"))
+        return True
 
     def _refusal(self, exchange: _Exchange, error: Exception) -> ProblemError:
         """What the client is told of an error; what the operator has to know goes into the log."""

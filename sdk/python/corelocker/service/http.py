@@ -27,7 +27,7 @@ from starlette.routing import Route
 from corelocker.service.config import ServiceConfig
 from corelocker.service.core import UnlockService
 from corelocker.service.edge import EdgeMiddleware
-from corelocker.service.limits import ClientAddress, RateLimiter, make_limiter
+from corelocker.service.limits import ClientAddress, ClientShares, RateLimiter, make_limiter
 from corelocker.service.logs import Log
 from corelocker.service.messages import ChallengeRequest, RenewRequest, UnlockRequest
 from corelocker.service.metrics import Metrics
@@ -68,6 +68,7 @@ def create_app(
         metrics=metrics or Metrics(),
         limiter=limiter or make_limiter(http),
         addresses=ClientAddress(http.trusted_proxies),
+        shares=ClientShares(http.max_client_connections),
     )
     routes = [
         Route("/v1/challenges", api.challenge, methods=["POST"]),

@@ -47,14 +47,15 @@ class ClientAddress:
         if not self._unix and not self._networks:
             return client
         entries = b",".join(forwarded).decode("latin-1").split(",")[-_MAX_FORWARDED:]
-        while entries and self._trusts(client):
+        while entries and self.trusts(client):
             try:
                 client = str(ipaddress.ip_address(entries.pop().strip()))
             except ValueError:
                 break
         return client
 
-    def _trusts(self, client: str) -> bool:
+    def trusts(self, client: str) -> bool:
+        """Whether a peer is a trusted proxy; "unix" is a peer on a Unix socket."""
         if client == "unix":
             return self._unix
         try:
@@ -63,6 +64,35 @@ class ClientAddress:
             return False
         mapped = getattr(address, "ipv4_mapped", None) or address
         return any(mapped in network for network in self._networks)
+
+
+class ClientShares:
+    """Counts what each client holds at one time in this process, connections or requests; `limit` 0 is no limit."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._held: dict[str, int] = {}
+        self._subject = lru_cache(maxsize=4096)(_subject)
+
+    def take(self, client: str) -> bool:
+        """One more, to be given back; False when the client holds as many as it may."""
+        if not self._limit:
+            return True
+        subject = self._subject(client)
+        held = self._held.get(subject, 0)
+        if held >= self._limit:
+            return False
+        self._held[subject] = held + 1
+        return True
+
+    def give_back(self, client: str) -> None:
+        """One that was taken."""
+        if not self._limit:
+            return
+        subject = self._subject(client)
+        held = self._held.pop(subject, 0) - 1
+        if held > 0:
+            self._held[subject] = held
 
 
 class RateLimiter:

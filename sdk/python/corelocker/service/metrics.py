@@ -47,6 +47,21 @@ class Metrics:
             multiprocess_mode="livesum",
         )
 
+        self._connections = Gauge(
+            "corelocker_connections",
+            "Connections that are open",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+
+    def connected(self) -> None:
+        """A connection was opened."""
+        self._connections.inc()
+
+    def disconnected(self) -> None:
+        """It was closed."""
+        self._connections.dec()
+
     def begin(self) -> None:
         """A request has come."""
         self._in_progress.inc()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import socket
 import sys
@@ -11,13 +12,15 @@ from contextlib import closing
 from pathlib import Path
 
 from corelocker.errors import ConfigError
-from corelocker.service.checks import check_config
+from corelocker.service.checks import OTHER_FILES, check_config
 from corelocker.service.config import HttpConfig, ServiceConfig
 from corelocker.service.epoch import Epoch
 from corelocker.service.errors import ServiceRefusesToStartError
 from corelocker.service.storage import Storage
 
 BACKLOG = 2048
+# What the kernel keeps of answers that a client has not read, on each connection; it doubles the number.
+_SEND_BUFFER = 64 << 10
 
 
 def serve(config: ServiceConfig) -> None:
@@ -37,6 +40,7 @@ def serve(config: ServiceConfig) -> None:
     # Said once, before there are workers that die of it; the connections are closed before the fork.
     with closing(Storage.open(config.database_url, migrate=config.sqlite_path is not None)) as storage:
         Epoch.of(config, storage).advance()
+    raise_file_limit(config.http)
     listener = listen(config.http)
     metrics_folder = Path(tempfile.mkdtemp(prefix="corelocker-metrics-"))
     try:
@@ -48,6 +52,18 @@ def serve(config: ServiceConfig) -> None:
     finally:
         listener.close()
         shutil.rmtree(metrics_folder, ignore_errors=True)
+
+
+def raise_file_limit(http: HttpConfig) -> bool:
+    """Let each process open as many files as it may have connections, as far as the system lets us; whether it does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = http.max_connections + OTHER_FILES
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        return False
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return True
 
 
 def listen(http: HttpConfig) -> socket.socket:
@@ -68,6 +84,10 @@ def listen(http: HttpConfig) -> socket.socket:
             listener = socket.create_server((http.host, http.port), family=family, backlog=BACKLOG)
             # Connections inherit it. An answer is written in two pieces, and the second must not wait for an acknowledgement.
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if sys.platform == "linux":
+                # RFC 5482: a client that is gone, or reads nothing, is given up after the time that a request has.
+                listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, http.request_timeout * 1000)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
     except OSError as error:
         address = http.socket or f"{http.host}:{http.port}"
         raise ConfigError(f"cannot listen on {address}: {error.strerror or error}") from None
