@@ -17,6 +17,7 @@ import contextlib
 import http.client
 import json
 import multiprocessing
+import random
 import resource
 import sys
 import tempfile
@@ -50,7 +51,8 @@ async def slow_client(port: int, number: int, one_address: bool) -> None:
                 await behave(kind, reader, writer)
             finally:
                 writer.transport.abort()
-        await asyncio.sleep(0.1)
+        # Not all at one moment again.
+        await asyncio.sleep(random.uniform(0.5, 5))
 
 
 async def behave(kind: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
