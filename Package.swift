@@ -33,6 +33,7 @@ let package = Package(
     platforms: [.iOS(.v17), .macOS(.v14)],
     products: [
         .library(name: "CoreLocker", targets: ["CoreLocker"]),
+        .library(name: "CCoreLocker", targets: ["CCoreLocker"]),
         .library(name: "CoreLockerDevice", targets: ["CoreLockerDevice"]),
         .library(name: "CoreLockerCoreML", targets: ["CoreLockerCoreML"]),
     ],

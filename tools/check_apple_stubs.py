@@ -1,8 +1,9 @@
-"""Looks up every "ObjC: NAME" of tests/apple/stubs in the type declarations of npm's @nativescript/types-ios.
+"""Looks up what the stubs of tests/apple/stubs declare in lists of the real API. Prints what a list lacks; the status is then 1.
 
 python tools/check_apple_stubs.py TYPES_FOLDER [STUBS_FOLDER]
 
-NAME is a class, a function, an enumeration, a constant, or Class.member. Prints what Apple's API lacks; the status is then 1.
+A comment "ObjC: NAME" names a class, a function, an enumeration, a constant, or Class.member in the type declarations of npm's
+@nativescript/types-ios. "ExecuTorch: NAME" and "RestoredModule: NAME" name a type or a selector in Objective-C headers.
 """
 
 from __future__ import annotations
@@ -11,7 +12,12 @@ import re
 import sys
 from pathlib import Path
 
-STUBS = Path(__file__).resolve().parents[1] / "tests/apple/stubs"
+ROOT = Path(__file__).resolve().parents[1]
+STUBS = ROOT / "tests/apple/stubs"
+HEADERS = {
+    "ExecuTorch": ROOT / "tests/apple/executorch/headers",
+    "RestoredModule": ROOT / "sdk/apple/ExecuTorch/RestoredModule/include",
+}
 
 
 def declared(types: Path) -> set[str]:
@@ -28,19 +34,33 @@ def declared(types: Path) -> set[str]:
     return names
 
 
-def wanted(stubs: Path) -> list[tuple[str, str]]:
+def declared_in_headers(folder: Path) -> set[str]:
+    """Names of types, and selectors, in Objective-C headers."""
+    names: set[str] = set()
+    for file in sorted(folder.glob("*.h")):
+        text = re.sub(r"/\*.*?\*/", "", file.read_text("utf-8"), flags=re.DOTALL)
+        names |= set(re.findall(r"@interface (\w+)", text)) | set(re.findall(r"NS_ENUM\(\w+, (\w+)\)", text))
+        for method in re.findall(r"^ *[-+] *(\([^;]*);", text, flags=re.MULTILINE):
+            while "(" in method:
+                method = re.sub(r"\([^()]*\)", " ", method)
+            names.add("".join(re.findall(r"\w+:", method)) or method.split()[0])
+    return names
+
+
+def wanted(stubs: Path) -> list[tuple[str, str, str]]:
+    """The file, the list and the name of each declaration."""
     return [
-        (file.name, name)
+        (file.name, *found)
         for file in sorted(stubs.glob("*.swift"))
-        for name in re.findall(r"ObjC: ([\w.]+)", file.read_text("utf-8"))
+        for found in re.findall(r"// (ObjC|ExecuTorch|RestoredModule): ([\w.:]+)", file.read_text("utf-8"))
     ]
 
 
 def main(types: str, stubs: str | None = None) -> int:
-    known = declared(Path(types))
+    known = {"ObjC": declared(Path(types))} | {api: declared_in_headers(folder) for api, folder in HEADERS.items()}
     names = wanted(Path(stubs) if stubs else STUBS)
-    missing = [f"{file}: Apple's API has no {name}" for file, name in names if name not in known]
-    print("\n".join(missing) or f"{len(names)} stub declarations are in Apple's API")
+    missing = [f"{file}: {api} has no {name}" for file, api, name in names if name not in known[api]]
+    print("\n".join(missing) or f"{len(names)} stub declarations are in the real API")
     return int(bool(missing) or not names)
 
 

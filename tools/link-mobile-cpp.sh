@@ -1,9 +1,10 @@
 #!/bin/bash
 # link-mobile-cpp.sh android-arm64|android-x86_64|ios-arm64|ios-simulator OUT
 #
-# Compiles the C++ layer for a phone and links it against a prebuilt ExecuTorch, without the NDK and without Xcode. A check
-# and no release build: the headers of the C library are musl's and Zig's, and nothing here can run. Fails when a symbol of
-# ExecuTorch is missing, when an Android library is not laid out for 16 KB pages, or when the stripped core reaches 100 KB.
+# Compiles the C++ layer for a phone and links it against a prebuilt ExecuTorch, without the NDK and without Xcode; for iOS the
+# Objective-C++ of sdk/apple/ExecuTorch too. A check and no release build: the headers of the C library are musl's and Zig's,
+# Foundation's are our own, and nothing here can run. Fails when a symbol of ExecuTorch is missing, when an Android library is
+# not laid out for 16 KB pages, or when the stripped core reaches 100 KB.
 set -euo pipefail
 target=$1
 out=$2
@@ -11,6 +12,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 libc=$root/.cache/zig-headers/ziglang/lib/libc/include
 mobile=$root/.cache/executorch-mobile
 llvm=/usr/lib/llvm-19
+wheel=$("${PYTHON:-$root/.venv/bin/python}" -c 'import importlib.util as u; print(*u.find_spec("executorch").submodule_search_locations)')
 core_limit=100000
 core=(api errors flip mapping overlap patch request restore sample stamps steps)
 all=("${core[@]}" executorch)
@@ -36,7 +38,7 @@ compile() {
 
 # Names in the first file that begin or go on with ExecuTorch's or our own namespaces and are not in the second.
 missing_symbols() {
-  comm -23 <(sort -u "$1") <(sort -u "$2") | "$llvm/bin/llvm-cxxfilt" | grep -E 'executorch|torch::|et_pal|corelocker' || true
+  comm -23 <(sort -u "$1") <(sort -u "$2") | "$llvm/bin/llvm-cxxfilt" | grep -E 'executorch|torch::|et_pal|corelocker|ExecuTorch' || true
 }
 
 check_symbols() {
@@ -89,15 +91,44 @@ HEADER
   check_size libcorelocker_core.so --strip-all
 }
 
+# sdk/apple/ExecuTorch with one version's headers: objc FOLDER OBJECTIVE_C_HEADERS C++_HEADERS OPTION..
+objc() {
+  local folder=$1 headers=$2 include=$3 module=$root/sdk/apple/ExecuTorch/RestoredModule source
+  shift 3
+  mkdir -p "$folder"
+  ln -s "$headers" "$folder/ExecuTorch"
+  for source in Loader.cpp CoreLockerRestoredModule.mm; do
+    "$llvm/bin/clang++" "$@" -std=c++17 -O2 -fobjc-arc -fno-exceptions -fno-rtti -Wall -Wextra -Werror -nostdinc++ \
+      -Wno-unused-command-line-argument -DC10_USING_CUSTOM_GENERATED_MACROS -isystem "$out/config" \
+      -isystem "$llvm/include/c++/v1" "${system_headers[@]}" -isystem "$folder" -isystem "$include" \
+      -isystem "$include/executorch/runtime/core/portable_type/c10" -isystem "$root/tests/apple/executorch" \
+      -I"$root/sdk/cpp/include" -I"$module/include" -c "$module/$source" -o "$folder/${source%.*}.o"
+  done
+}
+
+# Methods that ExecuTorch implements without exporting them.
+check_methods() {
+  local method
+  "$llvm/bin/llvm-nm" --defined-only --format=just-symbols "$1" >methods
+  for method in '-[ExecuTorchMethodMetadata initWithMethodMetadata:error:]' '-[ExecuTorchModule executeMethod:withInputs:error:]'; do
+    grep -qxF -- "$method" methods || { echo "ExecuTorch has no $method" && exit 1; }
+  done
+}
+
 link_ios() {
   local triple=$1 slice=$2 platform=$3
   local framework=$mobile/ios/ExecutorchLib.xcframework/$slice/ExecutorchLib.framework/ExecutorchLib
   configure_libcxx __1
   system_headers=(-isystem "$libc/any-macos-any")
-  compile "--target=$triple" -D_LIBCPP_HAS_NO_VENDOR_AVAILABILITY_ANNOTATIONS
+  local options=("--target=$triple" -D_LIBCPP_HAS_NO_VENDOR_AVAILABILITY_ANNOTATIONS)
+  compile "${options[@]}"
   local flags=(-arch arm64 -platform_version "$platform" 17.0 17.0 -dylib -dead_strip -undefined dynamic_lookup)
   "$llvm/bin/ld64.lld" "${flags[@]}" -o core.dylib "${core[@]/%/.o}"
-  "$llvm/bin/ld64.lld" "${flags[@]}" -o corelocker.dylib "${all[@]/%/.o}" "$framework"
+  objc binary "$mobile/include/executorch" "$mobile/include" "${options[@]}"
+  # The binaries at hand are older than the exporter's version, with whose headers it must compile as well.
+  objc newest "$root/tests/apple/executorch/headers" "$wheel/include" "${options[@]}"
+  check_methods "$framework"
+  "$llvm/bin/ld64.lld" "${flags[@]}" -o corelocker.dylib "${all[@]/%/.o}" binary/CoreLockerRestoredModule.o "$framework"
   "$llvm/bin/llvm-nm" --undefined-only --format=just-symbols corelocker.dylib >needed
   "$llvm/bin/llvm-nm" --defined-only --extern-only --format=just-symbols "$framework" >offered
   check_symbols

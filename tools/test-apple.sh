@@ -36,7 +36,7 @@ gate_test() {
 gate_typecheck() {
   local module graphs
   tools/swift.sh tools/typecheck-apple.sh "$build/typecheck" || return
-  for module in CoreLockerDevice CoreLockerCoreML; do
+  for module in CoreLockerDevice CoreLockerCoreML CoreLockerExecuTorch; do
     # What a module adds to another one's types has a graph of its own.
     graphs=("$build/typecheck/release/$module".symbols.json "$build/typecheck/release/$module"@CoreLocker*.symbols.json)
     [ -e "${graphs[1]}" ] || unset 'graphs[1]'
@@ -44,7 +44,7 @@ gate_typecheck() {
   done
 }
 
-# The stubs themselves, against a list of Apple's Objective-C API.
+# The stubs themselves, against lists of the real API.
 gate_stubs() { .venv/bin/python tools/check_apple_stubs.py "$types"; }
 
 # The Swift client, the real unlock service and the C core, on this machine.

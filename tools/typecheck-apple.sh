@@ -9,16 +9,16 @@ mkdir -p "$build/stubs"
 common=(-wmo -swift-version 6 -warnings-as-errors -parse-as-library -I "$build/stubs")
 
 # In the order in which they import each other.
-for module in Darwin ObjectiveC Security CryptoKit DeviceCheck StoreKit CoreML; do
+for module in Darwin ObjectiveC Security CryptoKit DeviceCheck StoreKit CoreML ExecuTorch CoreLockerRestoredModule; do
   swiftc -emit-module "${common[@]}" -module-name "$module" -o "$build/stubs/$module.swiftmodule" "tests/apple/stubs/$module.swift"
 done
 
 check() {
-  local folder=$1 module=$2
-  shift 2
+  local folder=$1 module=$2 sources=$3
+  shift 3
   local options=("${common[@]}" -package-name corelocker -I "$folder" -I sdk/cpp/include -module-name "$module" "$@")
-  swiftc -typecheck "${options[@]}" sdk/apple/"$module"/*.swift
-  swiftc -emit-module "${options[@]}" -emit-symbol-graph -emit-symbol-graph-dir "$folder" -o "$folder/$module.swiftmodule" sdk/apple/"$module"/*.swift
+  swiftc -typecheck "${options[@]}" "$sources"/*.swift
+  swiftc -emit-module "${options[@]}" -emit-symbol-graph -emit-symbol-graph-dir "$folder" -o "$folder/$module.swiftmodule" "$sources"/*.swift
 }
 
 for configuration in debug release; do
@@ -26,12 +26,13 @@ for configuration in debug release; do
   mkdir -p "$folder"
   debug=()
   [ "$configuration" = debug ] && debug=(-DDEBUG)
-  for module in CoreLocker CoreLockerDevice CoreLockerCoreML; do check "$folder" "$module" "${debug[@]}"; done
+  for module in CoreLocker CoreLockerDevice CoreLockerCoreML; do check "$folder" "$module" "sdk/apple/$module" "${debug[@]}"; done
+  check "$folder" CoreLockerExecuTorch sdk/apple/ExecuTorch/CoreLockerExecuTorch "${debug[@]}"
   echo "$configuration: all modules pass"
 done
 
-# The README's three lines pass, and a call that is wrong does not: the stubs are looked at.
-swiftc -typecheck "${common[@]}" -I "$build/release" -I sdk/cpp/include -module-name Uses tests/apple/uses/ThreeLines.swift
+# The README's lines pass, and a call that is wrong does not: the stubs are looked at.
+swiftc -typecheck "${common[@]}" -I "$build/release" -I sdk/cpp/include -module-name Uses tests/apple/uses/*.swift
 sed 's/shared.isSupported/shared.isSupportd/' sdk/apple/CoreLockerDevice/DeviceCheckAppAttest.swift >"$build/Wrong.swift"
 if swiftc -typecheck "${common[@]}" -package-name corelocker -I "$build/release" -I sdk/cpp/include -module-name Wrong "$build/Wrong.swift" \
   2>"$build/wrong.log"; then

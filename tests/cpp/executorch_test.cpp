@@ -77,6 +77,26 @@ TEST_P(Model, RunsFromABuffer) {
   EXPECT_EQ(buffer, read_file(fixture_.program.original));
 }
 
+TEST_P(Model, RunsTwiceFromOneMapping) {
+  if (fixture_.data) GTEST_SKIP() << "one file is enough";
+  const Options options(fixture_.program.up_to(fixture_.top()));
+  corelocker_file* file = nullptr;
+  ASSERT_EQ(corelocker_open_path(fixture_.program.locked.c_str(), options.get(), &file), CORELOCKER_OK);
+  int closed = 0;
+  {
+    std::shared_ptr<corelocker_file> shared(file, [&closed](corelocker_file* handle) {
+      corelocker_close(handle);
+      closed++;
+    });
+    auto first = std::make_unique<RestoredModule>(shared);
+    RestoredModule second(std::move(shared));
+    first.reset();
+    EXPECT_EQ(fixture_.run(second), fixture_.run(*fixture_.original()));
+    EXPECT_EQ(closed, 0);
+  }
+  EXPECT_EQ(closed, 1);
+}
+
 TEST_P(Model, CostsOnlyTouchedPages) {
   const auto module = fixture_.restored(fixture_.top());
   const auto page = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));

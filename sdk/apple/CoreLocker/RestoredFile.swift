@@ -74,6 +74,9 @@ public final class RestoredFile: @unchecked Sendable {
             deallocator: .custom { [self] _, _ in withExtendedLifetime(self) {} })
     }
 
+    /// The C core's handle (`corelocker_file *`), for C and C++ code. It is valid as long as this object, which closes it.
+    public var unsafeHandle: OpaquePointer { handle }
+
     /// Bytes of memory that the file takes for itself, in whole pages.
     public var privateBytes: UInt64 { corelocker_private_bytes(handle) }
 

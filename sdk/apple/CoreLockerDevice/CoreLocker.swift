@@ -90,5 +90,22 @@
             let found = try resources.artifact(named: [name])
             return try await client.restore(found.url, with: found.bundle, check: check)
         }
+
+        /// Restores a locked file, or returns nil without a license that can be used now: the app then uses the file as it ships, at ``url(of:)``.
+        ///
+        /// ```swift
+        /// if let restored = try await locker.restoreIfUnlocked("model.tflite") { run(restored.data) } else { run(try locker.url(of: "model.tflite")) }
+        /// ```
+        ///
+        /// - Parameter name: the artifact's name in the key bundle.
+        /// - Throws: ``CoreLockerError`` as ``restore(_:check:)``, the `license-` codes and `notUnlocked` apart.
+        public func restoreIfUnlocked(_ name: String, check: FullCheck = .automatic) async throws -> RestoredFile? {
+            let found = try resources.artifact(named: [name])
+            guard (try? await client.license(for: found.bundle)) != nil else { return nil }
+            return try await client.restore(found.url, with: found.bundle, check: check)
+        }
+
+        /// Where a locked file of the app lies, by its name in the key bundle. Throws `bundleMismatch` or `fileAccess`.
+        public func url(of name: String) throws -> URL { try resources.artifact(named: [name]).url }
     }
 #endif

@@ -27,36 +27,50 @@ Error to_executorch_error(corelocker_error error) {
   }
 }
 
-RestoredDataLoader::~RestoredDataLoader() { corelocker_close(file_); }
+namespace {
+
+std::shared_ptr<corelocker_file> owned(corelocker_file* file) {
+  return file != nullptr ? std::shared_ptr<corelocker_file>(file, corelocker_close) : nullptr;
+}
+
+std::unique_ptr<RestoredDataLoader> loader(std::shared_ptr<corelocker_file> file) {
+  return file != nullptr ? std::make_unique<RestoredDataLoader>(std::move(file)) : nullptr;
+}
+
+}  // namespace
+
+RestoredDataLoader::RestoredDataLoader(corelocker_file* file) : RestoredDataLoader(owned(file)) {}
 
 Error RestoredDataLoader::check_range(size_t offset, size_t size) const {
-  const size_t file_size = corelocker_size(file_);
+  const size_t file_size = corelocker_size(file());
   if (offset > file_size || size > file_size - offset) return Error::InvalidArgument;
-  return to_executorch_error(corelocker_check(file_));
+  return to_executorch_error(corelocker_check(file()));
 }
 
 Result<FreeableBuffer> RestoredDataLoader::load(size_t offset, size_t size, const SegmentInfo& /*info*/) const {
   const Error error = check_range(offset, size);
   if (error != Error::Ok) return error;
-  return FreeableBuffer(static_cast<const uint8_t*>(corelocker_data(file_)) + offset, size, nullptr);
+  return FreeableBuffer(static_cast<const uint8_t*>(corelocker_data(file())) + offset, size, nullptr);
 }
 
 Error RestoredDataLoader::load_into(size_t offset, size_t size, const SegmentInfo& /*info*/, void* buffer) const {
   if (buffer == nullptr && size > 0) return Error::InvalidArgument;
   const Error error = check_range(offset, size);
   if (error == Error::Ok && size > 0) {
-    std::memcpy(buffer, static_cast<const uint8_t*>(corelocker_data(file_)) + offset, size);
+    std::memcpy(buffer, static_cast<const uint8_t*>(corelocker_data(file())) + offset, size);
   }
   return error;
 }
 
-Result<size_t> RestoredDataLoader::size() const { return corelocker_size(file_); }
+Result<size_t> RestoredDataLoader::size() const { return corelocker_size(file()); }
 
 RestoredModule::RestoredModule(corelocker_file* program, corelocker_file* data)
-    : Module(std::make_unique<RestoredDataLoader>(program), nullptr, nullptr, nullptr,
-             data != nullptr ? std::make_unique<RestoredDataLoader>(data) : nullptr),
-      program_file_(program),
-      data_file_(data) {}
+    : RestoredModule(owned(program), owned(data)) {}
+
+RestoredModule::RestoredModule(std::shared_ptr<corelocker_file> program, std::shared_ptr<corelocker_file> data)
+    : Module(loader(program), nullptr, nullptr, nullptr, loader(data)),
+      program_file_(program.get()),
+      data_file_(data.get()) {}
 
 Result<std::unique_ptr<RestoredModule>> RestoredModule::open(const char* path, const corelocker_options* options,
                                                              const char* data_path,

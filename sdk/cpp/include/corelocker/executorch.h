@@ -5,6 +5,7 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <executorch/extension/module/module.h>
@@ -21,12 +22,11 @@ namespace corelocker {
 class RestoredDataLoader final : public ::executorch::runtime::DataLoader {
  public:
   // Takes the handle over and closes it. `file` is what a corelocker_open function returned, not NULL.
-  explicit RestoredDataLoader(corelocker_file* file) : file_(file) {}
-  ~RestoredDataLoader() override;
-  RestoredDataLoader(const RestoredDataLoader&) = delete;
-  RestoredDataLoader& operator=(const RestoredDataLoader&) = delete;
+  explicit RestoredDataLoader(corelocker_file* file);
+  // Shares a handle with whoever else holds it; the deleter closes it, or releases what owns it.
+  explicit RestoredDataLoader(std::shared_ptr<corelocker_file> file) : file_(std::move(file)) {}
 
-  const corelocker_file* file() const { return file_; }
+  const corelocker_file* file() const { return file_.get(); }
 
   // Errors: InvalidArgument when the bytes are not all inside the file, AccessFailed when the file has changed since it
   // was opened (corelocker_check). The buffer must not outlive the loader.
@@ -40,7 +40,7 @@ class RestoredDataLoader final : public ::executorch::runtime::DataLoader {
  private:
   ::executorch::runtime::Error check_range(size_t offset, size_t size) const;
 
-  corelocker_file* const file_;
+  const std::shared_ptr<corelocker_file> file_;
 };
 
 // A Module that runs a restored program, with restored external weights where it has them outside of itself (.ptd).
@@ -53,6 +53,8 @@ class RestoredModule final : public ::executorch::extension::Module {
  public:
   // Takes the handles over; `data` is NULL when the program holds all of its weights.
   explicit RestoredModule(corelocker_file* program, corelocker_file* data = nullptr);
+  // Shares the handles, as RestoredDataLoader does: several modules can run from one mapping.
+  explicit RestoredModule(std::shared_ptr<corelocker_file> program, std::shared_ptr<corelocker_file> data = nullptr);
 
   // Opens the files and makes the module; `data_path` may be NULL. `error`, when not NULL, gets the exact reason of a
   // failure. The patches of both options are consumed (corelocker_patch) whatever happens.
@@ -68,7 +70,7 @@ class RestoredModule final : public ::executorch::extension::Module {
   const corelocker_file* data_file() const { return data_file_; }
 
  private:
-  // Owned by the loaders that Module holds.
+  // Held by the loaders that Module has.
   const corelocker_file* const program_file_;
   const corelocker_file* const data_file_;
 };
