@@ -95,6 +95,31 @@ def test_verdicts() -> None:
     assert level(tiers=half) == "partly"
 
 
+def actions(**changes: Any) -> list[str]:
+    return [step["action"] for step in document(quick=False, **changes)["verdict"]["next_steps"]]
+
+
+def test_each_verdict_says_what_to_do_next() -> None:
+    assert actions() == ["ship"]
+    assert actions(attacks=[]) == ["measure"]
+    assert actions(bit_exact=False) == ["report-a-bug"]
+    assert actions(attacks=[attack(recovered=0.6)]) == ["lock-more"]
+    assert actions(attacks=[attack(recovered=0.8)]) == ["lock-more", "serve-a-part"]
+    hardened = {"criterion": "l1", "fill": "decoy", "tiers": "free=1", "preset": "hardened"}
+    assert actions(attacks=[attack(recovered=0.6)], lock=hardened) == ["accept", "serve-a-part"]
+    assert [s["action"] for s in document()["verdict"]["next_steps"]] == ["ship", "measure"]
+
+
+def test_the_headline_is_the_share_of_the_gap_that_a_tenth_of_the_data_regains() -> None:
+    tenth = attack("tenth", 0.6, 0.5, budget={"samples": 500, "data": 0.1})
+    everything = attack("all", 0.8, 0.6, budget={"samples": 5000, "data": 1.0})
+    found = document(attacks=[everything, tenth])["verdict"]
+    assert found["regained"] == pytest.approx(0.25)
+    assert "25 % of the gap" in " ".join(found["sentences"])
+    assert document(attacks=[attack(recovered=0.3)])["verdict"]["regained"] < 0
+    assert "0 % of the gap" in " ".join(document(attacks=[attack(recovered=0.3)])["verdict"]["sentences"])
+
+
 def test_an_attack_without_labels_that_opens_the_lock_is_worst() -> None:
     free = attack("bn", 0.8, 0.78, budget={"samples": 50, "labels": 0.0}, title="Statistics anew")
     found = document(attacks=[attack(), free])["verdict"]
@@ -180,6 +205,22 @@ def test_numbers_as_people_read_them() -> None:
     assert number(None, METRIC) == "—"
 
 
+def test_share_of_the_gap_regained() -> None:
+    def regained(**values: Any) -> float | None:
+        share: float | None = attack(**values)["regained"]
+        return share
+
+    assert regained(recovered=0.69, baseline=0.48) == pytest.approx(0.5)
+    assert regained(recovered=0.5, baseline=None) == pytest.approx(0.5)  # from the locked model
+    assert regained(recovered=0.5, baseline=0.4, budget={"samples": 9, "labels": 0}) == pytest.approx(0.5)
+    assert regained(recovered=0.89, baseline=0.86) is None, "training from scratch gets nearly there"
+    assert regained(name="auc", metric="auc") is None
+    nats = {"metric": "perplexity", "higher_is_better": False, "original": 10.0, "locked": 1e4}
+    assert regained(recovered=100.0, baseline=1000.0, **nats) == pytest.approx(0.5)
+    losses = {"metric": "a:loss", "higher_is_better": False, "original": 1.0, "locked": 9.0}
+    assert regained(recovered=2.0, baseline=3.0, **losses) == pytest.approx(0.5)
+
+
 def test_results_survive_json() -> None:
     found = attack()
     again = AttackResult.from_json(json.loads(json.dumps(found)))
@@ -203,7 +244,7 @@ def chromium() -> str:
     return found
 
 
-def shoot(chromium: str, page: Path, width: int, height: int) -> np.ndarray[Any, Any]:
+def shoot(chromium: str, page: Path, width: int, height: int, *options: str) -> np.ndarray[Any, Any]:
     """The page as a browser without any network draws it, float (height, width, 4)."""
     from matplotlib.image import imread
 
@@ -211,7 +252,7 @@ def shoot(chromium: str, page: Path, width: int, height: int) -> np.ndarray[Any,
     subprocess.run(
         [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--hide-scrollbars",
          "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={page.parent / 'profile'}",
-         f"--window-size={width},{height}", f"--screenshot={picture}", page.as_uri()],
+         f"--window-size={width},{height}", f"--screenshot={picture}", *options, page.as_uri()],
         check=True, capture_output=True, timeout=90,
     )  # fmt: skip
     return np.asarray(imread(picture))
@@ -242,3 +283,28 @@ def test_chromium_draws_every_figure(chromium: str, tmp_path: Path) -> None:
         assert (np.abs(whole[..., :3] - rgb) < 0.03).all(axis=2).sum() > 50, color
     # Nothing runs over the right edge: the last columns are white.
     assert (whole[:, -12:, :3] > 0.97).all()
+
+
+def test_chromium_fits_the_page_on_a_phone(chromium: str, tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text(html(document()))
+    frame = tmp_path / "frame.html"  # the browser's own window is never narrower than 500 pixels
+    frame.write_text('<body style="margin:0"><iframe src="report.html" style="border:0;width:400px;height:2400px">')
+    narrow = shoot(chromium, frame, 600, 2400)[:, :400, :3]
+    assert (narrow[:, -12:] > 0.97).all(), "something runs over the right edge"
+    assert (narrow < 0.5).all(axis=2).mean() > 0.01
+
+
+def test_chromium_draws_the_page_in_the_dark(chromium: str, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    page.write_text(html(document()))
+    dark = shoot(chromium, page, 1000, 3000, "--blink-settings=preferredColorScheme=0")[..., :3]
+    assert (dark < 0.3).all(axis=2).mean() > 0.85
+    assert (dark > 0.7).all(axis=2).mean() > 0.005, "text can be read"
+
+
+def test_chromium_prints_the_page(chromium: str, tmp_path: Path) -> None:
+    page, printed = tmp_path / "report.html", tmp_path / "report.pdf"
+    page.write_text(html(document()))
+    shoot(chromium, page, 1000, 800, f"--print-to-pdf={printed}")
+    pages = len(re.findall(rb"/Type\s*/Page\b", printed.read_bytes()))
+    assert 2 <= pages <= 8

@@ -122,6 +122,7 @@ def _lock(options: AuditOptions, artifact: Artifact, progress: Progress) -> Audi
         )
     tiers, coverage, locked = states_of_plan(artifact, plan)
     lock = {
+        "preset": options.preset or "", "unit": plan.unit,
         "criterion": plan.criterion, "scope": plan.scope, "fill": plan.fill, "consumers": plan.consumers,
         "tiers": ", ".join(f"{t.name}={t.removed:g}" for t in plan.tiers),
     }  # fmt: skip

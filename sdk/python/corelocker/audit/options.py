@@ -38,6 +38,7 @@ class AuditOptions:
         work: folder for finished pieces; an audit that is started again goes on from there.
         input_stats: for `sensitivity`, as for `corelocker lock`.
         choose: makes the plan of (artifacts, seed, scorer, progress) in place of the options above, for a preset.
+        preset: the preset's name, for the report.
     """
 
     model: str
@@ -60,6 +61,7 @@ class AuditOptions:
     work: Path | None = None
     input_stats: str | None = None
     choose: Callable[[Sequence[Artifact], bytes, Scorer, Progress], Plan] | None = None
+    preset: str | None = None
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
+
+SMALLEST_GAP = 0.05  # of a proportion's range, or of the original's value: below it a share of the gap is noise
 
 
 @dataclass(frozen=True)
@@ -51,12 +54,39 @@ class AttackResult:
         """How much better than the baseline the attacker ends: what the locked model was worth to them. None without one."""
         return None if self.baseline is None else self._better(self.recovered, self.baseline)
 
+    @property
+    def needs_no_labels(self) -> bool:
+        """Whether the attacker has no labels: then the locked model is what the attack competes with, not training from scratch."""
+        return self.metric != "auc" and (not self.budget.get("samples") or self.budget.get("labels") == 0)
+
+    @property
+    def regained(self) -> float | None:
+        """The share of the gap regained: (attack - from scratch) / (original - from scratch).
+
+        Without labels, or without a baseline, the gap begins at the locked model. Perplexities are compared by their
+        logarithms. A share below 0 means that the attacker does better without the locked file.
+
+        None for a location search, and where the gap is below `SMALLEST_GAP`: there is nothing to regain.
+        """
+        if self.metric == "auc":
+            return None
+        start = self.locked if self.baseline is None or self.needs_no_labels else self.baseline
+        attack, start, end = self.recovered, start, self.original
+        if self.metric == "perplexity":
+            attack, start, end = (-math.log(max(value, 1e-9)) for value in (attack, start, end))
+        elif not self.higher_is_better:
+            attack, start, end = -attack, -start, -end
+        proportion = self.metric.startswith("top-")
+        if not end - start >= SMALLEST_GAP * (1.0 if proportion or self.metric == "perplexity" else abs(end)):
+            return None
+        return (attack - start) / (end - start)
+
     def _better(self, a: float, b: float) -> float:
         return a - b if self.higher_is_better else b - a
 
     def to_json(self) -> dict[str, Any]:
-        """All fields, and the two derived numbers."""
-        return asdict(self) | {"gained": self.gained, "leaked": self.leaked}
+        """All fields, and the three derived numbers."""
+        return asdict(self) | {"gained": self.gained, "leaked": self.leaked, "regained": self.regained}
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> AttackResult:

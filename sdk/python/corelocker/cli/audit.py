@@ -139,6 +139,7 @@ def audit(
         work=work,
         input_stats=input_stats,
         choose=planned,
+        preset=preset,
     )
     sealed = None if bundle is None else _sealed(Path(model), bundle, publisher, keystore, passphrase_file)
     with progress_bar(json) as show:
@@ -182,4 +183,6 @@ def _print(document: dict[str, Any], out: Path) -> None:
     console.print(f"[bold]{document['verdict']['headline']}[/bold]")
     for sentence in document["verdict"]["sentences"]:
         console.print(sentence, highlight=False)
+    for step in document["verdict"]["next_steps"]:
+        console.print(f"[bold]next:[/bold] {step['text']}", highlight=False)
     console.print(f"report: {out}", highlight=False)

@@ -6,6 +6,7 @@ anything else. The same document gives the same page, byte for byte.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from html import escape
 from typing import Any
@@ -53,6 +54,7 @@ def _page(document: Mapping[str, Any]) -> str:
         f'<section class="verdict {found["level"]}"><span class="tag">{TAGS[found["level"]]}</span>',
         f"<h2>{escape(found['headline'])}</h2>",
         *(f"<p>{escape(sentence)}</p>" for sentence in found["sentences"]),
+        f"<h3>What to do next</h3><ol>{''.join(_next_step(step['text']) for step in found['next_steps'])}</ol>",
         "</section>",
         tiles_section(document, best),
         tier_table(document),
@@ -92,20 +94,24 @@ def _page(document: Mapping[str, Any]) -> str:
 
 def _subtitle(document: Mapping[str, Any]) -> str:
     data, lock = document["data"], document["lock"]
-    how = (
-        f"{lock['criterion']} ranking, {lock['fill']} fill"
-        if lock["criterion"]
-        else "locked before, tiers from its key bundle"
-    )
+    how = "locked before, tiers from its key bundle"
+    if lock["criterion"]:
+        named = f"preset {lock['preset']}: " if lock.get("preset") else ""
+        taken = "signs" if lock.get("unit") == "sign" else f"values, {lock['fill']} fill"
+        how = f"{named}{lock['criterion']} ranking, {taken}"
     return (
         f"{document['model']['format']}, {size(document['model']['weight_bytes'])} of weights; {how}; measured on "
         f"{data['samples']:,} samples of {data['name']}" + ("; quick audit" if document["quick"] else "")
     )
 
 
+def _next_step(text: str) -> str:
+    return "<li>" + re.sub(r"`([^`]*)`", r"<code>\1</code>", escape(text)) + "</li>"
+
+
 def _section(title: str, svg: str, caption: str, name: str, data: Any) -> str:
     return (
-        f"<section><h2>{escape(title)}</h2><figure>{svg}"
+        f"<section><h2>{escape(title)}</h2><figure><div class=scroll>{svg}</div>"
         f"<figcaption>{escape(caption)} {data_link(name, data)}</figcaption></figure></section>"
     )
 
@@ -158,6 +164,8 @@ def _method(document: Mapping[str, Any]) -> str:
         "<dt>tier</dt><dd>a named level of utility; the first is what everyone gets, the last restores everything</dd>"
         "<dt>access key</dt><dd>the original bytes that the lock took out; a license delivers them encrypted</dd>"
         "<dt>channel</dt><dd>one output unit of a layer</dd>"
+        "<dt>gap regained</dt><dd>(attack - from scratch) / (original - from scratch): 0 % means that the locked file "
+        "is worth nothing to the attacker, 100 % that the lock is undone</dd>"
         "<dt>leak</dt><dd>how much better an attacker does with the locked file than with the same budget without it</dd>"
         "<dt>not promised</dt><dd>secrecy against someone who controls the process's memory after unlock</dd>"
         "</dl></details></section>"

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from corelocker.audit import need
-from corelocker.audit.report.verdict import LEAK, leak_of, share_of_range
+from corelocker.audit.report.verdict import withstood
 from corelocker.audit.report.wording import size
 
 # Okabe and Ito's palette: told apart with any color vision, and in gray by lightness and shape.
@@ -129,7 +129,7 @@ def attack_plot(document: Mapping[str, Any]) -> str:
     axes = plot.axes
     for row, attack in enumerate(attacks):
         locked, recovered = factor * attack["locked"], factor * attack["recovered"]
-        held = share_of_range(document, leak_of(attack)) <= LEAK
+        held = withstood(document, attack)
         axes.barh(row, recovered, color=GREEN if held else ORANGE, height=0.62, hatch=None if held else "///",
                   edgecolor="white", linewidth=0)  # fmt: skip
         axes.plot([locked, locked], [row - 0.31, row + 0.31], color=INK, linewidth=2)
@@ -151,8 +151,8 @@ def attack_plot(document: Mapping[str, Any]) -> str:
     lines, patches = need("matplotlib.lines"), need("matplotlib.patches")
     axes.legend(
         handles=[
-            patches.Patch(facecolor=ORANGE, hatch="///", edgecolor="white", label="gains more than 5 points"),
-            patches.Patch(facecolor=GREEN, label="gains at most 5 points"),
+            patches.Patch(facecolor=ORANGE, hatch="///", edgecolor="white", label="regains more than a tenth of the gap"),
+            patches.Patch(facecolor=GREEN, label="regains at most a tenth"),
             lines.Line2D([], [], marker="D", color=BLUE, linestyle="none", label="baseline, same budget"),
             lines.Line2D([], [], color=INK, linewidth=2, label="locked"),
             lines.Line2D([], [], color=INK, linewidth=1, linestyle=(0, (1, 1)), label="unlocked"),

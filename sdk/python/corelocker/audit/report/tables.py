@@ -9,8 +9,17 @@ from html import escape
 from typing import Any
 
 from corelocker.audit.report.document import plain
-from corelocker.audit.report.verdict import needs_no_labels
-from corelocker.audit.report.wording import lower_first, number, percent_of_weights, plain_value, signed, size
+from corelocker.audit.report.next_steps import step_of_attack
+from corelocker.audit.report.verdict import REGAINED, needs_no_labels
+from corelocker.audit.report.wording import (
+    lower_first,
+    number,
+    percent_of_gap,
+    percent_of_weights,
+    plain_value,
+    signed,
+    size,
+)
 
 
 def tiles_section(document: Mapping[str, Any], best: Mapping[str, Any] | None) -> str:
@@ -32,6 +41,7 @@ def tiles_section(document: Mapping[str, Any], best: Mapping[str, Any] | None) -
             if best["baseline"] is None or needs_no_labels(best)
             else f"; its baseline: {number(best['baseline'], metric)}"
         )
+        tiles.insert(0, (percent_of_gap(best["regained"]), "of the gap regained by the strongest attack (0 is best)"))
         tiles.append((number(best["recovered"], metric), f"strongest attack: {lower_first(best['title'])}{against}"))
     cells = "".join(f'<div class="tile"><b>{escape(a)}</b><span>{escape(b)}</span></div>' for a, b in tiles)
     return f'<section class="tiles" aria-label="Key figures">{cells}</section>'
@@ -49,14 +59,16 @@ def tier_table(document: Mapping[str, Any]) -> str:
         width = min(100.0, 100 * value["value"] / scale)
         rows.append(
             f"<tr><td><b>{escape(tier['name'])}</b> <span class='note'>{what}</span></td>"
-            f"<td class=n>{number(value['value'], metric)}</td>"
-            f"<td class='n note'>{number(value['low'], metric)} to {number(value['high'], metric)}</td>"
-            f"<td><span class=bar><i style='width:{width:.1f}%'></i></span></td>"
-            f"<td class=n>{percent_of_weights(tier['removed']) if tier['removed'] else '0'}</td>"
-            f"<td class=n>{size(tier['locked_bytes']) if tier['locked_bytes'] else '—'}</td></tr>"
+            + _cell(metric["name"], number(value["value"], metric))
+            + _cell("95 % interval", f"{number(value['low'], metric)} to {number(value['high'], metric)}")
+            + f"<td class=wide><span class=bar><i style='width:{width:.1f}%'></i></span></td>"
+            + _cell("channels locked", percent_of_weights(tier["removed"]) if tier["removed"] else "0")
+            + _cell("key still missing", size(tier["locked_bytes"]) if tier["locked_bytes"] else "—")
+            + "</tr>"
         )
     return (
-        f"<section><div class=scroll><table><thead><tr><th>Tier<th class=n>{escape(metric['name'])}<th class=n>95 % interval<th>"
+        "<section><div class=scroll><table class=cards><thead><tr><th>Tier"
+        f"<th class=n>{escape(metric['name'])}<th class=n>95 % interval<th class=wide>"
         "<th class=n>channels locked<th class=n>key still missing</thead><tbody>"
         + "".join(rows)
         + f"</tbody></table></div><p class=note>{data_link('tiers', document['tiers'], 'data of this table')}&emsp;"
@@ -70,18 +82,27 @@ def attack_table(attacks: Sequence[Mapping[str, Any]], metric: Mapping[str, Any]
     for attack in attacks:
         budget = ", ".join(f"{key.replace('_', ' ')} {plain_value(value)}" for key, value in attack["budget"].items())
         leak = "—" if attack["leaked"] is None else signed(attack["leaked"], metric)
-        base = number(attack["baseline"], metric)
         rows.append(
             f"<tr><td>{escape(attack['title'])}<br><span class=note>{escape(budget)}</span></td>"
-            f"<td>{escape(attack['tier'])}</td><td class=n>{number(attack['locked'], metric)}</td>"
-            f"<td class=n>{number(attack['recovered'], metric)}</td><td class=n>{base}</td><td class=n>{leak}</td></tr>"
+            + _cell("tier", attack["tier"])
+            + _cell("locked", number(attack["locked"], metric))
+            + _cell("after", number(attack["recovered"], metric))
+            + _cell("baseline", number(attack["baseline"], metric))
+            + _cell("leak", leak)
+            + _cell("gap regained", percent_of_gap(attack["regained"]))
+            + _cell("next step", step_of_attack(attack["regained"], REGAINED))
+            + "</tr>"
         )
     return (
-        "<details><summary>All attacks as a table, with their budgets</summary><div class=scroll><table><thead><tr>"
-        "<th>Attack<th>tier<th class=n>locked<th class=n>after<th class=n>baseline<th class=n>leak</thead><tbody>"
-        + "".join(rows)
-        + "</tbody></table></div></details>"
+        "<details><summary>All attacks as a table, with their budgets</summary><div class=scroll><table class=cards><thead><tr>"
+        "<th>Attack<th class=n>tier<th class=n>locked<th class=n>after<th class=n>baseline<th class=n>leak<th class=n>gap regained"
+        "<th class=n>next step</thead><tbody>" + "".join(rows) + "</tbody></table></div></details>"
     )
+
+
+def _cell(name: str, text: str) -> str:
+    """A cell that names its column where the page is narrow."""
+    return f'<td class=n data-label="{escape(name, quote=True)}">{escape(text)}</td>'
 
 
 def data_link(name: str, data: Any, words: str = "data of this figure") -> str:

@@ -46,6 +46,11 @@ def percent_of_weights(share: float) -> str:
     return f"{100 * share:.2g} %" if share < 0.1 else f"{100 * share:.1f} %"
 
 
+def percent_of_gap(share: float | None) -> str:
+    """The share of the gap that was regained, as people read it; an attacker who does worse than afresh regains nothing."""
+    return "—" if share is None else f"{100 * max(0.0, share):.0f} %"
+
+
 def plain_value(value: Any) -> str:
     """A value of a budget as people read it."""
     return f"{value:g}" if isinstance(value, float) else str(value)

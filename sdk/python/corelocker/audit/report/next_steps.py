@@ -1,0 +1,62 @@
+"""What to do after an audit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+LOCK_MORE = (
+    "Lock more: `corelocker lock --preset hardened` takes the signs of all weights, and `corelocker calibrate --recovered 0.1` "
+    "finds the smallest lock that holds on your data."
+)
+SERVE_A_PART = "Or serve a part: run the last layers on your server, so that no phone ever holds the whole model."
+
+
+def next_steps(
+    document: Mapping[str, Any], level: str, regained: float | None, label_free: bool
+) -> list[dict[str, str]]:
+    """What the publisher should do now, the most important first.
+
+    Args:
+        level: of the verdict.
+        regained: the share of the gap that the strongest attack regains.
+        label_free: whether an attack without labels opens the lock.
+
+    Returns [{"action", "text"}]; actions are "ship", "accept", "lock-more", "serve-a-part", "measure" and "report-a-bug".
+    """
+    if not document["bit_exact"]:
+        return [_step("report-a-bug", "Do not ship this file. Report it: restoring must be bit-identical.")]
+    hardened = document["lock"].get("preset") == "hardened" or document["lock"].get("unit") == "sign"
+    steps = []
+    if level == "holds":
+        steps.append(_step("ship", "Ship it. Run the audit again when the model, its data or the lock change."))
+    elif level == "open":
+        steps.append(
+            _step("measure", "Run the audit with attacks: name the torch module with --model package.module:factory.")
+        )
+    elif hardened:
+        share = (
+            ""
+            if regained is None
+            else f" {100 * max(0.0, regained):.0f} % of the gap is what the data above buys an attacker."
+        )
+        steps.append(_step("accept", f"Decide whether to accept it: this is the strongest preset.{share}"))
+        steps.append(_step("serve-a-part", SERVE_A_PART))
+    else:
+        steps.append(_step("lock-more", LOCK_MORE))
+        if label_free or (regained or 0.0) > 0.5:
+            steps.append(_step("serve-a-part", SERVE_A_PART))
+    if document["quick"] and level != "open":
+        steps.append(_step("measure", "This was a quick audit. Run it without --quick before you rely on it."))
+    return steps
+
+
+def step_of_attack(regained: float | None, most: float) -> str:
+    """What one attack asks for, in a word or two: "accept" or "lock more"; "—" where there is no gap to regain."""
+    if regained is None:
+        return "—"
+    return "accept" if regained <= most else "lock more"
+
+
+def _step(action: str, text: str) -> dict[str, str]:
+    return {"action": action, "text": text}
