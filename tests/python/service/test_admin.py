@@ -223,7 +223,7 @@ def test_check_config_finds_and_exits(tmp_path: Path) -> None:
 def test_a_database_is_made(tmp_path: Path) -> None:
     place = Place(tmp_path)
     assert place.on_service("license", "list", code=1)["error"]["code"] == "storage-unavailable"
-    assert place.on_service("service", "migrate") == {"version": "0001"}
+    assert place.on_service("service", "migrate") == {"version": "0002"}
     assert place.on_service("license", "list") == {"licenses": []}
 
 

@@ -46,6 +46,7 @@ def test_the_log_of_a_run_holds_no_secret(sqlite_world: World) -> None:
             assert server.request("GET", f"/{grant}?token={grant}").status_code == 404
             sealed = server.post("/v1/challenges", {"device_key": jose.public_jwk(phone.public_key)}).json()
             secrets |= {grant, body["challenge"], renewal["challenge"], issued["license"], renewed.json()["license"]}
+            refusals = [refused, server.post(path, renewal), server.request("GET", f"/{grant}?token={grant}")]
             secrets |= {sealed["sealed"], sealed["challenge"], *map(str, body["attestation"].values())}
             secrets |= set(jose.public_jwk(phone.public_key).values()) - {"EC", "P-256"}
         secrets -= {"development"}
@@ -56,6 +57,9 @@ def test_the_log_of_a_run_holds_no_secret(sqlite_world: World) -> None:
         text = server.log_text.getvalue()
         lines = server.lines()
         metrics = server.metrics_text()
+        with sqlite_world.storage() as storage:
+            rows = [vars(row) for row in storage.audit_rows(limit=1000)]
+    answered = "".join(f"{answer.text} {answer.headers}" for answer in refusals)
     secrets |= {"a-bearer-token", "a-cookie", "a-secret-app", "a purchase", "quotes its parameters"}
     for secret in secrets:
         # Any piece of a token is as telling as the whole.
@@ -63,12 +67,21 @@ def test_the_log_of_a_run_holds_no_secret(sqlite_world: World) -> None:
         for piece in pieces:
             assert piece not in text, piece
             assert piece not in metrics, piece
+            assert piece not in str(rows), piece
+            assert piece not in answered, piece
     requests = [line for line in lines if line["event"] == "request"]
-    assert len(requests) == 20
+    assert len(requests) == 24
     for line in requests:
         assert line.keys() >= {"time", "level", "request_id", "client", "method", "route", "status", "ms"}
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"])
     assert len({line["request_id"] for line in requests}) == len(requests)
+    # What was decided is found by the id that its answer had.
+    of_line = {line["request_id"]: line for line in requests}
+    kept = [row for row in rows if row["event"] in ("unlock", "renew")]
+    assert len(kept) >= 8
+    for row in kept:
+        line = of_line[row["request_id"]]
+        assert (line["route"], line.get("code", "ok")) == (row["event"], row["outcome"])
     assert {line["reason"] for line in requests if line.get("code") == "attestation-refused"} == {"signature"}
 
 

@@ -24,10 +24,10 @@ Answer = tuple[int, dict[str, Any]]
 def pair(
     tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer
 ) -> Iterator[tuple[World, list[ServiceProcess]]]:
-    """Two processes, started separately, on one PostgreSQL database; each test takes purchases of its own."""
+    """Two hosts, of which each has files of its own, on one PostgreSQL database; each test takes purchases of its own."""
     world = World(tmp_path_factory.mktemp("pair"), postgres.new_database())
     ports = [free_port(), free_port()]
-    configs = [world.configure(port=port) for port in ports]
+    configs = [world.another_host(port) for port in ports]
     world.migrate()
     with ThreadPoolExecutor(2) as pool:
         services = list(pool.map(world.start, configs, ports))
@@ -153,11 +153,43 @@ def test_one_is_killed_under_load(pair: tuple[World, list[ServiceProcess]]) -> N
         assert given[number] == {place.device for place in entitlement.places}
         assert len(given[number]) == 3
         assert {entry.device for entry in licenses} == given[number]
-    services[0] = world.start(world.folder / f"service-{services[0].port}.toml", services[0].port)
+    services[0] = world.start(world.folder / f"host-{services[0].port}/service.toml", services[0].port)
     for number in range(8):
         for phone in phones[number]:
             status, _ = unlock(services[0], phone, grants[number])
             assert status == (201 if phone.thumbprint in given[number] else 409)
+
+
+def test_hosts_have_files_of_their_own(pair: tuple[World, list[ServiceProcess]]) -> None:
+    world, services = pair
+    epochs = [world.folder / f"host-{service.port}/service-keys.json.epoch" for service in services]
+    assert all(epoch.exists() for epoch in epochs)
+    assert not (world.folder / "service-keys.json.epoch").exists()
+
+
+def test_a_renewal_and_a_notice_at_both_hosts(pair: tuple[World, list[ServiceProcess]]) -> None:
+    """One renewal sent to both at once counts once; a revocation at the same time is never undone by one."""
+    world, services = pair
+    phone, grant = Phone(world), world.grant("renewed at both")
+    status, issued = unlock(services[0], phone, grant)
+    assert status == 201
+    path = f"/v1/licenses/{issued['license_id']}/renew"
+    body = phone.renew_body(challenge(services[1]), issued["license_id"])
+    answers = at_once([
+        lambda service=services[number % 2]: post(f"{service.url}{path}", body)  # type: ignore[misc]
+        for number in range(PARALLEL)
+    ])  # fmt: skip
+    assert codes(answers) == {"license": 1, "challenge-used": PARALLEL - 1}
+    bodies = [phone.renew_body(challenge(services[0]), issued["license_id"]) for _ in range(20)]
+    answers = at_once([
+        *[lambda body=body, service=services[number % 2]: post(f"{service.url}{path}", body)  # type: ignore[misc]
+          for number, body in enumerate(bodies)],
+        lambda: (0, {"type": world.revoke(issued["license_id"])}),
+    ])  # fmt: skip
+    assert codes(answers).keys() <= {"license", "license-revoked", "None", "purchase-revoked"}
+    for service in services:
+        body = phone.renew_body(challenge(service), issued["license_id"])
+        assert post(f"{service.url}{path}", body)[0] == 403
 
 
 def test_workers_of_one_service(sqlite_world: World) -> None:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import os
+import random
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from corelocker.service.limits import ClientAddress, RateLimiter
+from corelocker.service.shared_limits import SharedLimits
+from corelocker.service.storage import Storage
 from support.http_server import problem, serving
-from support.unlock_world import World
+from support.postgres import PostgresServer
+from support.unlock_world import Phone, World
 
 
 def test_a_client_that_asks_too_often(sqlite_world: World) -> None:
@@ -103,6 +110,80 @@ def test_an_ipv6_client_is_its_network() -> None:
     assert [limiter.wait(address) == 0 for address in ("192.0.2.1", "::ffff:192.0.2.1", "::ffff:c000:201")] == [
         True, True, False,
     ]  # fmt: skip
+
+
+def test_a_purchase_that_is_shown_too_often(sqlite_world: World) -> None:
+    path = sqlite_world.config_path
+    path.write_text(path.read_text().replace("rate_limit = 0", "rate_limit = 4", 1))
+    with serving(sqlite_world) as server:
+        phone = Phone(sqlite_world)
+        answers = [server.unlock(phone, sqlite_world.grant("shared")) for _ in range(3)]
+        license_id = answers[0].json()["license_id"]
+        renewed = server.post(f"/v1/licenses/{license_id}/renew", phone.renew_body(server.challenge(), license_id))
+        assert [answer.status_code for answer in (*answers, renewed)] == [201] * 4
+        said = problem(server.unlock(Phone(sqlite_world), sqlite_world.grant("shared")), 429, "rate-limited")
+        assert 800 < said["retry_after"] <= 900
+        assert server.unlock(phone, sqlite_world.grant("another")).status_code == 201
+        # Without a proof of the device nobody uses up what a purchase has.
+        body = phone.renew_body(server.challenge(), license_id, tier="plus")
+        problem(server.post(f"/v1/licenses/{license_id}/renew", body), 401, "attestation-refused")
+
+
+def test_hosts_share_what_is_used_up(postgres: PostgresServer) -> None:
+    storage = Storage.open(postgres.new_database(), migrate=True)
+    hosts = [RateLimiter(per_client=1, client_burst=20, overall=0, overall_burst=1) for _ in range(2)]
+    shares = [SharedLimits(storage, {"clients": limiter}) for limiter in hosts]
+    try:
+        assert sum(hosts[0].wait("192.0.2.1") == 0 for _ in range(30)) == 20
+        assert hosts[1].wait("192.0.2.1") == 0
+        assert hosts[1].wait("192.0.2.2") == 0
+        for share in shares:
+            share.share()
+        # It was quiet at the second host, which finds out when it no longer is.
+        assert sum(hosts[1].wait("192.0.2.1") == 0 for _ in range(10)) == 10
+        shares[1].share()
+        assert hosts[1].wait("192.0.2.1") > 0
+        assert hosts[1].wait("192.0.2.2") == 0
+        (row,) = storage.execute(sa.text("SELECT subject, empty_at FROM rates"))
+        assert "192.0.2.1" not in row.subject
+        assert row.empty_at > time.time() + 10
+        storage.execute(sa.text("UPDATE rates SET empty_at = empty_at - 100"))
+        shares[0].forget()
+        assert storage.execute(sa.text("SELECT subject FROM rates")) == []
+    finally:
+        storage.close()
+
+
+def test_many_hosts_share_at_once(postgres: PostgresServer) -> None:
+    """Each adds to the same rows at the same time: nothing is lost, nothing waits in a circle."""
+    storage = Storage.open(postgres.new_database(), migrate=True)
+    clients = [f"192.0.2.{number}" for number in range(1, 60)]
+
+    def host(seed: int) -> None:
+        limiter = RateLimiter(per_client=0.01, client_burst=1000, overall=0, overall_burst=1)
+        share = SharedLimits(storage, {"clients": limiter})
+        for _ in range(5):
+            for client in random.Random(seed).sample(clients, len(clients)):
+                limiter._count(client, 100.0)
+            share.share()
+
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(host, range(4)))
+        rows = storage.execute(sa.text("SELECT empty_at FROM rates"))
+        assert len(rows) == len(clients)
+        assert all(time.time() + 1950 < row.empty_at < time.time() + 2050 for row in rows)
+    finally:
+        storage.close()
+
+
+def test_on_sqlite_there_is_nobody_to_share_with(tmp_path: Path) -> None:
+    storage = Storage.open(f"sqlite:///{tmp_path}/unlock.sqlite", migrate=True)
+    limiter = RateLimiter(per_client=1, client_burst=2, overall=0, overall_burst=1)
+    limiter.wait("192.0.2.1")
+    SharedLimits(storage, {"clients": limiter}).share()
+    SharedLimits(storage, {"clients": limiter}).forget()
+    storage.close()
 
 
 def test_processes_share_the_limiter() -> None:

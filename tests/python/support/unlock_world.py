@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -149,7 +150,7 @@ class World:
         path.write_text(
             f'environment = "development"\nissuer = "{ISSUER}"\ndatabase_url = "{self.database_url}"\n'
             '[keys]\nkeystore = "service-keys.json"\n'
-            f"[licenses]\ndevices = {devices}\n"
+            f"[licenses]\ndevices = {devices}\nrate_limit = 0\n"
             f"[http]\nport = {port or self.port}\nworkers = {workers}\nrate_limit = 0\n"
             f'[[apps]]\nid = "{APP}"\n'
             '[apps.development]\nroots = ["dev-root.pem"]\n'
@@ -196,6 +197,18 @@ class World:
         keys = tier_keys(self.content_key, bundle, len(TIERS))
         self.bundle_path = self.folder / "scanner.clkey"
         self.bundle_path.write_bytes(write_bundle(contents, self.publisher, keys))
+
+    def another_host(self, port: int) -> Path:
+        """A folder with copies of all files of the service, as on a second machine; the path of its configuration."""
+        folder = self.folder / f"host-{port}"
+        folder.mkdir()
+        for name in ("service-keys.json", "dev-root.pem", "backend.pem", "service.toml"):
+            shutil.copy2(self.folder / name, folder / name)
+        FileKek.generate(folder / "kek")
+        Keystore.open(folder / "service-keys.json").change_secret(Kek("file", str(folder / "kek")))
+        config = folder / "service.toml"
+        config.write_text(config.read_text().replace(f"port = {self.port}\n", f"port = {port}\n"))
+        return config
 
     # --- the parts -------------------------------------------------------------------------------
 

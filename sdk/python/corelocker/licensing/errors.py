@@ -75,6 +75,21 @@ class ChallengeUsedError(ChallengeError):
     code = "challenge-used"
 
 
+class RateLimitedError(LicensingError):
+    """Too many requests for this purchase.
+
+    Attributes:
+        retry_after: seconds until the next one may come.
+    """
+
+    code = "rate-limited"
+    retryable = True
+
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 class AppUnknownError(LicensingError):
     """The service does not know this app."""
 

@@ -65,11 +65,13 @@ class LicenseConfig:
         lifetime: of a license; None is perpetual.
         renewal_window: how long after its end a license can still be renewed.
         rules: how many devices may use a purchase, and how slowly places change hands.
+        rate_limit: unlocks and renewals an hour of one purchase, which may all come at once; 0 is no limit.
     """
 
     lifetime: int | None = 30 * _DAY
     renewal_window: int = 180 * _DAY
     rules: DeviceRules = field(default_factory=DeviceRules)
+    rate_limit: int = 600
 
 
 @dataclass(frozen=True)

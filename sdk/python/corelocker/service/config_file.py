@@ -179,6 +179,7 @@ def _licenses(table: Table) -> LicenseConfig:
             table.integer("devices", 1, 1000, usual.rules.devices),
             table.integer("cooldown", 0, 10 * 366 * _DAY, usual.rules.cooldown),
         ),
+        rate_limit=table.integer("rate_limit", 0, 10**9, usual.rate_limit),
     )
 
 

@@ -21,11 +21,12 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from corelocker.service.config import HttpConfig
-from corelocker.service.edge import OTHER, new_request_id
+from corelocker.service.edge import OTHER
 from corelocker.service.limits import MAX_HEAD, ClientAddress, ClientShares
 from corelocker.service.logs import Log
 from corelocker.service.metrics import Metrics
 from corelocker.service.problems import of_code
+from corelocker.service.request_id import new_request_id
 from corelocker.service.run import BACKLOG
 
 _KEEP_ALIVE_SECONDS = 30

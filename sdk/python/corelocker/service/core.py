@@ -20,6 +20,7 @@ from corelocker.service.challenges import Challenges
 from corelocker.service.config import ServiceConfig
 from corelocker.service.decisions import Decisions
 from corelocker.service.keys import KeyProvider
+from corelocker.service.limits import RateLimiter, make_purchase_limiter
 from corelocker.service.maintenance import Maintenance
 from corelocker.service.notices import Notices
 from corelocker.service.proofs import ProofVerifier, moment
@@ -42,6 +43,7 @@ class UnlockService:
         keys: the service's signing key and the content keys.
         clock: gives the time, Unix seconds.
         verifiers: by app, in place of those that the configuration describes.
+        limiter: of purchases, where several processes share one.
 
     Raises ConfigError for a configuration that makes no sense, or a database that belongs to another environment.
     """
@@ -54,6 +56,7 @@ class UnlockService:
         *,
         clock: Callable[[], float] = time.time,
         verifiers: Mapping[str, AppVerifiers] | None = None,
+        limiter: RateLimiter | None = None,
     ) -> None:
         self.config = config
         self._storage = storage
@@ -65,7 +68,10 @@ class UnlockService:
         self.challenges = Challenges(storage.secret(), config.attestation.challenge_lifetime, clock)
         proofs = ProofVerifier(config.environment, self.challenges, storage, self._revocation)
         refusals = RefusalLog(storage)
-        self.decisions = Decisions(config, storage, keys, self.apps, catalog, self.challenges, proofs, refusals, clock)
+        limiter = limiter or make_purchase_limiter(config.licenses)
+        self.decisions = Decisions(
+            config, storage, keys, self.apps, catalog, self.challenges, proofs, refusals, limiter, clock
+        )
         self.notices = Notices(storage, self.apps, catalog, refusals, clock)
         self.maintenance = Maintenance(
             storage, self.apps, self.notices, self._revocation, refusals, config.audit, clock

@@ -34,6 +34,7 @@ from corelocker.licensing.errors import (
     ProviderNotAllowedError,
     PurchaseError,
     PurchaseFormatError,
+    RateLimitedError,
     TierUnknownError,
 )
 from corelocker.licensing.license import License, check_renewal, issue_license
@@ -54,6 +55,7 @@ from corelocker.service.challenges import Challenges
 from corelocker.service.config import ServiceConfig
 from corelocker.service.errors import AttestationRefusedError
 from corelocker.service.keys import BundleInfo, KeyProvider
+from corelocker.service.limits import RateLimiter
 from corelocker.service.messages import Issued, RenewRequest, ShownPurchase, UnlockRequest
 from corelocker.service.proofs import Proof, ProofVerifier
 from corelocker.service.records import AuditRow, PurchaseKey, StoredLicense
@@ -117,6 +119,7 @@ class Decisions:
         challenges: Challenges,
         proofs: ProofVerifier,
         refusals: RefusalLog,
+        limiter: RateLimiter,
         clock: Callable[[], float],
     ) -> None:
         self._config = config
@@ -127,6 +130,7 @@ class Decisions:
         self._challenges = challenges
         self._proofs = proofs
         self._refusals = refusals
+        self._limiter = limiter
         self._clock = clock
 
     def unlock(self, request: UnlockRequest) -> Issued:
@@ -193,6 +197,8 @@ class Decisions:
         purchase = _verify_purchase(app, request.purchase, now_ms)
         if not purchase.purchase_id.isprintable() or len(purchase.purchase_id) > 512:
             raise PurchaseFormatError("the purchase has an identifier that cannot be stored")
+        key = PurchaseKey.of(purchase)
+        self._limit(key)
         return VerifiedRequest(
             challenge=request.challenge,
             challenge_end=challenge_end,
@@ -203,7 +209,7 @@ class Decisions:
             device_jwk=request.device_jwk,
             device=request.device,
             proof=proof,
-            purchase=PurchaseKey.of(purchase),
+            purchase=key,
             statements=(purchase,),
             renewed=None,
             now=now,
@@ -221,6 +227,7 @@ class Decisions:
             request.challenge, known.app, known.bundle, known.tier, device_key, renewal_token(known.jti), known.device
         )
         proof = self._proofs.of_renewal(app, known, request, attested, now)
+        self._limit(known.purchase)
         return VerifiedRequest(
             challenge=request.challenge,
             challenge_end=challenge_end,
@@ -236,6 +243,11 @@ class Decisions:
             renewed=known,
             now=now,
         )
+
+    def _limit(self, purchase: PurchaseKey) -> None:
+        wait = self._limiter.wait(purchase.tag)
+        if wait > 0:
+            raise RateLimitedError("too many unlocks and renewals of this purchase", retry_after=wait)
 
     def _app(self, name: str) -> AppVerifiers:
         app = self._apps.get(name)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import time
 
 from starlette.requests import ClientDisconnect
@@ -21,6 +20,7 @@ from corelocker.service.limits import MAX_HEAD, ClientAddress, ClientShares, Rat
 from corelocker.service.logs import Log
 from corelocker.service.metrics import Metrics
 from corelocker.service.problems import Problem, ProblemError, of_code, of_error
+from corelocker.service.request_id import begin_request, new_request_id
 
 OTHER = "other"  # the route of a request that none takes
 # An orchestrator asks these, and it must get its answer in an attack too.
@@ -33,11 +33,6 @@ _SECURITY = (
     (b"referrer-policy", b"no-referrer"),
     (b"x-content-type-options", b"nosniff"),
 )
-
-
-def new_request_id() -> str:
-    """16 hexadecimal digits."""
-    return os.urandom(8).hex()
 
 
 class EdgeMiddleware:
@@ -65,6 +60,7 @@ class EdgeMiddleware:
             await self._app(scope, receive, send)
             return
         exchange = _Exchange(scope, receive, send, self._client(scope))
+        begin_request(exchange.request_id)
         self._metrics.begin()
         shares = False
         try:

@@ -14,9 +14,10 @@ import mmap
 import os
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
-from corelocker.service.config import HttpConfig
+from corelocker.service.config import HttpConfig, LicenseConfig, ServiceConfig
 
 # Bytes of a request line and all headers.
 MAX_HEAD = 16 << 10
@@ -24,6 +25,7 @@ MAX_HEAD = 16 << 10
 _SLOTS = 1 << 17  # of each half; 2 MiB in all
 _WHOLE = 2 * _SLOTS  # the slot of the limit for all clients together
 _MAX_FORWARDED = 16
+_COUNTED = 10_000
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -113,6 +115,7 @@ class RateLimiter:
         overall_burst: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._costs: dict[str, float] = {}
         self._client = _pace(per_client, client_burst)
         self._overall = _pace(overall, overall_burst)
         self._clock = clock
@@ -142,12 +145,50 @@ class RateLimiter:
             # Two processes may count at the same moment and one count be lost; the limit is not that exact.
             for slot in (first, second):
                 table[slot] = max(now, table[slot]) + interval
+            if empty_at - now > tolerance / 4:
+                self._count(client, interval)
         return 0.0
+
+    def take_costs(self) -> dict[str, float]:
+        """What clients that are not quiet have used since the last call, seconds by client, for `shared_limits`."""
+        costs, self._costs = self._costs, {}
+        return costs
+
+    def raise_to(self, client: str, ahead: float) -> None:
+        """Take over that a client's bucket is empty in so many seconds, unless it is fuller here."""
+        empty_at = self._clock() + ahead
+        for slot in self._slots(client):
+            self._table[slot] = max(self._table[slot], empty_at)
+
+    def _count(self, client: str, interval: float) -> None:
+        subject, costs = _subject(client), self._costs
+        # So many that nobody takes them are an attack from everywhere, which this limit does not hold off.
+        if subject in costs or len(costs) < _COUNTED:
+            costs[subject] = costs.get(subject, 0.0) + interval
 
     def _find_slots(self, client: str) -> tuple[int, int]:
         digest = hashlib.blake2b(_subject(client).encode(), key=self._key, digest_size=16).digest()
         first, second = int.from_bytes(digest[:8]), int.from_bytes(digest[8:])
         return first % _SLOTS, _SLOTS + second % _SLOTS
+
+
+@dataclass(frozen=True)
+class Limiters:
+    """The rate limiters of a service: of the clients' addresses, and of the purchases that they show."""
+
+    clients: RateLimiter
+    purchases: RateLimiter
+
+    @classmethod
+    def of(cls, config: ServiceConfig) -> Limiters:
+        """Those that a configuration asks for."""
+        return cls(make_limiter(config.http), make_purchase_limiter(config.licenses))
+
+
+def make_purchase_limiter(licenses: LicenseConfig) -> RateLimiter:
+    """The limiter of a purchase's unlocks and renewals: those of an hour may come at once."""
+    hourly = licenses.rate_limit
+    return RateLimiter(per_client=hourly / 3600, client_burst=max(1, hourly), overall=0, overall_burst=1)
 
 
 def make_limiter(http: HttpConfig) -> RateLimiter:

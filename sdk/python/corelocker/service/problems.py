@@ -20,6 +20,7 @@ from corelocker.licensing.errors import (
     LicenseError,
     PurchaseError,
     PurchaseUpstreamError,
+    RateLimitedError,
     RequestError,
 )
 
@@ -195,7 +196,7 @@ def of_error(error: CoreLockerError) -> Problem | None:
     """What a client is told of an error; None when clients must not be told of it (the operator is to blame)."""
     if isinstance(error, DeviceLimitError):
         return Problem(error.code, retry_at=error.retry_at)
-    if isinstance(error, PurchaseUpstreamError):
+    if isinstance(error, PurchaseUpstreamError | RateLimitedError):
         return of_code(error.code, error.retry_after)
     if isinstance(error, RequestError) and error.pointer is not None and PROBLEMS[error.code].status == 400:
         return Problem(error.code, errors=(FieldError(error.pointer, error.expected),))

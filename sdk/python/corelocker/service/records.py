@@ -90,6 +90,7 @@ class AuditRow:
     license_id: str | None = None
     provider: str | None = None
     purchase: str | None = None
+    request_id: str | None = None
 
 
 def entitlement_json(entitlement: Entitlement) -> str:

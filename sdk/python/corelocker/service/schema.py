@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 # The newest revision in migrations/versions.
-REVISION = "0001"
+REVISION = "0002"
 
 metadata = sa.MetaData()
 
@@ -83,5 +83,15 @@ audit = sa.Table(
     sa.Column("provider", sa.String(32)),
     # `purchase_tag` of the purchase, not its identifier.
     sa.Column("purchase", sa.String(16)),
+    # Of the request that was decided; None for what operators and the service itself do.
+    sa.Column("request_id", sa.String(16)),
     sqlite_autoincrement=True,
+)
+rates = sa.Table(
+    "rates",
+    metadata,
+    # `shared_limits` says whose.
+    sa.Column("subject", sa.String(64), primary_key=True),
+    # When its leaky bucket is empty again, Unix seconds.
+    sa.Column("empty_at", sa.Float(53), nullable=False),
 )

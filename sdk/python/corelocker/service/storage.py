@@ -42,6 +42,7 @@ from corelocker.service.records import (
     entitlement_json,
     entitlement_of_json,
 )
+from corelocker.service.request_id import current_request
 from corelocker.service.schema import (
     REVISION,
     attest_keys,
@@ -146,6 +147,17 @@ class Storage:
             return
         with self.transaction(durable=False) as transaction:
             transaction.set_setting("last-write-check", str(int(time.time())))
+
+    @property
+    def shared(self) -> bool:
+        """Whether other hosts may use the database too."""
+        return self._engine.dialect.name != "sqlite"
+
+    def execute(self, statement: sa.TextClause, values: Mapping[str, Any] | None = None) -> list[sa.Row[Any]]:
+        """A statement about what may be lost, in a transaction of its own; the rows that it returns."""
+        with self._write_turn(), database.begin(self._engine, durable=False) as connection:
+            result = connection.execute(statement, dict(values or {}))
+            return list(result) if result.returns_rows else []
 
     def time(self) -> float:
         """The clock of the database's machine, Unix seconds."""
@@ -379,7 +391,7 @@ class Transaction:
 
     def audit(self, row: AuditRow) -> None:
         """Add to the audit log."""
-        self._connection.execute(_INSERT_AUDIT, vars(row))
+        self._connection.execute(_INSERT_AUDIT, vars(row) | {"request_id": row.request_id or current_request()})
 
 
 @cache

@@ -15,7 +15,7 @@ from multiprocessing.process import BaseProcess
 
 from corelocker.service.config import ServiceConfig
 from corelocker.service.errors import ServiceRefusesToStartError
-from corelocker.service.limits import make_limiter
+from corelocker.service.limits import Limiters
 from corelocker.service.logs import Log
 from corelocker.service.metrics import MetricsServer, forget_process
 from corelocker.service.worker import work
@@ -35,7 +35,7 @@ class Supervisor:
     def __init__(self, config: ServiceConfig, listener: socket.socket) -> None:
         self._config = config
         self._listener = listener
-        self._limiter = make_limiter(config.http)
+        self._limiters = Limiters.of(config)
         self._log = Log()
         self._workers: dict[BaseProcess, float] = {}
         self._failures = 0
@@ -74,7 +74,7 @@ class Supervisor:
         self._stopping = True
 
     def _start(self) -> None:
-        worker = self._fork.Process(target=work, args=(self._config, self._listener, self._limiter), daemon=False)
+        worker = self._fork.Process(target=work, args=(self._config, self._listener, self._limiters), daemon=False)
         worker.start()
         self._workers[worker] = time.monotonic()
 

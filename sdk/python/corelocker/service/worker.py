@@ -21,15 +21,17 @@ from corelocker.service.core import UnlockService
 from corelocker.service.epoch import Epoch
 from corelocker.service.http import create_app
 from corelocker.service.keys import open_keys
-from corelocker.service.limits import RateLimiter
+from corelocker.service.limits import Limiters
 from corelocker.service.logs import Log, take_over_logging
 from corelocker.service.metrics import Metrics
+from corelocker.service.shared_limits import SharedLimits
 from corelocker.service.storage import Storage
 
 _MAINTENANCE_SECONDS = 30
+_SHARE_SECONDS = 1
 
 
-def work(config: ServiceConfig, listener: socket.socket, limiter: RateLimiter) -> None:
+def work(config: ServiceConfig, listener: socket.socket, limiters: Limiters) -> None:
     """The body of a worker process; ends it with status 1 when the service cannot be made."""
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -40,7 +42,7 @@ def work(config: ServiceConfig, listener: socket.socket, limiter: RateLimiter) -
     log = Log()
     take_over_logging(log)
     try:
-        _serve(config, listener, limiter, log)
+        _serve(config, listener, limiters, log)
     except CoreLockerError as error:
         log.write("error", "worker-cannot-start", code=error.code, message=str(error))
         sys.exit(1)
@@ -49,23 +51,26 @@ def work(config: ServiceConfig, listener: socket.socket, limiter: RateLimiter) -
         sys.exit(1)
 
 
-def _serve(config: ServiceConfig, listener: socket.socket, limiter: RateLimiter, log: Log) -> None:
+def _serve(config: ServiceConfig, listener: socket.socket, limiters: Limiters, log: Log) -> None:
     storage = Storage.open(config.database_url, pool_size=max(8, config.http.threads))
     ended = threading.Event()
     try:
-        service = UnlockService(config, storage, open_keys(config.keys))
+        service = UnlockService(config, storage, open_keys(config.keys), limiter=limiters.purchases)
         metrics = Metrics()
-        app = create_app(service, config, log=log, metrics=metrics, limiter=limiter)
+        app = create_app(service, config, log=log, metrics=metrics, limiter=limiters.clients)
         server = make_server(app, config.http, log, metrics)
-        arguments = (service, Epoch.of(config, storage), log, ended)
+        shared = SharedLimits(storage, vars(limiters))
+        arguments = (service, Epoch.of(config, storage), shared, log, ended)
         threading.Thread(target=_maintain, args=arguments, name="maintenance", daemon=True).start()
+        if storage.shared:
+            threading.Thread(target=_share_limits, args=(shared, log, ended), name="limits", daemon=True).start()
         server.run(sockets=[listener])
     finally:
         ended.set()
         storage.close()
 
 
-def _maintain(service: UnlockService, epoch: Epoch, log: Log, ended: threading.Event) -> None:
+def _maintain(service: UnlockService, epoch: Epoch, shared: SharedLimits, log: Log, ended: threading.Event) -> None:
     while not ended.wait(_MAINTENANCE_SECONDS):
         try:
             epoch.advance()
@@ -74,8 +79,21 @@ def _maintain(service: UnlockService, epoch: Epoch, log: Log, ended: threading.E
         try:
             for error in service.maintenance.run():
                 log.failure("maintenance", error, code=error.code)
+            shared.forget()
         except Exception as error:
             log.failure("maintenance", error)
+
+
+def _share_limits(shared: SharedLimits, log: Log, ended: threading.Event) -> None:
+    pause = _SHARE_SECONDS
+    while not ended.wait(pause):
+        try:
+            shared.share()
+            pause = _SHARE_SECONDS
+        except Exception as error:
+            # Each host limits by itself meanwhile.
+            log.failure("limits-not-shared", error)
+            pause = _MAINTENANCE_SECONDS
 
 
 def _end_with_parent(grace: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 import time
 from collections.abc import Callable
@@ -46,7 +47,7 @@ class WorkerThreads:
                 self._places.release()
 
         try:
-            future = asyncio.get_running_loop().run_in_executor(self._executor, call)
+            future = asyncio.get_running_loop().run_in_executor(self._executor, contextvars.copy_context().run, call)
         except BaseException:
             self._places.release()
             raise
