@@ -14,7 +14,7 @@ mobile=$root/.cache/executorch-mobile
 llvm=/usr/lib/llvm-19
 wheel=$("${PYTHON:-$root/.venv/bin/python}" -c 'import importlib.util as u; print(*u.find_spec("executorch").submodule_search_locations)')
 core_limit=100000
-core=(api errors flip mapping overlap patch request restore sample stamps steps)
+core=(api errors flip mapping overlap patch private_pages request restore sample stamps steps)
 all=("${core[@]}" executorch)
 rm -rf "$out" && mkdir -p "$out/config"
 

@@ -198,6 +198,54 @@ TEST(FaultsOfPages, AreErrorsUnlessTheKernelIsOld) {
   }
 }
 
+// A region that the patch touches everywhere is read, and mapped around.
+TEST(FaultsOfRegions, AreErrors) {
+  constexpr uint32_t kRegion = 2 << 20;
+  const Bytes original = noise(3 * size_t{kRegion}, 1);
+  const std::vector<TestRun> runs = {{kRegion, kRegion, kRegion, 1}};
+  Bytes locked = original;
+  for (size_t i = kRegion; i < 2 * kRegion; i++) locked[i] ^= 0xFF;
+  const TemporaryFile on_disk(locked);
+  const TestPatch patch(locked, original, runs);
+  const auto open_with = [&](const Plan& chosen) {
+    const Options options({patch});
+    plan = chosen;
+    plan.active = true;
+    corelocker_file* opened = nullptr;
+    const corelocker_error error = corelocker_open_path(on_disk.path(), options.get(), &opened);
+    plan.active = false;
+    const FilePointer file(opened);
+    if (error == CORELOCKER_OK) {
+      EXPECT_TRUE(contents(opened) == original);
+    }
+    return error;
+  };
+  ASSERT_EQ(open_with({}), CORELOCKER_OK);
+  const std::vector<std::string> calls = plan.made;
+  EXPECT_EQ(std::count(calls.begin(), calls.end(), "mmap"), 3);
+  bool path_is_open = false;
+  for (int i = 0; i < static_cast<int>(calls.size()); i++) {
+    Plan failing;
+    failing.failing_call = i;
+    const std::string& call = calls[static_cast<size_t>(i)];
+    const bool file_access = call == "fstat" || call == "fcntl" || call == "pread" || (call == "open" && !path_is_open);
+    // A system that does not tell of its huge pages has none.
+    const bool question = call == "open" && path_is_open;
+    path_is_open |= call == "open";
+    EXPECT_EQ(open_with(failing), question      ? CORELOCKER_OK
+                                  : file_access ? CORELOCKER_FILE_ACCESS
+                                                : CORELOCKER_MEMORY)
+        << i << " " << call;
+  }
+  Plan shortened;
+  shortened.shortened_to = kRegion + 4'096;
+  EXPECT_EQ(open_with(shortened), CORELOCKER_FILE_CHANGED);
+  Plan slow;
+  slow.interruptions = {{"pread", 2}};
+  slow.longest_read = 70'000;
+  EXPECT_EQ(open_with(slow), CORELOCKER_OK);
+}
+
 INSTANTIATE_TEST_SUITE_P(MappedAndCopied, Faults, testing::Values(0u, CORELOCKER_COPY));
 
 TEST(FaultsInBuffers, LeaveThemAsTheyWere) {

@@ -24,22 +24,28 @@ constexpr bool kEmulated = true;
 constexpr bool kEmulated = false;
 #endif
 
-// Whether the kernel lets a page be written is asked with a read into it, which
-// fails instead of ending the process.
-TEST(Handle, IsReadOnly) {
-  const TwoTiers tiers;
+// The kernel is asked with a read into the memory, which fails instead of ending the process.
+bool is_writable(const corelocker_file* file, uint64_t position) {
   const TemporaryFile source(Bytes{1});
   const int fd = open(source.path(), O_RDONLY);
+  auto* const data = static_cast<uint8_t*>(const_cast<void*>(corelocker_data(file)));
+  const bool written = pread(fd, data + position, 1, 0) != -1;
+  if (!written) {
+    EXPECT_EQ(errno, EFAULT);
+  }
+  close(fd);
+  return written;
+}
+
+TEST(Handle, IsReadOnly) {
+  const TwoTiers tiers;
   for (const uint32_t flags : {0u, CORELOCKER_COPY}) {
     FilePointer file;
     ASSERT_EQ(open_path(tiers.file.path(), Options({tiers.to_plus}, flags), file), CORELOCKER_OK);
-    auto* const data = static_cast<uint8_t*>(const_cast<void*>(corelocker_data(file.get())));
     for (const size_t position : {size_t{0}, size_t{50'000}, kFileSize - 1}) {
-      EXPECT_EQ(pread(fd, data + position, 1, 0), -1);
-      EXPECT_EQ(errno, EFAULT);
+      EXPECT_FALSE(is_writable(file.get(), position)) << position;
     }
   }
-  close(fd);
 }
 
 // What the kernel says of the mappings of a file.
@@ -75,6 +81,51 @@ TEST(Handle, ReportsPrivateBytes) {
   }
   ASSERT_EQ(open_path(on_disk.path(), Options({patch}, CORELOCKER_COPY), file), CORELOCKER_OK);
   EXPECT_EQ(corelocker_private_bytes(file.get()), 100 * page);
+}
+
+// Regions of which a patch touches much are read into memory of their own; the others stay mapped, page by page. The
+// part that is opened begins inside the file, so that its regions begin at other places than the file's.
+TEST(Handle, ReadsRegionsThatAreTouchedMuch) {
+  constexpr uint64_t kRegion = uint64_t{2} << 20;
+  const auto page = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+  const auto pages = static_cast<uint32_t>(kRegion / page);
+  const auto stride = static_cast<uint32_t>(page);
+  // Of five regions: one page in four, all but the first, none, all, one at the border; and all of what is left over.
+  const std::vector<TestRun> runs = {
+      {2 * page, 3, 4 * stride, pages / 4 - 1},
+      {kRegion + page, 100, stride, pages - 1},
+      {3 * kRegion, 7, stride, pages},
+      {5 * kRegion - 2, 2, 2, 1},
+      {5 * kRegion, static_cast<uint32_t>(10 * page), static_cast<uint32_t>(10 * page), 1}};
+  const uint64_t expected = (pages / 4 - 1 + 2 * pages + 1 + 10) * page;
+  const Bytes original = noise(5 * kRegion + 10 * page, 1);
+  const Bytes locked = TwoTiers::overwritten(original, runs, 2);
+  const TestPatch patch(locked, original, runs);
+  for (const uint64_t before : {uint64_t{0}, page, page + 64}) {
+    SCOPED_TRACE(before);
+    Bytes stored = noise(before, 3);
+    stored.insert(stored.end(), locked.begin(), locked.end());
+    const TemporaryFile on_disk(stored);
+    const int fd = open(on_disk.path(), O_RDONLY);
+    const Options options({patch});
+    corelocker_file* opened = nullptr;
+    ASSERT_EQ(corelocker_open_fd(fd, before, locked.size(), options.get(), &opened), CORELOCKER_OK);
+    close(fd);
+    const FilePointer file(opened);
+    // Shifted by a part of a page, two pieces reach into a page more.
+    EXPECT_LE(corelocker_private_bytes(opened) - expected, before % page == 0 ? 0 : 2 * page);
+    // Before they are read: the kernel counts pages of a file that was just written as well.
+    if (!kEmulated && before % page == 0) {
+      EXPECT_EQ(private_dirty_of(on_disk.path()), expected - 2 * kRegion);
+    }
+    EXPECT_TRUE(contents(opened) == original);
+    for (const uint64_t position : {uint64_t{0}, kRegion, 3 * kRegion, locked.size() - 1}) {
+      EXPECT_FALSE(is_writable(opened, position)) << position;
+    }
+    EXPECT_EQ(corelocker_check(opened), CORELOCKER_OK);
+    ASSERT_EQ(truncate(on_disk.path(), 10), 0);
+    EXPECT_EQ(corelocker_check(opened), CORELOCKER_FILE_CHANGED);
+  }
 }
 
 TEST(Handle, SeesThatTheFileChanged) {

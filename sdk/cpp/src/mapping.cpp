@@ -28,8 +28,6 @@ constexpr int kPrivate = MAP_PRIVATE;
 #endif
 #endif
 
-constexpr size_t kHugePage = size_t{2} << 20;
-
 FileIdentity identity_of(const struct stat& status) {
 #ifdef __APPLE__
   const timespec& modified = status.st_mtimespec;
@@ -121,7 +119,7 @@ corelocker_error Mapping::open_fd(int fd, uint64_t offset, uint64_t length, Mapp
   if (offset > file_size) return CORELOCKER_RESTORE_SIZE;
   if (length == CORELOCKER_TO_END) length = file_size - offset;
   if (length > file_size - offset) return CORELOCKER_RESTORE_SIZE;
-  if (length > SIZE_MAX - kHugePage) return CORELOCKER_MEMORY;
+  if (length > SIZE_MAX - 2 * kRegion) return CORELOCKER_MEMORY;
   opened.identity.offset = offset;
   opened.identity.length = length;
   opened.size = static_cast<size_t>(length);
@@ -140,15 +138,39 @@ Mapping Mapping::of_buffer(void* bytes, size_t size) {
   return mapping;
 }
 
-corelocker_error Mapping::map() {
-  if (size == 0) return CORELOCKER_OK;
-  const size_t mapped = size + lead;
-  void* const start =
-      mmap(nullptr, mapped, PROT_READ | PROT_WRITE, kPrivate, fd, static_cast<off_t>(identity.offset - lead));
+corelocker_error Mapping::take_memory(size_t wanted) {
+  wanted = (wanted + page - 1) / page * page;
+  const size_t slack = wanted < kRegion ? 0 : kRegion;
+  void* const start = mmap(nullptr, wanted + slack, PROT_READ | PROT_WRITE, kPrivate | MAP_ANONYMOUS, -1, 0);
   if (start == MAP_FAILED) return map_error();
-  base = static_cast<uint8_t*>(start);
-  base_size = mapped;
+  auto* const memory = static_cast<uint8_t*>(start);
+  const size_t skipped = slack == 0 ? 0 : (kRegion - reinterpret_cast<uintptr_t>(memory) % kRegion) % kRegion;
+  if (skipped > 0) munmap(memory, skipped);
+  if (slack > skipped) munmap(memory + skipped + wanted, slack - skipped);
+  base = memory + skipped;
+  base_size = wanted;
+#ifdef MADV_HUGEPAGE
+  if (slack > 0) (void)madvise(base, base_size, MADV_HUGEPAGE);
+#endif
+  return CORELOCKER_OK;
+}
+
+corelocker_error Mapping::map(const uint8_t* regions, size_t region_count) {
+  if (size == 0) return CORELOCKER_OK;
+  const corelocker_error error = take_memory(size + lead);
+  if (error != CORELOCKER_OK) return error;
   data = base + lead;
+  const size_t whole = region_count * kRegion;
+  const auto is_empty = [&](size_t start) { return start < whole && regions[start / kRegion] != 0; };
+  for (size_t start = 0, end = 0; start < size + lead; start = end) {
+    do {
+      end = end < whole ? end + kRegion : size + lead;
+    } while (end < size + lead && is_empty(end) == is_empty(start));
+    if (is_empty(start)) continue;
+    void* const mapped = mmap(base + start, end - start, PROT_READ | PROT_WRITE, kPrivate | MAP_FIXED, fd,
+                              static_cast<off_t>(identity.offset - lead + start));
+    if (mapped == MAP_FAILED) return map_error();
+  }
   keep_out_of_dumps(base, base_size);
   return CORELOCKER_OK;
 }
@@ -156,26 +178,20 @@ corelocker_error Mapping::map() {
 corelocker_error Mapping::allocate() {
   copied = true;
   if (size == 0) return CORELOCKER_OK;
-  const size_t slack = size < kHugePage ? 0 : kHugePage;
-  const size_t wanted = (size + page - 1) / page * page;
-  void* const start = mmap(nullptr, wanted + slack, PROT_READ | PROT_WRITE, kPrivate | MAP_ANONYMOUS, -1, 0);
-  if (start == MAP_FAILED) return map_error();
-  auto* const memory = static_cast<uint8_t*>(start);
-  const size_t skipped = slack == 0 ? 0 : (kHugePage - reinterpret_cast<uintptr_t>(memory) % kHugePage) % kHugePage;
-  if (skipped > 0) munmap(memory, skipped);
-  if (slack > skipped) munmap(memory + skipped + wanted, slack - skipped);
-  base = memory + skipped;
-  base_size = wanted;
+  const corelocker_error error = take_memory(size);
+  if (error != CORELOCKER_OK) return error;
   data = base;
-#ifdef MADV_HUGEPAGE
-  if (slack > 0) (void)madvise(base, base_size, MADV_HUGEPAGE);
-#endif
   keep_out_of_dumps(base, base_size);
   return CORELOCKER_OK;
 }
 
 corelocker_error Mapping::read(uint64_t from, uint64_t to) const {
   return read_all(fd, identity.offset + from, data + from, static_cast<size_t>(to - from));
+}
+
+corelocker_error Mapping::read_pages(size_t first, size_t last) const {
+  const size_t from = std::max(first * page, lead) - lead;
+  return read(from, std::min(last * page - lead, size));
 }
 
 corelocker_error Mapping::take_pages(size_t first, size_t last) const {

@@ -8,6 +8,9 @@
 
 namespace corelocker {
 
+// Memory is taken from the system, page by page or as much as this at once: a huge page of most systems.
+constexpr size_t kRegion = size_t{2} << 20;
+
 // A part of a file, as long as nobody writes to it.
 struct FileIdentity {
   uint64_t device = 0;
@@ -40,12 +43,16 @@ struct Mapping {
   // Whether mapped bytes would lie as runtimes rely on.
   bool aligned() const { return lead % CORELOCKER_ALIGNMENT == 0; }
 
-  // Maps the file: a page is read when it is touched, and takes memory of its own when it is written.
-  corelocker_error map();
-  // Takes memory for all of the file, in huge pages where the system has them.
+  // Maps the file: a page is read when it is touched, and takes memory of its own when it is written. The first
+  // `region_count` regions that are not 0 become empty memory instead, which `read_pages` fills.
+  corelocker_error map(const uint8_t* regions, size_t region_count);
+  // Takes empty memory for all of the file.
   corelocker_error allocate();
   // Fills [from, to) after `allocate`.
   corelocker_error read(uint64_t from, uint64_t to) const;
+
+  // Fills the pages [first, last) of regions that are empty memory.
+  corelocker_error read_pages(size_t first, size_t last) const;
 
   // Gives the pages [first, last) of the mapping memory of their own now, which costs less than one fault a page, and
   // turns a file that has been shortened meanwhile into an error. Does nothing where the system cannot.
@@ -62,6 +69,10 @@ struct Mapping {
   // Goes on without the file, whose bytes are all copied.
   void forget_file();
   void close();
+
+ private:
+  // Takes `wanted` bytes of empty memory at the border of a region, in huge pages where the system has them.
+  corelocker_error take_memory(size_t wanted);
 };
 
 // Whether `take_pages` works here.

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "patch.h"
+#include "private_pages.h"
 #include "sample.h"
 #include "steps.h"
 
@@ -35,13 +36,10 @@ class Restoration {
  private:
   corelocker_error prepare();
   corelocker_error parse();
-  corelocker_error mark_pages();
-  bool copying_is_cheaper() const;
   corelocker_error obtain_memory();
   corelocker_error load();
   static uint8_t* consume(const Run& run, uint8_t* part);
   corelocker_error take_part(uint64_t from, uint64_t to);
-  corelocker_error take_pages(size_t end);
   corelocker_error check_locked();
   corelocker_error apply_all();
   corelocker_error check_restored(size_t index);
@@ -54,18 +52,14 @@ class Restoration {
   Mapping& file_;
   Section* sections_ = nullptr;
   bool flips_ = false;
-  uint8_t* page_bits_ = nullptr;  // of a file: the pages that patches touch
-  size_t page_count_ = 0;
-  size_t touched_pages_ = 0;
-  size_t next_page_ = 0;        // all touched pages before this one are private
+  PrivatePages pages_{};        // of a file that is mapped
   bool first_applied_ = false;  // the first patch was applied while the file came into memory
 };
 
 Restoration::~Restoration() {
   for (size_t i = 0; sections_ != nullptr && i < request_.patch_count(); i++) sections_[i].sample.free();
   std::free(sections_);
-  file_.own = nullptr;
-  std::free(page_bits_);
+  pages_.free();
 }
 
 corelocker_error Restoration::run(Restored* restored) {
@@ -82,18 +76,16 @@ corelocker_error Restoration::run(Restored* restored) {
     return error;
   }
   if (restored->stamped) remember_stamp(restored->stamp);
-  if (file_.of_file()) restored->private_bytes = touched_pages_ * file_.page;
-  if (file_.copied && (request_.copy() || !file_.aligned())) file_.forget_file();
+  if (file_.of_file()) restored->private_bytes = file_.copied ? file_.base_size : pages_.bytes();
+  if (file_.copied) file_.forget_file();
   return CORELOCKER_OK;
 }
 
 // Everything that needs no byte of the file.
 corelocker_error Restoration::prepare() {
   if (!request_.wants_size(file_.size)) return CORELOCKER_RESTORE_SIZE;
-  corelocker_error error = parse();
-  if (error == CORELOCKER_OK && file_.of_file()) error = mark_pages();
-  if (error == CORELOCKER_OK && file_.of_file()) error = obtain_memory();
-  return error;
+  const corelocker_error error = parse();
+  return error == CORELOCKER_OK && file_.of_file() ? obtain_memory() : error;
 }
 
 corelocker_error Restoration::parse() {
@@ -116,35 +108,12 @@ corelocker_error Restoration::parse() {
   return CORELOCKER_OK;
 }
 
-corelocker_error Restoration::mark_pages() {
-  const size_t page = file_.page;
-  page_count_ = (file_.lead + file_.size + page - 1) / page;
-  page_bits_ = static_cast<uint8_t*>(std::calloc(page_count_ / 8 + 1, 1));
-  if (page_bits_ == nullptr) return CORELOCKER_MEMORY;
-  for (size_t i = 0; i < request_.patch_count(); i++) sections_[i].patch.mark_pages(file_.lead, page, page_bits_);
-  for (size_t i = 0; i < page_count_ / 8 + 1; i++) {
-    touched_pages_ += static_cast<size_t>(__builtin_popcount(page_bits_[i]));
-  }
-  return CORELOCKER_OK;
-}
-
-// A page that is taken from a mapping costs a copy and the kernel's bookkeeping; reading everything into huge pages
-// saves most of the bookkeeping. Measured by tools/bench/restore. Without `take_pages` each page costs a fault instead.
-bool Restoration::copying_is_cheaper() const {
-  constexpr size_t kLeast = size_t{2} << 20;  // a huge page
-  if (file_.size < kLeast) return false;
-  return can_take_pages() ? touched_pages_ > page_count_ / 8 * 7 : touched_pages_ > page_count_ / 2;
-}
-
 corelocker_error Restoration::obtain_memory() {
-  if (!request_.copy() && file_.aligned() && !copying_is_cheaper()) {
-    const corelocker_error error = file_.map();
-    file_.own = page_bits_;
-    return error;
-  }
-  const size_t page = file_.page;
-  touched_pages_ = (file_.size + page - 1) / page;
-  return file_.allocate();
+  if (request_.copy() || !file_.aligned()) return file_.allocate();
+  const corelocker_error error = pages_.prepare(&file_);
+  if (error != CORELOCKER_OK) return error;
+  for (size_t i = 0; i < request_.patch_count(); i++) pages_.mark(sections_[i].patch);
+  return pages_.map();
 }
 
 // Brings the file into memory part by part: gathers the samples of the locked file, and applies the first patch. A
@@ -183,34 +152,12 @@ uint8_t* Restoration::consume(const Run& run, uint8_t* part) {
 corelocker_error Restoration::take_part(uint64_t from, uint64_t to) {
   corelocker_error error = CORELOCKER_OK;
   if (file_.of_file()) {
-    error = file_.copied ? file_.read(from, to) : take_pages(static_cast<size_t>(to));
+    error = file_.copied ? file_.read(from, to) : pages_.take(to);
   }
   for (size_t i = 0; i < request_.patch_count() && error == CORELOCKER_OK; i++) {
     if (sections_[i].sampled) error = sections_[i].sample.gather_locked(from, to, file_);
   }
   return error;
-}
-
-// Makes the touched pages up to byte `end` of the file private.
-corelocker_error Restoration::take_pages(size_t end) {
-  const size_t page = file_.page;
-  const size_t stop = (file_.lead + end + page - 1) / page;
-  const auto touched = [this](size_t index) { return (page_bits_[index / 8] >> index % 8 & 1) != 0; };
-  while (next_page_ < stop) {
-    if (next_page_ % 8 == 0 && page_bits_[next_page_ / 8] == 0) {
-      next_page_ = std::min(next_page_ + 8, stop);
-      continue;
-    }
-    const size_t first = next_page_;
-    while (next_page_ < stop && touched(next_page_)) next_page_++;
-    if (next_page_ > first) {
-      const corelocker_error error = file_.take_pages(first, next_page_);
-      if (error != CORELOCKER_OK) return error;
-    } else {
-      next_page_++;
-    }
-  }
-  return CORELOCKER_OK;
 }
 
 // Whether the file, as it was opened, is the locked file of every section.

@@ -1,15 +1,20 @@
 // What restoring a model costs, beside decrypting all of it, copying all of it, and running the original.
 //
-// Usage: restore_bench ROWS [RUNS]. ROWS comes from make_models.py; RUNS (default 200) is how often each model runs, 0
-// leaves that out. All files are in the page cache. Every ratio is of medians from this one process, and restoring and
-// decrypting take turns. Decrypting writes to new memory that is taken as restoring took its own: pages of the usual
-// size that the kernel gives all at once, or huge pages. What one thread does alone (restoring, decrypting, copying) is
-// measured in its processor time, so that other load does not count; loading and running a model, which take several
-// threads, in elapsed time. Restoring decrypts the patch into memory that is kept, as the encrypted files are.
+// Usage: restore_bench ROWS [RUNS [no-huge-pages]]. ROWS comes from make_models.py; RUNS (default 200) is how often
+// each model runs, 0 leaves that out. Every ratio is of medians from this one process, and restoring and decrypting
+// take turns. Both read what they need from the page cache: the encrypted patch and the locked file, or the whole
+// encrypted file, in parts that stay in the processor's cache. Both put the model into new memory, and giving it back
+// counts for neither. The whole file is decrypted twice: into memory as a program gets it that asks for nothing, with a
+// fault for each page, and into memory that asks for huge pages. Restoring takes memory as the library chooses: private
+// pages of a mapping, and huge pages where a patch touches much; `huge MB` says how much of those. The decrypted patch
+// goes into memory that is kept. With `no-huge-pages` nobody gets huge pages, as on most phones. What one thread does
+// alone (restoring, decrypting, copying) is measured in its processor time, so that other load does not count; loading
+// and running a model, which take several threads, in elapsed time.
 #include <executorch/extension/module/module.h>
 #include <fcntl.h>
 #include <openssl/evp.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -121,59 +126,94 @@ double median_ms(int times, const std::function<double()>& measure) {
   return median(values);
 }
 
-uint64_t private_dirty_bytes() {
+// A line of the kernel's account of this process's memory, in bytes.
+uint64_t bytes_of(const std::string& line_name) {
   std::ifstream stream("/proc/self/smaps_rollup");
   for (std::string line; std::getline(stream, line);) {
-    if (line.rfind("Private_Dirty:", 0) == 0) return std::stoull(line.substr(14)) * 1024;
+    if (line.rfind(line_name + ":", 0) == 0) return std::stoull(line.substr(line_name.size() + 1)) * 1024;
   }
   require(false, "reading smaps_rollup");
   return 0;
 }
 
-// AES-256-GCM with a fixed key: only the speed matters.
-class Gcm {
+// An AES-256-GCM file in the page cache, with a fixed key: only the speed matters.
+class EncryptedFile {
  public:
-  Bytes encrypt(const uint8_t* plain, size_t size) {
-    Bytes sealed(size);
-    run(true, plain, size, sealed.data());
-    return sealed;
+  explicit EncryptedFile(const Bytes& plain) : size_(plain.size()), fd_(memfd_create("encrypted", MFD_CLOEXEC)) {
+    require(fd_ >= 0, "memfd_create");
+    Cipher cipher(true);
+    for (size_t i = 0; i < size_; i += kPart) {
+      const size_t part = std::min(kPart, size_ - i);
+      cipher.update(plain.data() + i, part, part_.data());
+      require(write(fd_, part_.data(), part) == static_cast<ssize_t>(part), "writing the encrypted file");
+    }
+    cipher.finish(tag_);
   }
+  ~EncryptedFile() { close(fd_); }
+  EncryptedFile(const EncryptedFile&) = delete;
+  EncryptedFile& operator=(const EncryptedFile&) = delete;
 
-  void decrypt(const Bytes& sealed, uint8_t* plain) { run(false, sealed.data(), sealed.size(), plain); }
+  size_t size() const { return size_; }
+
+  void decrypt(uint8_t* plain) {
+    Cipher cipher(false);
+    for (size_t i = 0; i < size_; i += kPart) {
+      const size_t part = std::min(kPart, size_ - i);
+      require(pread(fd_, part_.data(), part, static_cast<off_t>(i)) == static_cast<ssize_t>(part), "reading");
+      cipher.update(part_.data(), part, plain + i);
+    }
+    cipher.finish(tag_);
+  }
 
  private:
-  void run(bool encrypts, const uint8_t* from, size_t size, uint8_t* to) {
-    const std::unique_ptr<EVP_CIPHER_CTX, decltype(&EVP_CIPHER_CTX_free)> context(EVP_CIPHER_CTX_new(),
-                                                                                  EVP_CIPHER_CTX_free);
-    bool ok = EVP_CipherInit_ex(context.get(), EVP_aes_256_gcm(), nullptr, key_, nonce_, encrypts) == 1;
-    constexpr size_t kPart = size_t{1} << 20;
-    int written = 0;
-    for (size_t i = 0; i < size; i += kPart) {
-      const int part = static_cast<int>(std::min(kPart, size - i));
-      ok &= EVP_CipherUpdate(context.get(), to + i, &written, from + i, part) == 1;
-    }
-    uint8_t none = 0;
-    if (!encrypts) ok &= EVP_CIPHER_CTX_ctrl(context.get(), EVP_CTRL_GCM_SET_TAG, 16, tag_) == 1;
-    ok &= EVP_CipherFinal_ex(context.get(), &none, &written) == 1;
-    if (encrypts) ok &= EVP_CIPHER_CTX_ctrl(context.get(), EVP_CTRL_GCM_GET_TAG, 16, tag_) == 1;
-    require(ok, "AES-256-GCM");
-  }
+  static constexpr size_t kPart = size_t{256} << 10;
+  static constexpr size_t kTagSize = 16;
 
-  uint8_t key_[32] = {7};
-  uint8_t nonce_[12] = {3};
-  uint8_t tag_[16] = {};
+  class Cipher {
+   public:
+    explicit Cipher(bool encrypts) : encrypts_(encrypts) {
+      const uint8_t key[32] = {7};
+      const uint8_t nonce[12] = {3};
+      require(EVP_CipherInit_ex(context_.get(), EVP_aes_256_gcm(), nullptr, key, nonce, encrypts) == 1, "AES-256-GCM");
+    }
+    void update(const uint8_t* from, size_t size, uint8_t* to) {
+      int written = 0;
+      require(EVP_CipherUpdate(context_.get(), to, &written, from, static_cast<int>(size)) == 1, "AES-256-GCM");
+    }
+    // Gives the tag, or checks it.
+    void finish(uint8_t* tag) {
+      uint8_t none = 0;
+      int written = 0;
+      EVP_CIPHER_CTX* const context = context_.get();
+      bool ok = encrypts_ || EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_GCM_SET_TAG, kTagSize, tag) == 1;
+      ok &= EVP_CipherFinal_ex(context, &none, &written) == 1;
+      if (encrypts_) ok &= EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_GCM_GET_TAG, kTagSize, tag) == 1;
+      require(ok, "AES-256-GCM");
+    }
+
+   private:
+    bool encrypts_;
+    std::unique_ptr<EVP_CIPHER_CTX, decltype(&EVP_CIPHER_CTX_free)> context_{EVP_CIPHER_CTX_new(), EVP_CIPHER_CTX_free};
+  };
+
+  size_t size_;
+  int fd_;
+  Bytes part_ = Bytes(kPart);
+  uint8_t tag_[kTagSize] = {};
 };
+
+enum class Pages { kUsual, kHuge };
 
 // New memory, as an app has to take for a model that is decrypted or copied whole.
 class NewMemory {
  public:
-  NewMemory(size_t size, bool huge) : size_(size + kHugePage) {
+  NewMemory(size_t size, Pages pages) : size_(size + kHugePage) {
     void* const mapped = mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     require(mapped != MAP_FAILED, "mmap");
     base_ = static_cast<uint8_t*>(mapped);
     bytes = base_ + (kHugePage - reinterpret_cast<uintptr_t>(base_) % kHugePage) % kHugePage;
-    const int advice = huge ? MADV_HUGEPAGE : kPopulateWrite;
-    (void)madvise(bytes, size, advice);  // where this fails, each page costs a fault, also when restoring
+    // As far as the system allows it.
+    (void)madvise(bytes, size, pages == Pages::kHuge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
   }
   ~NewMemory() { munmap(base_, size_); }
   NewMemory(const NewMemory&) = delete;
@@ -183,7 +223,6 @@ class NewMemory {
 
  private:
   static constexpr size_t kHugePage = size_t{2} << 20;
-  static constexpr int kPopulateWrite = 23;  // MADV_POPULATE_WRITE, missing from older headers
 
   size_t size_;
   uint8_t* base_;
@@ -192,20 +231,27 @@ class NewMemory {
 // A model that is not locked, encrypted as a whole.
 class WholeFile {
  public:
-  explicit WholeFile(const std::string& path) : plain_(read_file(path)), sealed_(gcm_.encrypt(plain_.data(), size())) {}
+  explicit WholeFile(const std::string& path) : plain_(read_file(path)), encrypted_(plain_) {}
 
   size_t size() const { return plain_.size(); }
-  double decrypt_ms(bool huge) {
-    return cpu_ms([&] { gcm_.decrypt(sealed_, NewMemory(size(), huge).bytes); });
+  double decrypt_ms(Pages pages) {
+    return ms_with_new_memory(pages, [this](uint8_t* bytes) { encrypted_.decrypt(bytes); });
   }
   double copy_ms() const {
-    return cpu_ms([&] { std::memcpy(NewMemory(size(), false).bytes, plain_.data(), size()); });
+    return ms_with_new_memory(Pages::kUsual, [this](uint8_t* bytes) { std::memcpy(bytes, plain_.data(), size()); });
   }
 
  private:
+  double ms_with_new_memory(Pages pages, const std::function<void(uint8_t*)>& fill) const {
+    std::unique_ptr<NewMemory> memory;
+    return cpu_ms([&] {
+      memory = std::make_unique<NewMemory>(size(), pages);
+      fill(memory->bytes);
+    });
+  }
+
   Bytes plain_;
-  Gcm gcm_;
-  Bytes sealed_;
+  EncryptedFile encrypted_;
 };
 
 // A locked file with its encrypted patch, ready to be restored again and again.
@@ -215,17 +261,15 @@ class LockedModel {
       : path_(row.locked),
         locked_sample_(from_hex(row.locked_sample)),
         restored_sample_(from_hex(row.restored_sample)),
-        restored_sha256_(from_hex(row.restored_sha256)) {
-    const Bytes patch = read_file(row.patch);
-    sealed_ = gcm_.encrypt(patch.data(), patch.size());
-    plain_.resize(patch.size());
-  }
+        restored_sha256_(from_hex(row.restored_sha256)),
+        plain_(read_file(row.patch)),
+        encrypted_(plain_) {}
 
-  size_t patch_size() const { return sealed_.size(); }
+  size_t patch_size() const { return plain_.size(); }
 
   // Decrypts the patch, brings the file into memory, checks and applies.
   corelocker_file* restore(corelocker_full_check full_check = CORELOCKER_FULL_CHECK_OFF) {
-    gcm_.decrypt(sealed_, plain_.data());
+    encrypted_.decrypt(plain_.data());
     corelocker_patch entry = {plain_.data(), plain_.size(), locked_sample_.data(), restored_sample_.data(),
                               restored_sha256_.data()};
     const corelocker_options options = {sizeof(options),   0,       &entry,     1,      CORELOCKER_ANY_SIZE,
@@ -241,9 +285,8 @@ class LockedModel {
   Bytes locked_sample_;
   Bytes restored_sample_;
   Bytes restored_sha256_;
-  Gcm gcm_;
-  Bytes sealed_;
   Bytes plain_;
+  EncryptedFile encrypted_;
 };
 
 class Input {
@@ -310,23 +353,26 @@ struct Restoring {
   double restore_ms;
   double checked_ms;  // with the full check
   double decrypt_ms;
+  double decrypt_huge_ms;
   double copy_ms;
   uint64_t private_bytes;
-  bool huge;  // the loader copied the file into huge pages
+  uint64_t huge_bytes;  // of these
 };
 
 Restoring measure_restoring(LockedModel& locked, WholeFile& whole) {
   Restoring result{};
   // Before the first measurement, so that the file is in the page cache; the kernel's account beside our own.
   corelocker_close(locked.restore());
-  const uint64_t before = private_dirty_bytes();
+  const uint64_t private_before = bytes_of("Private_Dirty");
+  const uint64_t huge_before = bytes_of("AnonHugePages");
   corelocker_file* const file = locked.restore();
-  result.private_bytes = private_dirty_bytes() - before;
-  result.huge = corelocker_private_bytes(file) >= corelocker_size(file);
+  result.private_bytes = bytes_of("Private_Dirty") - private_before;
+  result.huge_bytes = bytes_of("AnonHugePages") - huge_before;
   corelocker_close(file);
 
   std::vector<double> restores;
   std::vector<double> decrypts;
+  std::vector<double> huge_decrypts;
   const auto restore_ms = [&](corelocker_full_check full_check) {
     corelocker_file* opened = nullptr;
     const double ms = cpu_ms([&] { opened = locked.restore(full_check); });
@@ -335,10 +381,13 @@ Restoring measure_restoring(LockedModel& locked, WholeFile& whole) {
   };
   for (int i = 0; i < kRestores; i++) {
     restores.push_back(restore_ms(CORELOCKER_FULL_CHECK_OFF));
-    if (i % kRestoresPerDecrypt == 0) decrypts.push_back(whole.decrypt_ms(result.huge));
+    if (i % kRestoresPerDecrypt != 0) continue;
+    decrypts.push_back(whole.decrypt_ms(Pages::kUsual));
+    huge_decrypts.push_back(whole.decrypt_ms(Pages::kHuge));
   }
   result.restore_ms = median(restores);
   result.decrypt_ms = median(decrypts);
+  result.decrypt_huge_ms = median(huge_decrypts);
   result.checked_ms = median_ms(kChecks, [&] { return restore_ms(CORELOCKER_FULL_CHECK_ALWAYS); });
   result.copy_ms = median_ms(kChecks, [&] { return whole.copy_ms(); });
   return result;
@@ -349,9 +398,11 @@ Restoring measure_restoring(LockedModel& locked, WholeFile& whole) {
 int main(int argc, char** argv) {
   require(argc >= 2, "usage: restore_bench ROWS [RUNS]");
   const int runs = argc > 2 ? std::stoi(argv[2]) : 200;
+  if (argc > 3) require(prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0) == 0, "turning huge pages off");
   std::printf(
-      "model  locked  file MB  patch MB  private MB  private %%  memory  restore ms  of AES-256-GCM  of memcpy  "
-      "with full check ms  load ms (ratio)  run ms (ratio)\n");
+      "model  locked  file MB  patch MB  private MB  private %%  huge MB  restore ms  of AES-256-GCM  of it in huge "
+      "pages  "
+      "of memcpy  with full check ms  load ms (ratio)  run ms (ratio)\n");
   std::unique_ptr<WholeFile> whole;
   std::string measured;
   for (const Row& row : read_rows(argv[1])) {
@@ -362,11 +413,12 @@ int main(int argc, char** argv) {
     LockedModel locked(row);
     const Restoring restoring = measure_restoring(locked, *whole);
     const auto size = static_cast<double>(whole->size());
-    std::printf("%-5s  %6s  %7.1f  %8.2f  %10.2f  %9.2f  %6s  %10.2f  %14.5f  %9.5f  %18.1f", row.label.c_str(),
-                row.state.c_str(), size / 1e6, static_cast<double>(locked.patch_size()) / 1e6,
+    std::printf("%-5s  %6s  %7.1f  %8.2f  %10.2f  %9.2f  %7.1f  %10.2f  %14.5f  %19.5f  %9.5f  %18.1f",
+                row.label.c_str(), row.state.c_str(), size / 1e6, static_cast<double>(locked.patch_size()) / 1e6,
                 static_cast<double>(restoring.private_bytes) / 1e6,
-                100 * static_cast<double>(restoring.private_bytes) / size, restoring.huge ? "huge" : "mapped",
-                restoring.restore_ms, restoring.restore_ms / restoring.decrypt_ms,
+                100 * static_cast<double>(restoring.private_bytes) / size,
+                static_cast<double>(restoring.huge_bytes) / 1e6, restoring.restore_ms,
+                restoring.restore_ms / restoring.decrypt_ms, restoring.restore_ms / restoring.decrypt_huge_ms,
                 restoring.restore_ms / restoring.copy_ms, restoring.checked_ms);
     if (runs > 0) {
       const Inference inference = measure_inference(row, locked, runs);

@@ -141,7 +141,7 @@ CORELOCKER_API const void* corelocker_data(const corelocker_file* file);
 CORELOCKER_API size_t corelocker_size(const corelocker_file* file);
 
 /* Bytes of memory that the handle holds for itself, in whole pages: what the patches touched, or everything after a
- * copy. The open copies on its own where the patches touch so many pages that this is cheaper. */
+ * copy. Where patches touch many pages of a region, the open reads the region as a whole, as that is cheaper. */
 CORELOCKER_API uint64_t corelocker_private_bytes(const corelocker_file* file);
 
 /* Whether the file is still the one that was opened: CORELOCKER_OK, or CORELOCKER_FILE_CHANGED when it was written to
