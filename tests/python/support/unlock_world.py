@@ -150,7 +150,7 @@ class World:
         path.write_text(
             f'environment = "development"\nissuer = "{ISSUER}"\ndatabase_url = "{self.database_url}"\n'
             '[keys]\nkeystore = "service-keys.json"\n'
-            f"[licenses]\ndevices = {devices}\nrate_limit = 0\n"
+            f"[licenses]\ndevices = {devices}\nrate_limit = 1000000\n"
             f"[http]\nport = {port or self.port}\nworkers = {workers}\nrate_limit = 0\n"
             f'[[apps]]\nid = "{APP}"\n'
             '[apps.development]\nroots = ["dev-root.pem"]\n'

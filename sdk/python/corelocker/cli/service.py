@@ -264,7 +264,7 @@ def audit(
 
 @service.command("run")
 def run(config: ConfigOption = DEFAULT_CONFIG) -> None:
-    """Run the service until it is told to stop (SIGTERM, Ctrl-C).
+    """Run the service until it is told to stop (SIGTERM, Ctrl-C). SIGHUP makes it read its configuration and keys anew.
 
     Example: corelocker service run --config service.toml
     """

@@ -12,7 +12,10 @@ import asyncio
 import functools
 import http
 import json
+import math
+import socket
 import sys
+from collections.abc import Callable
 from typing import Any, cast
 
 import h11
@@ -29,13 +32,42 @@ from corelocker.service.problems import of_code
 from corelocker.service.request_id import new_request_id
 from corelocker.service.run import BACKLOG
 
-_KEEP_ALIVE_SECONDS = 30
+KEEP_ALIVE_SECONDS = 30
 
 
-def make_server(app: ASGIApp, http_config: HttpConfig, log: Log, metrics: Metrics) -> uvicorn.Server:
-    """The server of one process, for sockets that somebody else opened."""
+class Server(uvicorn.Server):
+    """The server of one process; `started` is called once it serves."""
+
+    def __init__(self, config: uvicorn.Config, started: Callable[[], None] | None) -> None:
+        super().__init__(config)
+        self._on_started = started
+        self.draining = False
+
+    def drain(self, seconds: float) -> None:
+        """End, and lose no request: an idle connection is closed after its next answer, as that says, or by its time-out."""
+        self.draining = True
+        self.config.timeout_graceful_shutdown = math.ceil(seconds)
+        self.should_exit = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self._on_started is not None:
+            self._on_started()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self.draining:
+            self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
+        await super().shutdown(sockets)
+
+
+def make_server(
+    app: ASGIApp, http_config: HttpConfig, log: Log, metrics: Metrics, started: Callable[[], None] | None = None
+) -> Server:
+    """The server of one process, for sockets that somebody else opened; `started` is called once it serves."""
+    server: Server
     connection = functools.partial(
         Connection,
+        draining=lambda: server.draining,
         max_connections=http_config.max_connections,
         shares=ClientShares(http_config.max_client_connections),
         addresses=ClientAddress(http_config.trusted_proxies),
@@ -53,17 +85,19 @@ def make_server(app: ASGIApp, http_config: HttpConfig, log: Log, metrics: Metric
         proxy_headers=False,
         server_header=False,
         backlog=BACKLOG,
-        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=http_config.shutdown_grace,
         h11_max_incomplete_event_size=MAX_HEAD,
     )
-    return uvicorn.Server(settings)
+    server = Server(settings, started)
+    return server
 
 
 class Connection(H11Protocol):
     """One connection. What never becomes a request is refused here, with the same problem details as elsewhere.
 
     Args:
+        draining: whether the server ends and waits for clients to close.
         max_connections: a further one gets `overloaded` and is closed.
         shares, addresses: how many one client may have; a trusted proxy's connections are not its own.
         seconds: from the first byte of a head, or from the connection's begin, to the head's end; and as long a client
@@ -73,6 +107,7 @@ class Connection(H11Protocol):
     def __init__(
         self,
         *args: Any,
+        draining: Callable[[], bool],
         max_connections: int,
         shares: ClientShares,
         addresses: ClientAddress,
@@ -82,6 +117,7 @@ class Connection(H11Protocol):
         **settings: Any,
     ) -> None:
         super().__init__(*args, **settings)
+        self._draining = draining
         self._max_connections = max_connections
         self._shares = shares
         self._addresses = addresses
@@ -136,7 +172,8 @@ class Connection(H11Protocol):
         self._bound_leftovers()
 
     def shutdown(self) -> None:
-        super().shutdown()
+        if not self._draining() or (self.cycle is not None and not self.cycle.response_complete):
+            super().shutdown()
         if self.cycle is not None and not self.cycle.response_complete:
             # The connection ends after this answer. uvicorn says so where the request has said it.
             cast(list[tuple[bytes, bytes]], self.cycle.scope["headers"]).append((b"connection", b"close"))

@@ -1,7 +1,8 @@
 """A worker process: the service and its HTTP server.
 
 A worker that is told to stop closes the socket, answers what it has begun and refuses the rest. What takes longer than
-`shutdown_grace` is cut off, which loses nothing, because a decision is one database transaction.
+`shutdown_grace` is cut off, which loses nothing, because a decision is one database transaction. One that is to make
+room for another (`DRAIN_SIGNAL`) also answers what still comes on its open connections, and closes each after that.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ import socket
 import sys
 import threading
 import time
+from multiprocessing.connection import Connection as Pipe
 
 from corelocker.errors import CoreLockerError
-from corelocker.service.config import ServiceConfig
-from corelocker.service.connections import make_server
+from corelocker.service.config import HttpConfig, ServiceConfig
+from corelocker.service.connections import KEEP_ALIVE_SECONDS, make_server
 from corelocker.service.core import UnlockService
 from corelocker.service.epoch import Epoch
 from corelocker.service.http import create_app
@@ -27,22 +29,30 @@ from corelocker.service.metrics import Metrics
 from corelocker.service.shared_limits import SharedLimits
 from corelocker.service.storage import Storage
 
+DRAIN_SIGNAL = signal.SIGUSR1
 _MAINTENANCE_SECONDS = 30
 _SHARE_SECONDS = 1
 
 
-def work(config: ServiceConfig, listener: socket.socket, limiters: Limiters) -> None:
-    """The body of a worker process; ends it with status 1 when the service cannot be made."""
+def drain_seconds(http: HttpConfig) -> float:
+    """How long a worker that makes room may take: until an idle connection would have been closed anyhow."""
+    return KEEP_ALIVE_SECONDS + http.shutdown_grace
+
+
+def work(config: ServiceConfig, listener: socket.socket, limiters: Limiters, serves: Pipe) -> None:
+    """The body of a worker process; ends it with status 1 when the service cannot be made. `serves` gets a byte before."""
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGTERM, signal.SIGINT):
         # While the server runs it has handlers of its own, and calls these when it has stopped.
         signal.signal(number, lambda *_: sys.exit(0))
+    for number in (signal.SIGHUP, DRAIN_SIGNAL):
+        signal.signal(number, signal.SIG_IGN)
     grace = config.http.shutdown_grace
     threading.Thread(target=_end_with_parent, args=(grace,), name="parent", daemon=True).start()
     log = Log()
     take_over_logging(log)
     try:
-        _serve(config, listener, limiters, log)
+        _serve(config, listener, limiters, log, serves)
     except CoreLockerError as error:
         log.write("error", "worker-cannot-start", code=error.code, message=str(error))
         sys.exit(1)
@@ -51,14 +61,15 @@ def work(config: ServiceConfig, listener: socket.socket, limiters: Limiters) -> 
         sys.exit(1)
 
 
-def _serve(config: ServiceConfig, listener: socket.socket, limiters: Limiters, log: Log) -> None:
+def _serve(config: ServiceConfig, listener: socket.socket, limiters: Limiters, log: Log, serves: Pipe) -> None:
     storage = Storage.open(config.database_url, pool_size=max(8, config.http.threads))
     ended = threading.Event()
     try:
         service = UnlockService(config, storage, open_keys(config.keys), limiter=limiters.purchases)
         metrics = Metrics()
         app = create_app(service, config, log=log, metrics=metrics, limiter=limiters.clients)
-        server = make_server(app, config.http, log, metrics)
+        server = make_server(app, config.http, log, metrics, started=lambda: serves.send_bytes(b"1"))
+        signal.signal(DRAIN_SIGNAL, lambda *_: server.drain(drain_seconds(config.http)))
         shared = SharedLimits(storage, vars(limiters))
         arguments = (service, Epoch.of(config, storage), shared, log, ended)
         threading.Thread(target=_maintain, args=arguments, name="maintenance", daemon=True).start()
