@@ -67,16 +67,19 @@ public class CoreLocker internal constructor(
      * compression (`androidResources { noCompress += "pte" }`), and its last name is that of the artifact that was locked.
      *
      * @param upTo the tier to stop at, though the license goes further: to compare, or to show what a tier is worth.
+     * @param check when the whole file is read and compared. By default the app package's signature vouches for what a patch
+     *   leaves alone.
      * @throws CoreLockerException with a BUNDLE_*, PATCH_*, RESTORE_*, FILE_ACCESS or MEMORY code.
      */
     @OptIn(CoreLockerInternal::class)
     public fun restore(
         asset: String,
         upTo: String? = null,
-    ): RestoredFile = client.patches(asset.substringAfterLast('/'), upTo = upTo).use { models.restoreAsset(asset, it) }
+        check: FullCheck = FullCheck.AUTOMATIC,
+    ): RestoredFile = client.patches(asset.substringAfterLast('/'), upTo = upTo).use { models.restoreAsset(asset, it, check) }
 
     /**
-     * The same for a file that the app downloaded. Its SHA-256 is compared once, since no package's signature vouches for it.
+     * The same for a file that the app downloaded. By default it is compared once, since no package's signature vouches for it.
      *
      * @param artifact the name of the artifact that was locked, where the file has another one.
      */
@@ -85,7 +88,8 @@ public class CoreLocker internal constructor(
         file: File,
         artifact: String = file.name,
         upTo: String? = null,
-    ): RestoredFile = client.patches(artifact, upTo = upTo).use { models.restoreFile(file, it) }
+        check: FullCheck = FullCheck.ONCE,
+    ): RestoredFile = client.patches(artifact, upTo = upTo).use { models.restoreFile(file, it, check) }
 
     override fun close(): Unit = bundle.close()
 

@@ -17,6 +17,7 @@ internal class LockedModels(
     fun restoreAsset(
         asset: String,
         patches: Patches,
+        check: FullCheck,
     ): RestoredFile {
         val descriptor =
             try {
@@ -26,14 +27,15 @@ internal class LockedModels(
             }
         return descriptor.use {
             val fd = it.parcelFileDescriptor.fd
-            restore(LockedBytes.InDescriptor(fd, it.startOffset, it.length), patches, FullCheck.DEFAULT)
+            restore(LockedBytes.InDescriptor(fd, it.startOffset, it.length), patches, check)
         }
     }
 
     fun restoreFile(
         file: File,
         patches: Patches,
-    ): RestoredFile = restore(LockedBytes.InFile(file), patches, FullCheck.ONCE)
+        check: FullCheck,
+    ): RestoredFile = restore(LockedBytes.InFile(file), patches, check)
 
     private fun restore(
         bytes: LockedBytes,

@@ -22,13 +22,20 @@ internal sealed interface LockedBytes {
     ) : LockedBytes
 }
 
-/** When the SHA-256 of the whole file is compared (docs/formats.md, Key bundle). */
-internal enum class FullCheck(
-    val number: Int,
+/** When the whole file is read and its SHA-256 compared (docs/formats.md, Key bundle). */
+public enum class FullCheck(
+    internal val number: Int,
 ) {
-    DEFAULT(0),
+    /** [ONCE] where a patch flips elements, else [OFF]. */
+    AUTOMATIC(0),
+
+    /** Never: for files inside the app package, whose signature vouches for them. */
     OFF(1),
+
+    /** When a file of this size, inode and modification time was not checked before: for downloaded models. */
     ONCE(2),
+
+    /** At each restore. */
     ALWAYS(3),
 }
 

@@ -1,6 +1,7 @@
 package org.corelocker.executorch
 
 import org.corelocker.android.CoreLocker
+import org.corelocker.android.FullCheck
 import org.corelocker.android.RestoredFile
 import org.corelocker.core.CoreLockerException
 import org.corelocker.core.CoreLockerInternal
@@ -18,14 +19,16 @@ import java.io.File
 public fun CoreLocker.module(
     asset: String,
     upTo: String? = null,
-): LockedModule = LockedModule.of(restore(asset, upTo))
+    check: FullCheck = FullCheck.AUTOMATIC,
+): LockedModule = LockedModule.of(restore(asset, upTo, check))
 
 /** The same for a file that the app downloaded. */
 public fun CoreLocker.module(
     file: File,
     artifact: String = file.name,
     upTo: String? = null,
-): LockedModule = LockedModule.of(restore(file, artifact, upTo))
+    check: FullCheck = FullCheck.ONCE,
+): LockedModule = LockedModule.of(restore(file, artifact, upTo, check))
 
 /** ExecuTorch refused a call. [code] is its error number (`executorch/runtime/core/error.h`). */
 public class LockedModuleException(
