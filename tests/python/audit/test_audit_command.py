@@ -161,6 +161,29 @@ def test_locked_files_are_audited_with_their_bundle(folder: Path, capsys: pytest
     assert not list(folder.glob("**/corelocker-audit-*"))
 
 
+def test_a_lock_by_sign_is_audited_with_the_attacks_on_signs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    signs = ("--unit", "sign", "--tiers", "free=1,full=0", "--include-io")
+    program = next((folder / "exported").glob("*.pte"))
+    locked = command(
+        capsys, "lock", "net.safetensors", str(program), "--out", "signs", "--model-id", "s", "--model-version", "1", *signs,
+        "--keystore", "keys.json",
+    )  # fmt: skip
+    for entry in locked["artifacts"]:
+        found = command(
+            capsys, "audit", f"signs/{entry['name']}", "--bundle", "signs/s.clkey", "--keystore", "keys.json",
+            "--data", "data.npz", "--model", "audited_net:net", "--base", "net.safetensors", "--quick",
+            "--out", f"signs-{entry['name']}.html",
+        )  # fmt: skip
+        assert_documented(found, "audit")
+        assert found["lock"]["unit"] == "sign"
+        assert found["bit_exact"]
+        assert found["tiers"][0]["locked_bytes"] == entry["locked_bytes"]
+        attacks = {a["name"]: a for a in found["attacks"]}
+        assert {"signs-soft", "signs-straight-through", "signs-base", "membership", "unlocked-answers"} <= set(attacks)
+        assert attacks["signs-base"]["details"]["signs_that_agree"] == 1
+        assert found["verdict"]["level"] == "weak", "the base is the model itself"
+
+
 def test_a_zero_fill_is_recognized(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command(
         capsys, "lock", "net.safetensors", "--out", "zero", "--model-id", "z", "--model-version", "1", *LOCK,
@@ -184,6 +207,8 @@ def test_a_zero_fill_is_recognized(folder: Path, capsys: pytest.CaptureFixture[s
         (("net.safetensors", "--data", "data.npz", "--model", "audited_net:other"), "config", 2),
         (("audited_net:net", "--data", "data.npz", "--metric", "top-9"), "config", 2),
         (("audited_net:net", "--data", "data.npz", "--metric", "os:sep"), "config", 2),
+        (("audited_net:net", "--data", "data.npz", "--quick", "--base", "missing.safetensors"), "file-access", 1),
+        (("audited_net:net", "--data", "data.npz", "--quick", "--base", "data.npz"), "config", 2),
         (("audited_net:net", "--data", "data.npz", "--tiers", "free=2"), "locking-tiers", 2),
         (("audited_net:net", "--data", "data.npz", "--out", "no/such/folder.html"), "file-access", 1),
         (("audited_net:net", "--data", "data.npz", "--out", "data.npz"), "output-exists", 1),

@@ -64,7 +64,7 @@ def document(**changes: Any) -> dict[str, Any]:
         "metric": METRIC, "lock": {"criterion": "l1", "fill": "decoy", "tiers": "free=0.05"}, "seed": 3, "quick": True,
         "runtime": "ExecuTorch", "versions": {"corelocker": "0", "torch": "2"},
         "original": utility(0.9), "bit_exact": True, "tiers": tiers, "curve": curve, "curve_samples": 1000, "layers": layers,
-        "attacks": [attack(), attack("auc", 0.61, 0.5, metric="auc", title="Finding locked channels by l1")],
+        "attacks": [attack(), attack("location-l1", 0.61, 0.5, metric="auc", title="Finding locked channels by l1")],
         "bounds": {
             "layers": [bound | {"name": f"layer{i}", "upper": 10.0 ** (i + 1)} for i in range(6)] + [bound | {"upper": None}],
             "radius": 12.0, "inputs": 64, "reason": "", "theorems": {"constants": {"C_e": 1.0}, "layers": []},
@@ -191,6 +191,14 @@ def test_parts_that_were_not_measured_are_left_out() -> None:
     page = html(document(attacks=[], curve=[], layers=[], bounds=None))
     assert "What an attacker gets back" not in page
     assert "NOT ATTACKED" in page
+
+
+def test_what_the_file_says_about_its_training_data() -> None:
+    details = {"standard_error_of_a_blind_guess": 0.02}
+    for area, words in ((0.51, "no more than a blind guess"), (0.7, "do not ship it")):
+        page = html(document(attacks=[attack("membership", area, 0.5, metric="auc", details=details)]))
+        assert words in page
+        assert "Can locked channels be found?" not in page
 
 
 def test_json_has_no_infinities() -> None:

@@ -25,7 +25,8 @@ from corelocker.locking.criteria import Scores, check_criterion, score
 from corelocker.locking.groups import group_layers
 from corelocker.locking.options import Fill, Scope
 from corelocker.locking.plan import Plan, TierMap, make_plan
-from corelocker.locking.tiers import Tier, check_tiers, parse_tiers
+from corelocker.locking.signs.reading import read_signs
+from corelocker.locking.tiers import Tier, Unit, check_tiers, parse_tiers
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -42,8 +43,9 @@ class TierState:
         removed: fraction of channels that stays locked, as it was asked for.
         state: the state dict, with the names, dtypes and shapes of the original.
         channels: layer name (its weight's, as in the state dict) -> bool (channels,): locked as output channels.
-        elements: tensor name -> bool of its shape: elements whose bytes are locked; tensors with none are left out. Has what
+        elements: tensor name -> bool of its shape: elements that are locked; tensors with none are left out. Has what
             `channels` has not: biases, BatchNorm numbers, consumers' columns.
+        signs: whether the elements are without their signs alone; their magnitudes are in `state`.
         locked_bytes: bytes that are locked in this state, the size of the access key that leads from here to the original.
         locked_fraction: of the bytes of all lockable layers.
         patch_bytes: bytes that this tier's own patch puts back; 0 for the first.
@@ -54,6 +56,7 @@ class TierState:
     state: dict[str, Tensor] = field(repr=False)
     channels: dict[str, Mask] = field(repr=False)
     elements: dict[str, Mask] = field(repr=False)
+    signs: bool
     locked_bytes: int
     locked_fraction: float
     patch_bytes: int
@@ -114,6 +117,7 @@ def lock_model(
     layers: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
     tier_of: Mapping[str, TierMap] | None = None,
+    unit: Unit = "value",
 ) -> TieredModel:
     """Lock a model in memory.
 
@@ -131,10 +135,11 @@ def lock_model(
         exclude: patterns of layers to leave alone.
         tier_of: layer name -> uint8 (channels,), the tier whose patch restores each channel (0: not locked), in place of any
             ranking; then `criterion`, `scope`, `scores`, `layers`, `exclude` and `include_io` do not matter.
+        unit: what is taken of a locked channel.
 
     Raises LockingError and its kin, as locking a file would.
     """
-    chosen = parse_tiers(tiers) if isinstance(tiers, str) else check_tiers(tiers)
+    chosen = parse_tiers(tiers, unit) if isinstance(tiers, str) else check_tiers(tiers, unit)
     secret = seed.encode() if isinstance(seed, str) else seed
     state = plain_state(model)
     if consumers and graph is None:
@@ -145,14 +150,16 @@ def lock_model(
             plan = _fixed_plan(artifact, chosen, tier_of, criterion, scope, fill, secret, consumers)
         else:
             plan = _ranked_plan(
-                artifact, chosen, criterion, scope, fill, secret, consumers, include_io, scores, layers, exclude
+                artifact, chosen, criterion, scope, fill, secret, consumers, include_io, scores, layers, exclude, unit
             )
+        if unit == "sign":
+            plan = replace(plan, unit=unit, signs=read_signs([artifact]))
         return _locked_model(state, artifact, plan)
 
 
 def _locked_model(state: dict[str, Tensor], artifact: Artifact, plan: Plan) -> TieredModel:
     tier_bytes, coverage, locked = states_of_plan(artifact, plan)
-    tiers = zip(tier_states(artifact, tier_bytes, coverage), plan.tiers, strict=True)
+    tiers = zip(tier_states(artifact, tier_bytes, coverage, plan.unit), plan.tiers, strict=True)
     return TieredModel(
         state,
         tuple(replace(found, removed=tier.removed) for found, tier in tiers),
@@ -168,7 +175,9 @@ def _locked_model(state: dict[str, Tensor], artifact: Artifact, plan: Plan) -> T
     )
 
 
-def tier_states(artifact: Artifact, tiers: Sequence[TierBytes], coverage: Coverage) -> list[TierState]:
+def tier_states(
+    artifact: Artifact, tiers: Sequence[TierBytes], coverage: Coverage, unit: Unit = "value"
+) -> list[TierState]:
     """State dicts and masks of a checkpoint's tiers from their bytes; `artifact` is the original, `coverage` as it was locked."""
     load = need("safetensors.torch").load
     layers = layer_maps(artifact, coverage)
@@ -193,6 +202,7 @@ def tier_states(artifact: Artifact, tiers: Sequence[TierBytes], coverage: Covera
                 state,
                 channels,
                 elements,
+                unit == "sign",
                 tier.locked_bytes,
                 tier.locked_fraction,
                 tier.patch_bytes,
@@ -252,6 +262,7 @@ def _ranked_plan(
     scores: Mapping[str, Scores] | None,
     layers: Sequence[str] | None,
     exclude: Sequence[str],
+    unit: Unit,
 ) -> Plan:
     if scores is not None:
 
@@ -281,6 +292,7 @@ def _ranked_plan(
         consumers=consumers,
         include_io=include_io,
         exclude=exclude,
+        unit=unit,
     )
     for name in left_out:
         plan.left_alone[0][name] = "not asked for"

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from corelocker.artifacts import Artifact
 from corelocker.artifacts.torch_module import open_state, plain_state
+from corelocker.audit import need
 from corelocker.audit.data import DataSet, Metric, load_data
 from corelocker.audit.models import lock_model, tier_states
 from corelocker.audit.opening import AuditedModel
 from corelocker.audit.options import AuditOptions
 from corelocker.audit.results import AttackResult
-from corelocker.errors import ConfigError, LockingError
+from corelocker.errors import ConfigError, FileAccessError, LockingError
 from corelocker.locking.groups import group_layers
 from corelocker.locking.tiers import Tier
 from corelocker.progress import Progress
@@ -33,7 +34,7 @@ class ModuleAudit:
         assert locked.module is not None  # noqa: S101 - the caller has looked
         self._options, self._locked, self._module = options, locked, locked.module
         if locked.original.format == "safetensors":
-            states = tier_states(locked.original, locked.tiers, locked.coverage)
+            states = tier_states(locked.original, locked.tiers, locked.coverage, locked.unit)
             self._original = states[-1].state
             self._shipped = states[0]
         else:
@@ -43,6 +44,7 @@ class ModuleAudit:
                 fill=locked.fill,
                 seed=f"audit/{options.seed}",
                 tier_of=_matched(self._module, locked.original, {m.name: m.tier_of for m in locked.layers}),
+                unit=locked.unit,
             )
             self._original, self._shipped = found.original, found.shipped
             locked.notes.append(
@@ -86,6 +88,7 @@ class ModuleAudit:
         target = AttackTarget(
             self._module, self._original, self._shipped.state, self._shipped.channels, self._shipped.elements,
             train, test, metric, self._shipped.name,
+            _base_state(options.base, self._module), self._shipped.signs,
         )  # fmt: skip
         found = run_attacks(
             target,
@@ -95,6 +98,23 @@ class ModuleAudit:
             progress=lambda done, total, title: progress("attacks", done, total),
         )
         return found, told
+
+
+def _base_state(path: Path | None, module: nn.Module) -> dict[str, Any] | None:
+    """The public checkpoint. Raises FileAccessError, ConfigError when it has no tensor of the module."""
+    if path is None:
+        return None
+    try:
+        state: dict[str, Any] = need("safetensors.torch").load_file(path)
+    except OSError as error:
+        raise FileAccessError(f"{path}: {error.strerror or error}") from None
+    except need("safetensors").SafetensorError as error:
+        raise ConfigError(f"{path} is no safetensors checkpoint: {error}") from None
+    own = module.state_dict()
+    fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
+    if not fitting:
+        raise ConfigError(f"{path} has no tensor of the model", hint="Save the base with the names of the torch module")
+    return fitting
 
 
 def _matched(module: nn.Module, artifact: Artifact, tier_of: dict[str, Any]) -> dict[str, Any]:

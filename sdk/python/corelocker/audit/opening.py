@@ -22,12 +22,13 @@ from corelocker.locking.criteria import Scores, check_criterion, l1, score
 from corelocker.locking.groups import Member
 from corelocker.locking.options import Fill
 from corelocker.locking.plan import Plan, Together, make_plan
-from corelocker.locking.tiers import parse_tiers
+from corelocker.locking.tiers import Unit, parse_tiers
 from corelocker.progress import Progress
-from corelocker.runs import Run
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from corelocker.bundle.patch_runs import PatchRun
 
 
 @dataclass
@@ -42,6 +43,7 @@ class AuditedModel:
     fill: Fill
     score: Scorer
     names: tuple[str, ...] = ()
+    unit: Unit = "value"
     module: nn.Module | None = None
     example: Tensor | None = None
     notes: list[str] = field(default_factory=list)
@@ -135,6 +137,7 @@ def _lock(options: AuditOptions, artifact: Artifact, progress: Progress) -> Audi
         plan.fill,
         _ranked_once(scorer, done=options.plan is None),
         tuple(t.name for t in plan.tiers),
+        plan.unit,
     )
     if locked.not_followed:
         found.notes.append(f"Consumers of {len(locked.not_followed)} layers could not be followed and stay unlocked.")
@@ -182,12 +185,14 @@ def _restored(path: Path, sealed: LockedInput, folder: Path) -> AuditedModel:
     the publisher can read, until the audit ends."""
     from corelocker.bundle.content_keys import tier_keys
     from corelocker.bundle.patch import Patch
+    from corelocker.bundle.patch_runs import Kind, rows_of
     from corelocker.runtime.restored import RestoredFile
 
     bundle = sealed.bundle
     keys = tier_keys(sealed.content_key, bundle.id, len(bundle.tiers))
     states: list[dict[str, Any]] = [{} for _ in bundle.tiers]
     coverage: Coverage = {}
+    patches: list[tuple[str, int, list[PatchRun]]] = []
     copy = folder / path.name
     if path.is_dir():
         shutil.copytree(path, copy)
@@ -198,9 +203,9 @@ def _restored(path: Path, sealed: LockedInput, folder: Path) -> AuditedModel:
         opened = [bundle.decrypt(s, keys[s.tier]) for s in bundle.sections_of(artifact, file, len(bundle.tiers) - 1)]
         tier_at = coverage[name] = np.zeros(place.stat().st_size, np.uint8)
         for section in opened:
-            for row in Patch.parse(section.patch, tier_at.size).table:
-                run = Run(*(int(row[key]) for key in ("offset", "length", "stride", "count")))
-                mark(tier_at, run, section.section.tier)
+            patches.append((name, section.section.tier, rows_of(Patch.parse(section.patch, tier_at.size).table)))
+            for row in patches[-1][2]:
+                mark(tier_at, row.place, section.section.tier)
         for tier, state in enumerate(states):
             applied = [s for s in opened if s.section.tier <= tier]
             with RestoredFile.open(place, applied, check="always" if applied else "off") as restored:
@@ -209,18 +214,31 @@ def _restored(path: Path, sealed: LockedInput, folder: Path) -> AuditedModel:
             section.wipe()
         (copy / name if path.is_dir() else folder / name).write_bytes(states[-1][name].data)
     original = open_artifact(copy)
-    _weights_only(original, coverage)
+    key_bytes = _weights_only(original, coverage, patches, len(bundle.tiers))
     # A zero fill is plain to see; anything else is a decoy.
     shipped = [states[0][name][tier_at > 0] for name, tier_at in coverage.items()]
     zero = sum(int((s == 0).sum()) for s in shipped) > 0.9 * max(1, sum(s.size for s in shipped))
     fill: Fill = "zero" if zero else "decoy"
     lock = {"criterion": "", "fill": fill, "bundle": str(bundle.id), "model": f"{bundle.model} {bundle.model_version}"}
-    tiers = tier_bytes(original, bundle.tiers, states, coverage)
-    return AuditedModel(path.name, original, tiers, coverage, lock, fill, l1, tuple(bundle.tiers))
+    unit: Unit = "sign" if any(row.kind != Kind.REPLACE for _, _, rows in patches for row in rows) else "value"
+    lock["unit"] = unit
+    tiers = tier_bytes(original, bundle.tiers, states, coverage, key_bytes)
+    return AuditedModel(path.name, original, tiers, coverage, lock, fill, l1, tuple(bundle.tiers), unit)
 
 
-def _weights_only(original: Artifact, coverage: Coverage) -> None:
-    """Patches also put names of content back; they are no part of the key's weights."""
+def _weights_only(
+    original: Artifact, coverage: Coverage, patches: Sequence[tuple[str, int, Sequence[PatchRun]]], tiers: int
+) -> list[int]:
+    """Patches also put names of content back, which are no part of the key's weights: they are taken out of `coverage`.
+
+    Returns the bytes of the access key for each tier.
+    """
+    names = set()
     for identity in original.identities:
         for offset in identity.copies:
+            names.add((identity.file.name, offset))
             coverage[identity.file.name][offset : offset + identity.length] = 0
+    key_bytes = [0] * tiers
+    for file, tier, rows in patches:
+        key_bytes[tier] += sum(row.part_size for row in rows if (file, row.offset) not in names)
+    return key_bytes

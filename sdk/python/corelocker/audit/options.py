@@ -29,6 +29,7 @@ class AuditOptions:
         data: `.npz` or `package.module:function`; see `load_data`.
         module: `package.module:factory` of the module behind an artifact: needed to run checkpoints, to attack and to bound.
         train_data: what the attacker has; half of `data` when there is none.
+        base: the public checkpoint that the model was tuned from (.safetensors with the module's names).
         metric: see `load_metric`.
         tiers, criterion, scope, fill, consumers, include_io, exclude, source, plan: how to lock an unlocked model, as for
             `corelocker lock`. `criterion` also ranks the curve.
@@ -45,6 +46,7 @@ class AuditOptions:
     data: str
     module: str | None = None
     train_data: str | None = None
+    base: Path | None = None
     metric: str = "top-1"
     tiers: str = "free=0.05,full=0"
     criterion: CriterionName = "l1"

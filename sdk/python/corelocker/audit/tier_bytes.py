@@ -21,10 +21,8 @@ if TYPE_CHECKING:
 
 
 State = Mapping[str, npt.NDArray[np.uint8]]  # file name inside the artifact -> its bytes
-Coverage = dict[
-    str, npt.NDArray[np.uint8]
-]  # file name -> for each byte the tier whose patch restores it, 0 if not locked
-CHUNK = 1 << 22  # bytes
+# file name -> for each byte the tier whose patch restores it, 0 if not locked. Bytes of weights without their signs count whole.
+Coverage = dict[str, npt.NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
@@ -85,29 +83,32 @@ def states_of_plan(artifact: Artifact, plan: Plan) -> tuple[list[TierBytes], Cov
     """Every tier of a plan, locked in memory, and which bytes are locked."""
     (locked,) = lock_artifacts([artifact], plan)
     coverage = {file.name: np.zeros(len(file), np.uint8) for file in artifact.files}
+    key_bytes = [0] * len(plan.tiers)
     for file in locked.files:
-        for run, tier, _ in chain.from_iterable(file.overlay.runs):
+        for run, tier, taken in chain.from_iterable(file.overlay.runs):
             mark(coverage[file.file.name], run, tier)
+            key_bytes[tier] += taken.size
     states = [_StateOnDemand(locked.files, index) for index in range(len(plan.tiers))]
-    return tier_bytes(artifact, [t.name for t in plan.tiers], states, coverage), coverage, locked
+    return tier_bytes(artifact, [t.name for t in plan.tiers], states, coverage, key_bytes), coverage, locked
 
 
 def tier_bytes(
-    artifact: Artifact, names: Sequence[str], states: Sequence[State], coverage: Coverage
+    artifact: Artifact, names: Sequence[str], states: Sequence[State], coverage: Coverage, key_bytes: Sequence[int]
 ) -> list[TierBytes]:
-    """Tiers from the bytes of each state; `artifact` is the original."""
+    """Tiers from the bytes of each state.
+
+    Args:
+        artifact: the original.
+        key_bytes: what the access key holds of weights for each tier: bytes, and bits for signs.
+    """
     layers = layer_maps(artifact, coverage)
-    sizes = np.zeros(len(names), np.int64)
-    for tier_at in coverage.values():
-        for start in range(0, tier_at.size, CHUNK):  # bincount takes eight bytes for each
-            sizes += np.bincount(tier_at[start : start + CHUNK], minlength=len(names))
     weight_bytes = max(1, sum(part.size for t in artifact.tensors for part in t.parts))
     total = max(1, sum(layer.tier_of.size for layer in layers))
     tiers = []
     for index, name in enumerate(names):
         channels = sum(int((layer.tier_of > index).sum()) for layer in layers)
-        held = int(sizes[index + 1 :].sum())
-        patch = int(sizes[index]) if index else 0
+        held = sum(key_bytes[index + 1 :])
+        patch = key_bytes[index] if index else 0
         tiers.append(TierBytes(name, channels / total, held, held / weight_bytes, patch, states[index]))
     return tiers
 

@@ -58,6 +58,9 @@ def audit(
     train_data: Annotated[
         str | None, typer.Option(help="What attackers train on; half of --data if there is none.")
     ] = None,
+    base: Annotated[
+        Path | None, typer.Option(help="The public checkpoint (.safetensors) that the model was tuned from.")
+    ] = None,
     metric: Annotated[
         str, typer.Option(help="top-1, top-5, perplexity, or package.module:function of (outputs, labels).")
     ] = "top-1",
@@ -124,6 +127,7 @@ def audit(
         data,
         module=model_factory,
         train_data=train_data,
+        base=base,
         metric=metric,
         criterion=ranked,
         scope=scope or (named.scope if named else "global" if ranked == "sensitivity" else "layer"),

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 from corelocker.audit.attacks.bench import AttackBench
 from corelocker.audit.attacks.filling import base_imputation, imputation, recalibration
+from corelocker.audit.attacks.queries import membership, query
 from corelocker.audit.attacks.search import locate
+from corelocker.audit.attacks.signs import base_signs, search_first_layer, train_signs
 from corelocker.audit.attacks.target import FULL, AttackBudget, AttackTarget
 from corelocker.audit.attacks.tuning import distill, fine_tune, prune
 from corelocker.audit.imputation import METHODS
@@ -59,11 +61,20 @@ def _jobs(bench: AttackBench) -> Iterator[tuple[str, Callable[[], list[AttackRes
         yield f"imputation-{method}", lambda method=method: [imputation(bench, method)]  # type: ignore[misc]
     if target.base is not None and bench.trainable:
         yield "base-imputation", lambda: base_imputation(bench)
+    yield "membership", lambda: membership(bench)
+    if target.signs:
+        yield "signs-first-layer", lambda: search_first_layer(bench)
+        if target.base is not None:
+            yield "signs-base", lambda: base_signs(bench)
     if not bench.trainable:
         return
     for share in budget.pruned:
         yield "pruning", lambda share=share: list(prune(bench, share))  # type: ignore[misc]
     yield "distillation", lambda: distill(bench)
+    yield "unlocked-answers", lambda: [query(bench)]
+    if target.signs:
+        for how in ("soft", "straight-through"):
+            yield f"signs-{how}", lambda how=how: [train_signs(bench, how)]  # type: ignore[misc]
     for share in budget.shares:
         for knowledge, reach in budget.variants:
             yield (

@@ -33,6 +33,7 @@ class AttackTarget:
         metric: of utility.
         tier: name of the tier.
         base: state dict of the public checkpoint that the model was tuned from, where there is one.
+        signs: whether the elements are without their signs alone, so that the attacker knows their magnitudes.
     """
 
     module: nn.Module = field(repr=False)
@@ -45,6 +46,7 @@ class AttackTarget:
     metric: Metric = field(default_factory=load_metric)
     tier: str = "free"
     base: Mapping[str, Tensor] | None = field(default=None, repr=False)
+    signs: bool = False
 
     @classmethod
     def of(
@@ -61,7 +63,7 @@ class AttackTarget:
         state = locked.shipped if tier is None else locked.tier(tier)
         return cls(
             module, locked.original, state.state, state.channels, state.elements, train, test,
-            metric or load_metric(), state.name, base,
+            metric or load_metric(), state.name, base, state.signs,
         )  # fmt: skip
 
 

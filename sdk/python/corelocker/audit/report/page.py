@@ -70,13 +70,13 @@ def _page(document: Mapping[str, Any]) -> str:
         )
         parts.append(_section("What an attacker gets back", attack_plot(document), caption, "attacks", attacks))
         parts.append(attack_table(attacks, metric))
-    if any(a["metric"] == "auc" for a in document["attacks"]):
+    if located := [a for a in document["attacks"] if a["name"].startswith("location")]:
         caption = (
             "An attacker who knows which channels are locked can start those over. Detectors rank channels by how unusual they "
             "look: 0.5 is a blind guess, 1.0 finds all."
         )
-        located = [a for a in document["attacks"] if a["metric"] == "auc"]
         parts.append(_section("Can locked channels be found?", location_plot(document), caption, "location", located))
+    parts += [_membership(a) for a in document["attacks"] if a["name"] == "membership"]
     if document["layers"]:
         more = len(document["layers"]) - MAX_ROWS
         caption = f"Tier “{tiers[0]['name']}”, up to 64 columns a layer." + (
@@ -102,6 +102,18 @@ def _subtitle(document: Mapping[str, Any]) -> str:
     return (
         f"{document['model']['format']}, {size(document['model']['weight_bytes'])} of weights; {how}; measured on "
         f"{data['samples']:,} samples of {data['name']}" + ("; quick audit" if document["quick"] else "")
+    )
+
+
+def _membership(attack: Mapping[str, Any]) -> str:
+    """What the locked file says about its training data."""
+    words = "The locked file tells no more than a blind guess."
+    if attack["recovered"] > 0.5 + 3 * attack["details"]["standard_error_of_a_blind_guess"]:
+        words = "The locked file tells them apart: do not ship it where the training data is personal."
+    return (
+        f"<section><h2>Does the file say what it was trained on?</h2><p>{escape(attack['title'])}: AUC "
+        f"{attack['recovered']:.2f} on the locked model, {attack['original']:.2f} on the original, 0.50 for a blind guess. "
+        f"{words}</p></section>"
     )
 
 

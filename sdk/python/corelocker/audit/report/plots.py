@@ -164,7 +164,7 @@ def attack_plot(document: Mapping[str, Any]) -> str:
 
 def location_plot(document: Mapping[str, Any]) -> str:
     """How well each detector finds locked channels: 0.5 is blind, 1 finds all."""
-    found = [a for a in document["attacks"] if a["metric"] == "auc"]
+    found = [a for a in document["attacks"] if a["name"].startswith("location")]
     plot = _Plot(8.6, 1.2 + 0.3 * len(found))
     axes = plot.axes
     for row, attack in enumerate(found):

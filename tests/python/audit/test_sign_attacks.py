@@ -1,0 +1,157 @@
+"""Attacks on locks by sign, and what paying users and the training data give away."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import torch
+from corelocker.artifacts.torch_module import plain_state
+from corelocker.audit.attacks import AttackTarget, run_attacks
+from corelocker.audit.data import DataSet
+from corelocker.audit.models import TieredModel, lock_model
+from corelocker.audit.results import AttackResult
+from corelocker.audit.training import Recipe, seeded, train
+from support.attack_subjects import TINY, Net, altered, target, task, trained
+from torch import nn
+
+
+def by_name(results: list[AttackResult]) -> dict[str, AttackResult]:
+    return {r.name: r for r in results}
+
+
+@cache
+def signless() -> TieredModel:
+    """All signs of the trained network are locked."""
+    return lock_model(trained(), tiers="free=1,full=0", include_io=True, unit="sign")
+
+
+def test_the_shipped_state_has_the_magnitudes_and_not_the_signs() -> None:
+    locked = signless()
+    assert locked.shipped.signs
+    for name, mask in locked.shipped.elements.items():
+        shipped, original = locked.shipped.state[name], locked.original[name]
+        assert torch.equal(shipped.abs(), original.abs())
+        assert mask.all()
+    flipped = torch.cat([
+        (locked.shipped.state[n] != locked.original[n]).flatten() for n in locked.shipped.elements
+    ]).float()  # fmt: skip
+    assert 0.45 < float(flipped.mean()) < 0.55
+    weights = sum(locked.original[n].numel() for n in locked.shipped.elements)
+    assert weights / 8 <= locked.shipped.locked_bytes <= weights / 8 + 64
+
+
+def test_signs_of_the_public_base_give_a_tuned_model_away() -> None:
+    base = {n: v + 0.01 * v.std() if v.is_floating_point() else v for n, v in plain_state(trained()).items()}
+    results = run_attacks(replace(target(signless()), base=base), TINY, only=["signs-base"])
+    found = by_name(results)
+    assert found["signs-base"].details["signs_that_agree"] > 0.95
+    assert found["signs-base"].recovered > found["signs-base"].original - 0.1
+    other = replace(
+        target(signless()), base={n: torch.randn(v.shape) if v.is_floating_point() else v for n, v in base.items()}
+    )
+    assert by_name(run_attacks(other, TINY, only=["signs-base"]))["signs-base"].recovered < 0.5
+
+
+def test_training_the_signs_is_an_attack_that_works_where_few_are_locked() -> None:
+    (only_head,) = [n for n in plain_state(trained()) if n == "classifier.weight"]
+    locked = lock_model(trained(), tiers="free=1,full=0", include_io=True, unit="sign", layers=[only_head])
+    results = by_name(run_attacks(target(locked), TINY, only=["signs-soft", "signs-straight"]))
+    assert set(results) == {"signs-soft", "signs-straight-through"}
+    soft = results["signs-soft"]
+    assert soft.locked < 0.6
+    assert soft.recovered > soft.original - 0.25
+    assert (soft.regained or 0) > 0.3
+    assert results["signs-straight-through"].recovered > soft.locked
+
+
+def test_training_the_signs_of_everything_regains_little() -> None:
+    for result in run_attacks(target(signless()), TINY, only=["signs-soft", "signs-straight"]):
+        assert result.original - result.recovered > 0.2, result.name
+
+
+def test_locks_by_value_have_no_sign_attacks() -> None:
+    locked = lock_model(trained(), tiers="free=0.5,full=0")
+    assert run_attacks(target(locked), TINY, only=["signs"]) == []
+
+
+# --- the first layer -------------------------------------------------------------------------------------------------
+
+
+class Smooth(nn.Module):
+    """A first layer of smooth filters with a BatchNorm behind it, as trained vision models have them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 12, 5, padding=2, bias=False)
+        self.norm = nn.BatchNorm2d(12)
+        self.head = nn.Linear(12, 6)
+        place = torch.arange(5.0)
+        with torch.no_grad():
+            for i in range(12):
+                wave = torch.cos(0.35 * (1 + i % 3) * place + i) + 0.1
+                self.conv.weight[i, 0] = torch.outer(wave, torch.cos(0.3 * place + 0.4 * i))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(torch.relu(self.norm(self.conv(x))).mean((2, 3)))
+        return logits
+
+
+def test_signs_of_smooth_filters_are_found_and_statistics_tell_some() -> None:
+    module = Smooth()
+    x, y = task()[0].x.cumsum(2).cumsum(3) / 8, task()[0].y  # images have correlated pixels too
+    data = DataSet("smooth", x, y)
+    with seeded(0):
+        train(module, data, Recipe(epochs=1, batch=64, learning_rates=(0.01,)), 0.01, 0)
+    module.eval()
+    locked = lock_model(module, tiers="free=1,full=0", include_io=True, unit="sign", layers=["conv.weight"])
+    subject = AttackTarget.of(module, locked, data, DataSet("smooth", x[:200], y[:200]))
+    found = by_name(run_attacks(subject, TINY, only=["signs-first"]))
+    assert set(found) == {"signs-smoothness", "signs-batchnorm"}
+    smooth = found["signs-smoothness"].details
+    assert smooth["signs_found"] > smooth["blind_guess"] + 0.1
+    assert found["signs-batchnorm"].details["signs_found"] > found["signs-batchnorm"].details["blind_guess"] + 0.03
+
+
+def test_signs_of_rough_filters_are_not_found() -> None:
+    module = Smooth()
+    with torch.no_grad():
+        module.conv.weight.normal_(generator=torch.Generator().manual_seed(5))
+    locked = lock_model(module, tiers="free=1,full=0", include_io=True, unit="sign", layers=["conv.weight"])
+    subject = AttackTarget.of(module.eval(), locked, *task())
+    details = by_name(run_attacks(subject, TINY, only=["signs-first"]))["signs-smoothness"].details
+    assert abs(details["signs_found"] - details["blind_guess"]) < 0.1
+
+
+# --- paying users, training data -------------------------------------------------------------------------------------
+
+
+def test_answers_of_an_unlocked_app_teach_with_or_without_the_file() -> None:
+    (found,) = run_attacks(target(signless()), TINY, only=["unlocked-answers"])
+    assert found.budget["samples"] == len(task()[0]) // 10
+    assert found.baseline is not None
+    assert found.baseline_name == "a new network taught by the same answers"
+    assert (found.leaked or 0) < 0.2, "the locked file adds little to the answers"
+    open_ = altered(plain_state(trained()), {})
+    (found,) = run_attacks(open_, TINY, only=["unlocked-answers"])
+    assert (found.leaked or 0) > 0.2, "an open file adds much"
+
+
+def test_a_model_that_knows_its_samples_by_heart_tells_them() -> None:
+    train_data, test_data = task()
+    few = train_data.take(slice(64))
+    with seeded(2):
+        net = Net()
+    train(net, few, Recipe(epochs=60, batch=16), 0.05, 0)
+    net.eval()
+    opened = lock_model(net, tiers="free=0.05,full=0")
+    subject = AttackTarget.of(net, opened, few, test_data)
+    state = replace(subject, state=subject.original)
+    (found,) = run_attacks(state, TINY, only=["membership"])
+    assert found.recovered > 0.7
+    everything = lock_model(net, tiers="free=1,full=0", include_io=True, unit="sign")
+    (found,) = run_attacks(AttackTarget.of(net, everything, few, test_data), TINY, only=["membership"])
+    assert abs(found.recovered - 0.5) < 4 * found.details["standard_error_of_a_blind_guess"]
+    assert found.original > 0.7
+    assert np.isclose(found.baseline or 0, 0.5)
