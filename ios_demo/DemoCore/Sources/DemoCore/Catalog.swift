@@ -1,0 +1,22 @@
+import Foundation
+
+/// What the app sells: `products.json`, which the local unlock service is set up with too.
+public struct Catalog: Hashable, Sendable {
+    /// Tier by product identifier.
+    public let tiers: [String: String]
+
+    public init(tiers: [String: String]) { self.tiers = tiers }
+
+    /// Reads an object of product identifiers and tiers. Throws `DecodingError`.
+    public init(_ json: Data) throws { tiers = try JSONDecoder().decode([String: String].self, from: json) }
+
+    public var products: [String] { tiers.keys.sorted() }
+
+    /// The product that unlocks most.
+    ///
+    /// - Parameter tiers: of the key bundle, the lowest first.
+    public func best(of owned: some Sequence<String>, tiers: [String]) -> String? {
+        func rank(_ product: String) -> Int { self.tiers[product].flatMap(tiers.firstIndex) ?? -1 }
+        return owned.filter { rank($0) >= 0 }.sorted().max { rank($0) < rank($1) }
+    }
+}
