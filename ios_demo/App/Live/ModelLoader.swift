@@ -2,6 +2,7 @@ import CoreLockerCoreML
 import CoreLockerExecuTorch
 import CoreML
 import DemoCore
+import Foundation
 
 /// Loads the demo's model for either runtime: as it ships, or by way of the license.
 struct ModelLoader: ClassifierLoader {

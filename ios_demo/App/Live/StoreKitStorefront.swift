@@ -37,7 +37,9 @@ struct StoreKitStorefront: Storefront {
             guard case .verified(let transaction) = result, transaction.revocationDate == nil else { continue }
             owned[transaction.productID] = result
         }
-        guard let best = catalog.best(of: owned.keys, tiers: locker.bundles.first?.tiers ?? []), let result = owned[best] else { return false }
+        guard let best = catalog.best(of: owned.keys, tiers: locker.bundles.first?.tiers ?? []), let result = owned[best] else {
+            return false
+        }
         try await locker.unlock(with: result, as: CoreLocker.Right(tier: catalog.tiers[best]))
         return true
     }

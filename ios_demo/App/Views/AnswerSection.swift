@@ -10,7 +10,7 @@ struct AnswerSection: View {
     var body: some View {
         Section {
             switch answer {
-            case .predictions(let predictions): ForEach(predictions) { PredictionRow(prediction: $0) }
+            case .predictions(let predictions): ForEach(predictions) { PredictionRow(version: version, prediction: $0) }
             case .failed(let message): Text(message).foregroundStyle(.red)
             case .working, nil: ProgressView().frame(maxWidth: .infinity)
             }
@@ -21,7 +21,6 @@ struct AnswerSection: View {
                 if let isRight { VerdictLabel(isRight: isRight) }
             }
         }
-        .accessibilityIdentifier("answer.\(version.rawValue)")
     }
 }
 
@@ -29,12 +28,16 @@ private struct VerdictLabel: View {
     let isRight: Bool
 
     var body: some View {
-        Label(isRight ? "Right" : "Wrong", systemImage: isRight ? "checkmark.circle.fill" : "xmark.circle.fill")
-            .foregroundStyle(isRight ? Color.green : Color.red)
+        if isRight {
+            Label("Right", systemImage: "checkmark.circle.fill").foregroundStyle(.green)
+        } else {
+            Label("Wrong", systemImage: "xmark.circle.fill").foregroundStyle(.red)
+        }
     }
 }
 
 private struct PredictionRow: View {
+    let version: ModelVersion
     let prediction: Prediction
 
     var body: some View {
@@ -47,6 +50,7 @@ private struct PredictionRow: View {
             ProgressView(value: prediction.probability).accessibilityHidden(true)
         }
         .accessibilityElement(children: .combine)
+        .accessibilityIdentifier("prediction.\(version.rawValue)")
     }
 
     private var share: String { Formats().percent(prediction.probability) }

@@ -18,9 +18,9 @@ struct ComparisonView: View {
                     MeasureFooter(comparison: comparison)
                 }
                 if !comparison.accuracies.isEmpty {
-                    Section("Accuracy") { BarChart(bars: comparison.accuracies, unit: "Percent", top: 100) }
+                    Section("Accuracy") { BarChart(bars: comparison.accuracies, unit: Message("Percent"), top: 100) }
                     Section {
-                        BarChart(bars: comparison.latencies, unit: "Milliseconds", top: nil)
+                        BarChart(bars: comparison.latencies, unit: Message("Milliseconds"), top: nil)
                     } header: {
                         Text("Time of one picture")
                     } footer: {
@@ -64,13 +64,13 @@ private struct MeasureFooter: View {
 /// Bars by runtime, a colour for each version.
 private struct BarChart: View {
     let bars: [ComparisonModel.Bar]
-    let unit: LocalizedStringKey
+    let unit: Message
     /// Top of the axis; nil for what fits.
     let top: Double?
 
     var body: some View {
         Chart(bars) { bar in
-            BarMark(x: .value("Runtime", bar.runtime.name.text), y: .value(unit, bar.value))
+            BarMark(x: .value("Runtime", bar.runtime.name.text), y: .value(unit.text, bar.value))
                 .foregroundStyle(by: .value("Version", bar.version.name.text))
                 .position(by: .value("Version", bar.version.name.text))
                 .annotation(position: .top) { Text(bar.text).font(.caption).foregroundStyle(.secondary) }
@@ -79,7 +79,7 @@ private struct BarChart: View {
         }
         .chartForegroundStyleScale(domain: ModelVersion.allCases.map(\.name.text), range: [Color.gray, Color.accentColor])
         .chartYScale(domain: 0...(top ?? highest))
-        .chartYAxisLabel(unit)
+        .chartYAxisLabel(unit.text)
         .frame(minHeight: 240)
         .padding(.vertical, 8)
     }

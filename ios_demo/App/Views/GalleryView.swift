@@ -42,6 +42,8 @@ struct GalleryView: View {
         let photo: GrayImage? = if let data { await PhotoReader.read(data) } else { nil }
         guard !Task.isCancelled else { return }
         gallery.show(photo: photo)
+        // Else the photo would come back with this screen.
+        pickedItem = nil
     }
 }
 
@@ -50,11 +52,11 @@ private struct SubjectRow: View {
     let subject: GalleryModel.Subject?
 
     var body: some View {
-        HStack(spacing: 16) {
+        AdaptiveStack {
             if let subject {
                 PictureView(image: subject.image).frame(width: 96, height: 96)
                 switch subject {
-                case .sample(let sample): LabeledContent("Label") { Text(sample.garment.name) }
+                case .sample(let sample): LabeledContent("True class") { Text(sample.garment.name) }
                 case .photo: Text("Your photo, as the model sees it").foregroundStyle(.secondary)
                 }
             }

@@ -25,7 +25,7 @@ struct LicenseView: View {
 
     private var actions: some View {
         Section {
-            Button("Other tiers") { model.isPaywallShown = true }
+            Button("See the tiers") { model.isPaywallShown = true }
             Button("Restore purchases") { Task { await model.paywall.restore() } }
             if model.license.details != nil {
                 Button("Renew now") { Task { await model.license.renew() } }
@@ -49,7 +49,6 @@ private struct DetailSection: View {
                 }
             }
         }
-        .accessibilityIdentifier("license.details")
     }
 }
 

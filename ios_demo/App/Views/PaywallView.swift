@@ -50,19 +50,18 @@ private struct OfferSection: View {
 private struct OfferRow: View {
     let offer: Offer
     let standing: PaywallModel.Standing
-    let buy: () -> Void
+    let buy: @MainActor () -> Void
 
     var body: some View {
-        HStack(alignment: .center, spacing: 12) {
+        AdaptiveStack {
             VStack(alignment: .leading, spacing: 4) {
                 Text(verbatim: offer.name).font(.headline)
                 Text(verbatim: offer.description).font(.subheadline).foregroundStyle(.secondary)
                 if offer.isSubscription { Text("Every month, until cancelled").font(.caption).foregroundStyle(.secondary) }
             }
-            Spacer()
+            Spacer(minLength: 0)
             button
         }
-        .accessibilityIdentifier("offer.\(offer.tier)")
     }
 
     @ViewBuilder private var button: some View {

@@ -1,3 +1,4 @@
+import Accessibility
 import DemoCore
 import SwiftUI
 
@@ -18,6 +19,9 @@ struct RootView: View {
         .task { await model.run() }
         .task(id: scenePhase) {
             if scenePhase == .active { await model.license.renewIfDue() }
+        }
+        .onChange(of: model.license.description.title) {
+            AccessibilityNotification.Announcement(model.license.description.title.text).post()
         }
         .sheet(isPresented: $model.isPaywallShown) { PaywallView(paywall: model.paywall) }
     }

@@ -18,7 +18,7 @@ struct SampleGrid: View {
 private struct SampleButton: View {
     let sample: LabelledImage
     let isChosen: Bool
-    let choose: () -> Void
+    let choose: @MainActor () -> Void
 
     var body: some View {
         Button(action: choose) {

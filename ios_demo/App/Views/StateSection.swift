@@ -10,9 +10,13 @@ struct StateSection: View {
         Section {
             StateCard(description: model.license.description)
             if let action = model.license.description.action {
-                Button(action.title) { Task { await model.perform(action) } }
-                    .disabled(model.license.isBusy || model.paywall.isBusy)
-                    .accessibilityIdentifier("state.action")
+                Button {
+                    Task { await model.perform(action) }
+                } label: {
+                    Text(action.title)
+                }
+                .disabled(model.license.isBusy || model.paywall.isBusy)
+                .accessibilityIdentifier("state.action")
             }
         } footer: {
             if let notice = model.license.failure ?? model.paywall.notice { Text(notice) }
@@ -53,19 +57,10 @@ extension StateDescription.Tone {
     }
 }
 
-extension StateDescription.Action {
-    var title: LocalizedStringKey {
-        switch self {
-        case .buy: "Unlock the model"
-        case .renew: "Renew now"
-        case .restore: "Restore purchases"
-        }
-    }
-}
-
 struct StateCard_Previews: PreviewProvider {
     private static let states: [UnlockState] = [
-        .locked, .unlocking, .unlocked(tier: "full", until: nil), .unlocked(tier: "plus", until: .now), .offline(until: .now), .expired, .revoked,
+        .locked, .unlocking, .unlocked(tier: "full", until: nil), .unlocked(tier: "plus", until: .now), .offline(until: .now), .expired,
+        .revoked,
         .refused(.deviceLimit),
     ]
 

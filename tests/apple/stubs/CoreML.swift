@@ -15,6 +15,10 @@ open class MLModelAsset: NSObject {
 
 /// ObjC: MLModel
 open class MLModel: NSObject {
+    /// ObjC: MLModel.modelDescription
+    open var modelDescription: MLModelDescription { fatalError() }
+    /// ObjC: MLModel.predictionFromFeaturesError
+    open func prediction(from input: any MLFeatureProvider) throws -> any MLFeatureProvider { fatalError() }
     /// ObjC: MLModel.compileModelAtURLCompletionHandler
     public class func compileModel(at modelURL: URL) async throws -> URL { fatalError() }
     /// ObjC: MLModel.loadContentsOfURLConfigurationCompletionHandler
@@ -23,4 +27,48 @@ open class MLModel: NSObject {
     ) async throws -> MLModel { fatalError() }
     /// ObjC: MLModel.loadModelAssetConfigurationCompletionHandler
     public class func load(asset: MLModelAsset, configuration: MLModelConfiguration) async throws -> MLModel { fatalError() }
+}
+
+/// ObjC: MLModelDescription
+open class MLModelDescription: NSObject {
+    /// ObjC: MLModelDescription.inputDescriptionsByName
+    open var inputDescriptionsByName: [String: MLFeatureDescription] { fatalError() }
+    /// ObjC: MLModelDescription.outputDescriptionsByName
+    open var outputDescriptionsByName: [String: MLFeatureDescription] { fatalError() }
+}
+
+/// ObjC: MLFeatureDescription
+open class MLFeatureDescription: NSObject {}
+
+public protocol MLFeatureProvider {
+    /// ObjC: MLDictionaryFeatureProvider.featureValueForName
+    func featureValue(for featureName: String) -> MLFeatureValue?
+}
+
+/// ObjC: MLDictionaryFeatureProvider
+open class MLDictionaryFeatureProvider: NSObject, MLFeatureProvider {
+    public init(dictionary: [String: Any]) throws {}
+    open func featureValue(for featureName: String) -> MLFeatureValue? { nil }
+}
+
+/// ObjC: MLFeatureValue
+open class MLFeatureValue: NSObject {
+    /// ObjC: MLFeatureValue.featureValueWithMultiArray
+    public convenience init(multiArray value: MLMultiArray) { fatalError() }
+    /// ObjC: MLFeatureValue.multiArrayValue
+    open var multiArrayValue: MLMultiArray? { nil }
+}
+
+/// ObjC: MLMultiArray
+open class MLMultiArray: NSObject {
+    public convenience init<Scalar>(_ shapedArray: MLShapedArray<Scalar>) { fatalError() }
+}
+
+public protocol MLShapedArrayScalar {}
+extension Float: MLShapedArrayScalar {}
+
+public struct MLShapedArray<Scalar: MLShapedArrayScalar> {
+    public init(scalars: some Sequence<Scalar>, shape: [Int]) {}
+    public init(converting multiArray: MLMultiArray) {}
+    public var scalars: [Scalar] { [] }
 }

@@ -2,6 +2,7 @@ import Foundation
 
 // Core Foundation's types are classes on Apple's systems, and a dictionary is bridged by `as`.
 public final class CFString: Hashable {
+    public init() {}
     public static func == (first: CFString, second: CFString) -> Bool { first === second }
     public func hash(into hasher: inout Hasher) { hasher.combine(ObjectIdentifier(self)) }
 }

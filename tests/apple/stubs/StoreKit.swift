@@ -1,6 +1,6 @@
 import Foundation
 
-public enum VerificationResult<SignedType> {
+@frozen public enum VerificationResult<SignedType> {
     case unverified(SignedType, VerificationError)
     case verified(SignedType)
     public enum VerificationError: Error {
@@ -32,4 +32,23 @@ public struct Transaction: Identifiable, Sendable {
 
 public enum AppStore {
     public static func sync() async throws {}
+}
+
+public enum StoreKitError: Error { case notAvailableInStorefront }
+
+public struct Product: Identifiable, Sendable {
+    public struct ProductType: Hashable, Sendable { public static let autoRenewable = ProductType() }
+    public struct PurchaseOption: Hashable, Sendable {}
+    public enum PurchaseResult: Sendable {
+        case success(VerificationResult<Transaction>)
+        case userCancelled
+        case pending
+    }
+    public let id: String
+    public let type: ProductType
+    public let displayName: String
+    public let description: String
+    public let displayPrice: String
+    public static func products<Identifiers: Collection<String>>(for identifiers: Identifiers) async throws -> [Product] { [] }
+    @MainActor public func purchase(options: Set<PurchaseOption> = []) async throws -> PurchaseResult { fatalError() }
 }

@@ -64,8 +64,6 @@ public final class LicenseModel {
 
     public func forget() async { await work { try await $0.forget() } }
 
-    public func dismissFailure() { failure = nil }
-
     private func work(_ action: (any Locker) async throws -> Void) async {
         guard !isBusy else { return }
         isBusy = true

@@ -7,39 +7,40 @@ public struct Refusal: Equatable, Sendable {
     public let action: StateDescription.Action?
 
     public init(_ code: ErrorCode) {
+        let shown = Message.Argument.text(code.rawValue)
         switch code {
         case .serviceUnreachable, .serviceProtocol:
-            self.init("The unlock service cannot be reached. Check the network, then try again. (%@)", code, .restore)
+            self.init(Message("The unlock service cannot be reached. Check the network, then try again. (%@)", shown), .restore)
         case .service, .serviceBusy, .overloaded, .rateLimited, .timeout, .purchaseUpstream, .purchaseUpstreamDenied, .storageUnavailable,
             .notReady, .internalError, .challengeExpired, .challengeUsed, .challengeMalformed:
-            self.init("The unlock service is busy or out of order. Try again later. (%@)", code, .restore)
+            self.init(Message("The unlock service is busy or out of order. Try again later. (%@)", shown), .restore)
         case .licenseExpired, .licenseClock, .licenseNotYetValid:
-            self.init("Check the device's date and time, then renew. (%@)", code, .renew)
+            self.init(Message("Check the device's date and time, then renew. (%@)", shown), .renew)
         case .deviceLimit:
-            self.init("The purchase is in use on as many devices as it allows. Release one of them, or wait. (%@)", code, .restore)
+            self.init(
+                Message("The purchase is in use on as many devices as it allows. Release one of them, or wait. (%@)", shown), .restore)
         case .purchasePending:
-            self.init("The purchase waits for its payment or approval. The model unlocks when it is there. (%@)", code, nil)
+            self.init(Message("The purchase waits for its payment or approval. The model unlocks when it is there. (%@)", shown), nil)
         case .purchaseNotFound, .purchaseExpired, .purchaseRevoked, .purchaseSuperseded, .purchaseStale, .purchaseNotYetValid,
             .licenseRevoked, .deviceInactive:
-            self.init("The purchase no longer counts. Restore purchases, or buy again. (%@)", code, .restore)
+            self.init(Message("The purchase no longer counts. Restore purchases, or buy again. (%@)", shown), .restore)
         case .notUnlocked, .licenseUnknown, .licenseDevice, .licenseWrap, .licenseFormat, .licenseType, .licenseBundle,
             .licenseModelVersion, .licenseTier, .license:
-            self.init("This device's license does not fit. Restore purchases to get another one. (%@)", code, .restore)
+            self.init(Message("This device's license does not fit. Restore purchases to get another one. (%@)", shown), .restore)
         case .attestation, .attestationRefused, .attestationEvidence, .deviceKey:
-            self.init("This device cannot prove that it is genuine. A simulator needs the development identity. (%@)", code, .restore)
+            self.init(
+                Message("This device cannot prove that it is genuine. A simulator needs the development identity. (%@)", shown), .restore)
         case .bundleRetired, .bundleVersion, .patchVersion, .restoreSize, .restoreReplaced, .restoreRestored, .restoreAlready,
             .bundleMismatch:
-            self.init("This version of the app no longer fits its model. Update the app. (%@)", code, nil)
+            self.init(Message("This version of the app no longer fits its model. Update the app. (%@)", shown), nil)
         case .memory:
-            self.init("There is too little memory. Close other apps and try again. (%@)", code, .restore)
+            self.init(Message("There is too little memory. Close other apps and try again. (%@)", shown), .restore)
         default:
-            self.init("The app is damaged or was built for another service. Install it again. (%@)", code, nil)
+            self.init(Message("The app is damaged or was built for another service. Install it again. (%@)", shown), nil)
         }
     }
 
-    private init(_ key: String, _ code: ErrorCode, _ action: StateDescription.Action?) {
-        (advice, self.action) = (Message(key, .text(code.rawValue)), action)
-    }
+    private init(_ advice: Message, _ action: StateDescription.Action?) { (self.advice, self.action) = (advice, action) }
 }
 
 extension Message {
@@ -48,7 +49,7 @@ extension Message {
         switch error {
         case is CancellationError: return nil
         case let refusal as CoreLockerError: self = Refusal(refusal.code).advice
-        default: self.init("Something went wrong: %@", .text(error.localizedDescription))
+        default: self = Message("Something went wrong: %@", .text(error.localizedDescription))
         }
     }
 }

@@ -10,6 +10,14 @@ public struct StateDescription: Equatable, Sendable {
     /// What the button beside it does.
     public enum Action: Hashable, Sendable {
         case buy, renew, restore
+
+        public var title: Message {
+            switch self {
+            case .buy: Message("Unlock the model")
+            case .renew: Message("Renew now")
+            case .restore: Message("Restore purchases")
+            }
+        }
     }
 
     public let title: Message
@@ -24,7 +32,8 @@ public struct StateDescription: Equatable, Sendable {
         switch state {
         case .locked:
             self.init(
-                Message("Locked"), Message("The model runs, but most answers are wrong. Buy a tier to unlock it."), "lock.fill", .neutral, .buy)
+                Message("Locked"), Message("The model runs, but most answers are wrong. Buy a tier to unlock it."), "lock.fill", .neutral,
+                .buy)
         case .unlocking:
             self.init(
                 Message("Unlocking…"), Message("This device proves itself and the purchase to the unlock service."), "lock.rotation",
@@ -40,7 +49,8 @@ public struct StateDescription: Equatable, Sendable {
                 "lock.open.fill", .good, nil)
         case .offline(let until):
             self.init(
-                Message("Renewal overdue"), Message("The model works until %@. Connect to the network and renew.", .text(formats.date(until))),
+                Message("Renewal overdue"),
+                Message("The model works until %@. Connect to the network and renew.", .text(formats.date(until))),
                 "wifi.exclamationmark", .warning, .renew)
         case .expired:
             self.init(

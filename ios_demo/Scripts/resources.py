@@ -1,0 +1,144 @@
+"""The pipeline of the demo: exports and locks the model, and writes the app's resources. Xcode runs it as a build phase.
+
+    python ios_demo/Scripts/resources.py --configuration Debug --out FOLDER
+    python ios_demo/Scripts/resources.py --configuration Release --app-config corelocker.json --keystore keys.json --out FOLDER
+
+It runs in the repository's root, and needs `corelocker[export,service]`. Written to FOLDER: Models (the locked models, the key
+bundle, corelocker.json, and with Debug a development identity) and Pictures (labelled images in MNIST's IDX form, with their
+licence). Keys, locked models and the development service are kept in --state, by default ios_demo/.local, which git ignores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+DEMO = Path(__file__).resolve().parents[1]
+ROOT = DEMO.parent
+DATA = ROOT / "tools/demo_model/data"
+APP = "com.example.fashion"
+# An unqualified name, as NSAllowsLocalNetworking allows it; a simulator shares the machine's loopback.
+SERVICE = "http://localhost:8440"
+MODELS = ("fashion.mlpackage", "fashion.pte", "fashion.clkey")
+PICTURES_PER_CLASS = 50
+# Each new installation of the app is a new device: more of them than a customer has.
+DEVICES = 1000
+
+
+def corelocker(*arguments: str | Path) -> dict[str, Any]:
+    """Run a command and return its JSON. Where it refuses, this ends with its error, in the form that Xcode shows."""
+    command = [sys.executable, "-m", "corelocker", *map(str, arguments), "--json"]
+    run = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+    if run.returncode:
+        sys.exit(f"error: corelocker {arguments[0]} failed: {run.stdout}")
+    answer: dict[str, Any] = json.loads(run.stdout)
+    return answer
+
+
+def lock(state: Path, keystore: Path) -> Path:
+    """The folder of the locked models and their bundle. It is made anew when what it is made of has changed.
+
+    Every lock has a bundle and keys of its own, so a build for a phone and one for a simulator share this one.
+    """
+    dist = state / "dist"
+    sources = [DEMO / "corelocker.toml", DATA / "fashion_mobilenet.safetensors", DATA.parent / "fashion_mobilenet.py"]
+    made = [dist / name for name in MODELS]
+    if all(path.exists() for path in made):
+        locked_by = corelocker("inspect", dist / "fashion.clkey")["publisher"]
+        newest = max(path.stat().st_mtime for path in sources)
+        if locked_by == corelocker("keystore", "show", keystore)["publisher"] and newest <= (dist / "fashion.clkey").stat().st_mtime:
+            return dist
+    corelocker("export", "--config", DEMO / "corelocker.toml", "--out", dist, "--keystore", keystore, "--force")
+    return dist
+
+
+def own_keystore(state: Path) -> Path:
+    """A keystore for trying out. A publisher's own has a passphrase (CORELOCKER_PASSPHRASE) or an HSM."""
+    keystore = state / "keys.json"
+    if not keystore.exists():
+        state.mkdir(parents=True, exist_ok=True)
+        corelocker("keystore", "init", keystore, "--kek-file", state / "keys.kek")
+    return keystore
+
+
+def development(dist: Path, state: Path, keystore: Path, out: Path) -> None:
+    """corelocker.json and a development identity, by a service for development that is set up in `state`/service.
+
+    It sells what products.json says, by StoreKit's transactions in Xcode. A service for an older bundle is replaced.
+    """
+    bundle = corelocker("inspect", dist / "fashion.clkey")["bundle"]
+    service, config = state / "service", state / "service/service.toml"
+    if not config.exists() or bundle not in config.read_text():
+        shutil.rmtree(service, ignore_errors=True)
+        sold = json.loads((DEMO / "products.json").read_bytes())
+        products = [f"--product={product}={bundle}:{tier}" for product, tier in sold.items()]
+        corelocker("service", "init", service, "--app", APP, "--keystore", keystore, *products)
+        with config.open("a") as settings:
+            settings.write(f'\n[apps.app_store]\nbundle_id = "{APP}"\nstore = "Xcode"\n\n[licenses]\ndevices = {DEVICES}\n')
+        print(f"note: a new unlock service; start it with: corelocker service run --config {config}")
+    corelocker("service", "app-config", "--config", config, "--service", SERVICE, "--out", out / "corelocker.json", "--force")
+    phone = service / "simulator"
+    shutil.rmtree(phone, ignore_errors=True)
+    root = service / "development-root-key.pem"
+    corelocker("device", "init", phone, "--config", out / "corelocker.json", "--root", root)
+    shutil.copy(phone / "attestation.pem", out / "attestation.pem")
+
+
+def production(dist: Path, app_config: Path, out: Path) -> None:
+    """A copy of corelocker.json, once it is known to fit."""
+    made = json.loads(app_config.read_bytes())
+    if made["environment"] != "production":
+        sys.exit(f"error: {app_config} is for {made['environment']}; a release needs that of a production service")
+    if made["publisher"] != corelocker("inspect", dist / "fashion.clkey")["publisher"]:
+        sys.exit(f"error: {app_config} names another publisher than the keystore that locked the models")
+    shutil.copy(app_config, out / "corelocker.json")
+
+
+def pictures(out: Path) -> None:
+    """Labelled test images that the network was not trained on, and their licence."""
+    import numpy as np
+
+    with np.load(DATA / "fashion_test_2000.npz") as data:
+        x, y = data["x"], data["y"]
+    # The first of each class, the second of each class, and so on.
+    ranks = np.stack([np.flatnonzero(y == label)[:PICTURES_PER_CLASS] for label in range(10)], axis=1).ravel()
+    (out / "images.idx3-ubyte").write_bytes(struct.pack(">4I", 0x803, len(ranks), 28, 28) + x[ranks].tobytes())
+    (out / "labels.idx1-ubyte").write_bytes(struct.pack(">2I", 0x801, len(ranks)) + y[ranks].tobytes())
+    shutil.copy(DATA / "LICENSE.fashion-mnist", out / "LICENSE.fashion-mnist")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Write the resources of the demo app.")
+    parser.add_argument("--configuration", choices=("Debug", "Release"), required=True)
+    parser.add_argument("--out", type=Path, required=True, help="the app's folder of resources")
+    parser.add_argument("--state", type=Path, default=DEMO / ".local", help="keys, locked models, development service")
+    parser.add_argument("--app-config", default="", help="Release: corelocker.json of the unlock service")
+    parser.add_argument("--keystore", default="", help="the publisher's keystore; by default one in --state")
+    asked = parser.parse_args()
+    if asked.configuration == "Release" and not (asked.app_config and asked.keystore):
+        sys.exit("error: a release needs CORELOCKER_APP_CONFIG, the corelocker.json of your unlock service, and "
+                 "CORELOCKER_KEYSTORE; without them, build Debug")  # fmt: skip
+    keystore = Path(asked.keystore) if asked.keystore else own_keystore(asked.state)
+    dist = lock(asked.state, keystore)
+    models, labelled = asked.out / "Models", asked.out / "Pictures"
+    for folder in (models, labelled):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    for name in MODELS:
+        copy = shutil.copytree if (dist / name).is_dir() else shutil.copy
+        copy(dist / name, models / name)
+    if asked.configuration == "Debug":
+        development(dist, asked.state, keystore, models)
+    else:
+        production(dist, Path(asked.app_config), models)
+    pictures(labelled)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,14 @@
+import CoreGraphics
+import Foundation
+// Core Foundation's names are there.
+@_exported import Security
+
+nonisolated(unsafe) public let kCGImageSourceCreateThumbnailFromImageAlways = CFString()  // ObjC: kCGImageSourceCreateThumbnailFromImageAlways
+nonisolated(unsafe) public let kCGImageSourceCreateThumbnailWithTransform = CFString()  // ObjC: kCGImageSourceCreateThumbnailWithTransform
+nonisolated(unsafe) public let kCGImageSourceThumbnailMaxPixelSize = CFString()  // ObjC: kCGImageSourceThumbnailMaxPixelSize
+
+public final class CGImageSource {}
+/// ObjC: CGImageSourceCreateWithData
+public func CGImageSourceCreateWithData(_ data: CFData, _ options: CFDictionary?) -> CGImageSource? { nil }
+/// ObjC: CGImageSourceCreateThumbnailAtIndex
+public func CGImageSourceCreateThumbnailAtIndex(_ isrc: CGImageSource, _ index: Int, _ options: CFDictionary?) -> CGImage? { nil }
