@@ -51,7 +51,7 @@ def wanted(stubs: Path) -> list[tuple[str, str, str]]:
     """The file, the list and the name of each declaration."""
     return [
         (file.name, *found)
-        for file in sorted(stubs.glob("*.swift"))
+        for file in sorted(stubs.rglob("*.swift"))
         for found in re.findall(r"// (ObjC|ExecuTorch|RestoredModule): ([\w.:]+)", file.read_text("utf-8"))
     ]
 

@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 source tools/gates.sh
 build=.build/apple
 logs=$build/logs
-all_gates=(format test typecheck stubs end-to-end api asan)
+all_gates=(format test typecheck stubs end-to-end api asan demo-core demo-app demo-project)
 
 types=.cache/types-ios
 swift_root=${CORELOCKER_SWIFT_ROOT:-${XDG_CACHE_HOME:-$HOME/.cache}/corelocker/swift-trixie}
@@ -21,7 +21,7 @@ obstacle() {
 
 swift_test() { tools/swift.sh swift test --scratch-path "$@"; }
 
-gate_format() { tools/swift.sh swift format lint --strict --recursive Package.swift sdk/apple tests/apple; }
+gate_format() { tools/swift.sh swift format lint --strict --recursive Package.swift sdk/apple tests/apple ios_demo; }
 
 # Swift Testing's summary is its last line; a run without tests is a failure.
 passed_tests() { tee "$logs/summary" && grep -q 'Test run with [1-9][0-9]* tests passed' "$logs/summary"; }
@@ -63,5 +63,20 @@ gate_asan() {
   tools/swift.sh env ASAN_OPTIONS=detect_leaks=0 swift test --scratch-path "$build/asan" --sanitize=address --skip LifetimeTests 2>&1 |
     passed_tests
 }
+
+# The model layer of ios_demo. The toolchain's libswiftObservation lacks a symbol, which only a crash would call.
+gate_demo-core() {
+  swift_test "$build/demo-core" --package-path ios_demo/DemoCore -Xswiftc -warnings-as-errors -Xlinker --allow-shlib-undefined 2>&1 |
+    passed_tests
+}
+
+# Its views and tests, against stubs, with what the gate typecheck has made.
+gate_demo-app() {
+  [ -e "$build/typecheck/debug/CoreLockerExecuTorch.swiftmodule" ] || tools/swift.sh tools/typecheck-apple.sh "$build/typecheck" || return
+  tools/swift.sh tools/typecheck-ios-demo.sh "$build/demo-app" "$build/typecheck"
+}
+
+# Its project, plists, store, strings and pictures.
+gate_demo-project() { .venv/bin/python -m tools.check_apple_project; }
 
 run_gates Apple tools/setup-apple.sh "${@:-${all_gates[@]}}"

@@ -21,3 +21,19 @@ emit() {
 emit DemoCore ios_demo/DemoCore/Sources/DemoCore/*.swift
 app=(ios_demo/App/*.swift ios_demo/App/*/*.swift)
 swiftc -typecheck "${common[@]}" -parse-as-library -module-name FashionDemo "${app[@]}"
+emit FashionDemo -DDEBUG "${app[@]}"
+swiftc -typecheck "${common[@]}" -parse-as-library -module-name FashionDemoTests ios_demo/AppTests/*.swift
+for module in XCTest StoreKitTest; do
+  swiftc -emit-module "${common[@]}" -parse-as-library -module-name "$module" -o "$build/ui/$module.swiftmodule" \
+    "tests/apple/stubs/ios_demo/tests/$module.swift"
+done
+swiftc -typecheck -I "$build/ui" "${common[@]}" -parse-as-library -module-name FashionDemoUITests ios_demo/UITests/*.swift
+echo "app, unit tests and UI tests pass"
+
+# A view that binds to what the model does not have does not pass: the sources are looked at.
+sed 's/comparison\.accuracies/comparison.acuracies/' ios_demo/App/Views/ComparisonView.swift >"$build/Wrong.swift"
+if swiftc -typecheck "${common[@]}" -parse-as-library -module-name FashionDemo "${app[@]/*ComparisonView.swift/$build/Wrong.swift}" 2>"$build/wrong.log"; then
+  echo "a misspelled property passes" >&2
+  exit 1
+fi
+grep -q "has no dynamic member 'acuracies'\|has no member 'acuracies'" "$build/wrong.log"

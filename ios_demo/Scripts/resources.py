@@ -48,11 +48,11 @@ def lock(state: Path, keystore: Path) -> Path:
     """
     dist = state / "dist"
     sources = [DEMO / "corelocker.toml", DATA / "fashion_mobilenet.safetensors", DATA.parent / "fashion_mobilenet.py"]
-    made = [dist / name for name in MODELS]
-    if all(path.exists() for path in made):
-        locked_by = corelocker("inspect", dist / "fashion.clkey")["publisher"]
-        newest = max(path.stat().st_mtime for path in sources)
-        if locked_by == corelocker("keystore", "show", keystore)["publisher"] and newest <= (dist / "fashion.clkey").stat().st_mtime:
+    bundle = dist / "fashion.clkey"
+    if all((dist / name).exists() for name in MODELS):
+        is_newest = all(path.stat().st_mtime <= bundle.stat().st_mtime for path in sources)
+        publisher = corelocker("keystore", "show", keystore)["publisher"]
+        if is_newest and corelocker("inspect", bundle)["publisher"] == publisher:
             return dist
     corelocker("export", "--config", DEMO / "corelocker.toml", "--out", dist, "--keystore", keystore, "--force")
     return dist
@@ -80,13 +80,15 @@ def development(dist: Path, state: Path, keystore: Path, out: Path) -> None:
         products = [f"--product={product}={bundle}:{tier}" for product, tier in sold.items()]
         corelocker("service", "init", service, "--app", APP, "--keystore", keystore, *products)
         with config.open("a") as settings:
-            settings.write(f'\n[apps.app_store]\nbundle_id = "{APP}"\nstore = "Xcode"\n\n[licenses]\ndevices = {DEVICES}\n')
+            settings.write(f'\n[apps.app_store]\nbundle_id = "{APP}"\nstore = "Xcode"\n')
+            settings.write(f"\n[licenses]\ndevices = {DEVICES}\n")
         print(f"note: a new unlock service; start it with: corelocker service run --config {config}")
-    corelocker("service", "app-config", "--config", config, "--service", SERVICE, "--out", out / "corelocker.json", "--force")
+    app_config = out / "corelocker.json"
+    corelocker("service", "app-config", "--config", config, "--service", SERVICE, "--out", app_config, "--force")
     phone = service / "simulator"
     shutil.rmtree(phone, ignore_errors=True)
     root = service / "development-root-key.pem"
-    corelocker("device", "init", phone, "--config", out / "corelocker.json", "--root", root)
+    corelocker("device", "init", phone, "--config", app_config, "--root", root)
     shutil.copy(phone / "attestation.pem", out / "attestation.pem")
 
 

@@ -19,6 +19,9 @@ final class Launch {
     init() {
         do {
             let locker = try CoreLocker()
+            #if DEBUG
+                try Self.forgetLicensesIfAsked(locker)
+            #endif
             let (catalog, pictures) = (try Self.catalog(), try Self.pictures())
             outcome = .ready(
                 DemoModel(
@@ -34,9 +37,9 @@ final class Launch {
         }
     }
 
-    private static func catalog() throws -> Catalog { try Catalog(try resource("products", "json")) }
+    static func catalog() throws -> Catalog { try Catalog(try resource("products", "json")) }
 
-    private static func pictures() throws -> LabelledSet {
+    static func pictures() throws -> LabelledSet {
         try LabelledSet(
             images: try resource("images", "idx3-ubyte", in: "Pictures"), labels: try resource("labels", "idx1-ubyte", in: "Pictures"))
     }

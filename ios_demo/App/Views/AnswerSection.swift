@@ -18,7 +18,9 @@ struct AnswerSection: View {
             HStack {
                 Text(version.name)
                 Spacer()
-                if let isRight { VerdictLabel(isRight: isRight) }
+                if let isRight {
+                    VerdictLabel(isRight: isRight).accessibilityIdentifier("verdict.\(version.rawValue).\(isRight ? "right" : "wrong")")
+                }
             }
         }
     }

@@ -20,7 +20,8 @@ struct ComparisonView: View {
                 if !comparison.accuracies.isEmpty {
                     Section("Accuracy") { BarChart(bars: comparison.accuracies, unit: Message("Percent"), top: 100) }
                     Section {
-                        BarChart(bars: comparison.latencies, unit: Message("Milliseconds"), top: nil)
+                        BarChart(bars: comparison.latencies, unit: Message("Milliseconds"), top: nil).accessibilityIdentifier(
+                            "chart.latency")
                     } header: {
                         Text("Time of one picture")
                     } footer: {

@@ -47,6 +47,8 @@ private struct DetailSection: View {
                 } label: {
                     Text(line.label)
                 }
+                .accessibilityElement(children: .combine)
+                .accessibilityIdentifier("license.line")
             }
         }
     }

@@ -3,9 +3,12 @@ import Foundation
 // Core Foundation's names are there.
 @_exported import Security
 
-nonisolated(unsafe) public let kCGImageSourceCreateThumbnailFromImageAlways = CFString()  // ObjC: kCGImageSourceCreateThumbnailFromImageAlways
-nonisolated(unsafe) public let kCGImageSourceCreateThumbnailWithTransform = CFString()  // ObjC: kCGImageSourceCreateThumbnailWithTransform
-nonisolated(unsafe) public let kCGImageSourceThumbnailMaxPixelSize = CFString()  // ObjC: kCGImageSourceThumbnailMaxPixelSize
+/// ObjC: kCGImageSourceCreateThumbnailFromImageAlways
+nonisolated(unsafe) public let kCGImageSourceCreateThumbnailFromImageAlways = CFString()
+/// ObjC: kCGImageSourceCreateThumbnailWithTransform
+nonisolated(unsafe) public let kCGImageSourceCreateThumbnailWithTransform = CFString()
+/// ObjC: kCGImageSourceThumbnailMaxPixelSize
+nonisolated(unsafe) public let kCGImageSourceThumbnailMaxPixelSize = CFString()
 
 public final class CGImageSource {}
 /// ObjC: CGImageSourceCreateWithData
