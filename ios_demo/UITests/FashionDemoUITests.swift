@@ -2,7 +2,7 @@ import StoreKitTest
 import XCTest
 
 /// Walks through the app in a simulator. The purchase needs the unlock service that the build has set up:
-/// `corelocker service run --config ios_demo/.local/service/service.toml`; tell with CORELOCKER_SERVICE=1 that it runs.
+/// `corelocker service run --config ios_demo/.local/service/service.toml`; tell with UNLOCK_SERVICE=1 that it runs.
 final class FashionDemoUITests: XCTestCase {
     private static let patience: TimeInterval = 30
 
@@ -69,7 +69,7 @@ final class FashionDemoUITests: XCTestCase {
 
     @MainActor
     func testAPurchaseUnlocks() throws {
-        try XCTSkipUnless(ProcessInfo.processInfo.environment["CORELOCKER_SERVICE"] == "1", "no unlock service")
+        try XCTSkipUnless(ProcessInfo.processInfo.environment["UNLOCK_SERVICE"] == "1", "no unlock service")
         let (app, _) = try launch()
         app.buttons["sample.sneaker"].tap()
         app.buttons["state.action"].tap()
