@@ -19,6 +19,8 @@ open class MLModel: NSObject {
     open var modelDescription: MLModelDescription { fatalError() }
     /// ObjC: MLModel.predictionFromFeaturesError
     open func prediction(from input: any MLFeatureProvider) throws -> any MLFeatureProvider { fatalError() }
+    /// ObjC: MLModel.predictionFromFeaturesCompletionHandler
+    open func prediction(from input: any MLFeatureProvider) async throws -> any MLFeatureProvider { fatalError() }
     /// ObjC: MLModel.compileModelAtURLCompletionHandler
     public class func compileModel(at modelURL: URL) async throws -> URL { fatalError() }
     /// ObjC: MLModel.loadContentsOfURLConfigurationCompletionHandler
