@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import stat
 import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -289,15 +291,55 @@ def test_two_transactions_on_one_purchase_wait_for_each_other(database_url: str,
 
 
 def test_a_durable_commit_is_synced(tmp_path: Path) -> None:
-    """What SQLite is told of the two kinds of transaction."""
+    """What SQLite is told of the two kinds of transaction, in whatever order they come on the one connection."""
     storage = Storage.open(f"sqlite:///{tmp_path}/x.sqlite", migrate=True)
-    found = {}
-    for durable in (True, False):
-        with storage.transaction(durable=durable) as transaction:
-            found[durable] = transaction._connection.exec_driver_sql("PRAGMA synchronous").scalar()
-            assert transaction._connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
-    assert found == {True: 2, False: 1}
+
+    def told(durable: bool, fails: bool) -> int:
+        with suppress(ValueError), storage.transaction(durable=durable) as transaction:
+            cursor = transaction._session._cursor
+            assert cursor.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+            (synchronous,) = cursor.execute("PRAGMA synchronous").fetchone()
+            if fails:
+                raise ValueError
+        return int(synchronous)
+
+    for durable, fails in itertools.product((True, False), repeat=2):
+        assert told(durable, fails) == (2 if durable else 1)
+        assert told(True, False) == 2
     storage.close()
+
+
+def test_a_transaction_after_one_that_the_database_refused(storage: Storage) -> None:
+    with storage.transaction() as transaction:
+        transaction.add_license(LICENSE)
+
+    def twice() -> None:
+        with storage.transaction() as transaction:
+            transaction.audit(AuditRow("unlock", "ok", 1))
+            transaction.add_license(LICENSE)
+
+    with pytest.raises(StorageError) as raised:
+        twice()
+    assert LICENSE.jti not in str(raised.value)
+    with storage.transaction() as transaction:
+        transaction.audit(AuditRow("renew", "ok", 2))
+    assert [row.event for row in storage.audit_rows()] == ["renew"]
+
+
+def test_threads_that_write_queue_up(storage: Storage) -> None:
+    """Every write counts, and nobody is told that the database is busy."""
+
+    def write() -> None:
+        for _ in range(20):
+            with storage.transaction() as transaction:
+                transaction.set_setting("count", str(int(transaction.lock_setting("count", "0")) + 1))
+
+    threads = [threading.Thread(target=write) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert storage.setting("count") == "80"
 
 
 def test_a_tag_stands_for_a_purchase() -> None:

@@ -13,14 +13,15 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import sqlalchemy as sa
 from corelocker.licensing.tokens import Signer
+from corelocker.service import database
 from corelocker.service.config_file import load_config
 from corelocker.service.core import UnlockService
+from corelocker.service.database import Session, Statement
 from corelocker.service.keys import KeyProvider, open_keys
 from corelocker.service.messages import RenewRequest, UnlockRequest
 from corelocker.service.storage import Storage, Transaction
@@ -91,17 +92,24 @@ def stepping_storage(step: Steps) -> type[Storage]:
     return SteppingStorage
 
 
-def step_around_statements(storage: Storage, step: Steps) -> None:
+def step_around_statements(step: Steps) -> None:
     """A step on either side of each statement that the database executes."""
-    sa.event.listen(storage._engine, "before_cursor_execute", step)
-    sa.event.listen(storage._engine, "after_cursor_execute", step)
+
+    class SteppingSession(Session):
+        def execute(self, statement: Statement, parameters: Mapping[str, Any]) -> int:
+            step()
+            count = super().execute(statement, parameters)
+            step()
+            return count
+
+    database.Session = SteppingSession  # type: ignore[misc]
 
 
 def run(config_path: str, at: int, now: float, license_id: str | None, body: dict[str, Any]) -> dict[str, Any]:
     config = load_config(config_path)
     step = Steps(at)
     storage = stepping_storage(step).open(config.database_url)
-    step_around_statements(storage, step)
+    step_around_statements(step)
     service = UnlockService(config, storage, SteppingKeys(open_keys(config.keys), step), clock=lambda: now)
     # What the first request of a process does once is not what is tested here.
     storage.secret()

@@ -19,7 +19,6 @@ import hashlib
 import itertools
 import json
 import secrets
-import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -32,7 +31,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from corelocker.licensing.errors import StorageError
 from corelocker.purchases.entitlements import Entitlement
-from corelocker.service import database
+from corelocker.service.database import Database, Session
 from corelocker.service.records import (
     AttestKey,
     AuditRow,
@@ -57,7 +56,7 @@ from corelocker.service.schema import (
 _WRITABLE_SECONDS = 5.0
 _FORGET_AT_ONCE = 1000  # rows
 
-# The statements of a decision, built once: SQLAlchemy takes six times as long to build one as to execute it.
+# Built once: SQLAlchemy takes longer to build a statement than the database to execute it.
 # A parameter of a WHERE clause begins with `this_`; the others are named like their columns.
 _THIS_ENTITLEMENT = sa.and_(
     entitlements.c.provider == sa.bindparam("this_provider"),
@@ -81,21 +80,31 @@ _SELECT_ATTEST_KEY = sa.select(
 _RAISE_COUNTER = sa.update(attest_keys).where(
     attest_keys.c.key_id == sa.bindparam("this_key_id"), attest_keys.c.counter < sa.bindparam("this_counter")
 )
-_INSERT_AUDIT = sa.insert(audit)
+_REVOKE_LICENSES = sa.update(licenses).where(
+    licenses.c.provider == sa.bindparam("this_provider"),
+    licenses.c.purchase_app == sa.bindparam("this_app"),
+    licenses.c.purchase_id == sa.bindparam("this_purchase_id"),
+    licenses.c.device == sa.bindparam("this_device"),
+    licenses.c.revoked_at.is_(None),
+)
+_INSERT_AUDIT = sa.insert(audit).inline()
+_FORGET_AUDIT = sa.delete(audit).where(audit.c.id < sa.bindparam("this_first"))
+_SELECT_SETTING = sa.select(settings.c.value).where(settings.c.name == sa.bindparam("this_name"))
+_LOCK_SETTING = _SELECT_SETTING.with_for_update()
+_UPDATE_SETTING = sa.update(settings).where(settings.c.name == sa.bindparam("this_name"))
+_PURGE_CHALLENGES = sa.delete(consumed_challenges).where(consumed_challenges.c.expires_at < sa.bindparam("this_now"))
 
 
 class Storage:
     """An open database; used by several threads. Raises StorageError for everything that goes wrong with it."""
 
-    def __init__(self, engine: sa.Engine) -> None:
-        self._engine = engine
-        # SQLite lets those who wait for its write lock sleep and try again; threads of one process queue up here.
-        self._writing = threading.Lock() if engine.dialect.name == "sqlite" else None
+    def __init__(self, database: Database) -> None:
+        self._database = database
         self._secret: bytes | None = None
         self._writable_until = 0.0
 
     def __repr__(self) -> str:
-        return f"Storage({self._engine.dialect.name})"
+        return f"Storage({self._database!r})"
 
     @classmethod
     def open(cls, url: str, *, migrate: bool = False, pool_size: int = 8) -> Self:
@@ -108,10 +117,11 @@ class Storage:
 
         Raises StorageError when it cannot be reached or is of another version.
         """
-        storage = cls(database.open_engine(url, pool_size))
+        database = Database(url, pool_size)
+        storage = cls(database)
         try:
             if migrate:
-                database.migrate(storage._engine)
+                database.migrate()
             storage.check_version()
         except BaseException:
             storage.close()
@@ -120,13 +130,13 @@ class Storage:
 
     def close(self) -> None:
         """Close every connection that is not in use."""
-        self._engine.dispose()
+        self._database.close()
 
     # --- settings
 
     def check_version(self) -> None:
         """Raises StorageError unless the database can be reached and is of the present version."""
-        with database.connect(self._engine) as connection:
+        with self._database.connect() as connection:
             if not sa.inspect(connection).has_table("alembic_version"):
                 raise StorageError("the database is empty", hint="Run: corelocker service migrate --config FILE")
             found = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
@@ -142,7 +152,7 @@ class Storage:
         It writes for this only where the last write is some time ago or has failed: a busy service shows it anyhow.
         """
         if time.monotonic() < self._writable_until:
-            with database.connect(self._engine) as connection:
+            with self._database.connect() as connection:
                 connection.execute(sa.text("SELECT 1"))
             return
         with self.transaction(durable=False) as transaction:
@@ -151,19 +161,23 @@ class Storage:
     @property
     def shared(self) -> bool:
         """Whether other hosts may use the database too."""
-        return self._engine.dialect.name != "sqlite"
+        return not self._database.sqlite
 
     def execute(self, statement: sa.TextClause, values: Mapping[str, Any] | None = None) -> list[sa.Row[Any]]:
         """A statement about what may be lost, in a transaction of its own; the rows that it returns."""
-        with self._write_turn(), database.begin(self._engine, durable=False) as connection:
+        with self._database.connect() as connection:
+            if self.shared:
+                connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
             result = connection.execute(statement, dict(values or {}))
-            return list(result) if result.returns_rows else []
+            rows = list(result) if result.returns_rows else []
+            connection.commit()
+        return rows
 
     def time(self) -> float:
         """The clock of the database's machine, Unix seconds."""
-        with database.connect(self._engine) as connection:
-            if connection.dialect.name == "sqlite":
-                return time.time()
+        if self._database.sqlite:
+            return time.time()
+        with self._database.connect() as connection:
             return float(connection.execute(sa.text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one())
 
     def secret(self) -> bytes:
@@ -176,29 +190,29 @@ class Storage:
     def new_setting(self, name: str, value: str) -> None:
         """Keep a setting, unless there is one of this name."""
         with self.transaction() as transaction:
-            transaction.add_new(settings, {"name": name, "value": value})
+            transaction.new_setting(name, value)
 
     def setting(self, name: str) -> str | None:
         """A setting."""
-        row = self._row(sa.select(settings.c.value).where(settings.c.name == name))
-        return None if row is None else str(row.value)
+        row = self._first(_SELECT_SETTING, {"this_name": name})
+        return None if row is None else str(row["value"])
 
     # --- reading
 
     def license(self, jti: str) -> StoredLicense | None:
         """A license that was issued."""
-        row = self._row(_SELECT_LICENSE, {"this_jti": jti})
-        return None if row is None else StoredLicense(**row._mapping)
+        row = self._first(_SELECT_LICENSE, {"this_jti": jti})
+        return None if row is None else StoredLicense(**row)
 
     def entitlement(self, key: PurchaseKey) -> StoredEntitlement | None:
         """What is known of a purchase."""
-        row = self._row(_SELECT_ENTITLEMENT, _this(key))
+        row = self._first(_SELECT_ENTITLEMENT, _this(key))
         return None if row is None else _stored(row)
 
     def attest_key(self, key_id: bytes) -> AttestKey | None:
         """An App Attest key that was attested before."""
-        row = self._row(_SELECT_ATTEST_KEY, {"this_key_id": key_id})
-        return None if row is None else AttestKey(**row._mapping)
+        row = self._first(_SELECT_ATTEST_KEY, {"this_key_id": key_id})
+        return None if row is None else AttestKey(**row)
 
     def unacknowledged(self, limit: int = 100) -> list[StoredEntitlement]:
         """Some of the entitlements with a purchase that was delivered and that the store waits to be told about."""
@@ -209,7 +223,7 @@ class Storage:
             .order_by(sa.func.random())
             .limit(limit)
         )
-        return [_stored(row) for row in self._rows(statement)]
+        return [_stored(row._asdict()) for row in self._rows(statement)]
 
     def list_licenses(
         self,
@@ -238,36 +252,26 @@ class Storage:
             statement = statement.where(audit.c.event == event)
         return [AuditRow(**row._mapping) for row in self._rows(statement)]
 
-    def _row(self, statement: sa.Select[Any], parameters: Mapping[str, Any] | None = None) -> sa.Row[Any] | None:
-        with database.connect(self._engine) as connection:
-            return connection.execute(statement, parameters).first()
+    def _first(self, statement: sa.Select[Any], parameters: Mapping[str, Any]) -> dict[str, Any] | None:
+        with self._database.reading() as session:
+            return session.first(statement, parameters)
 
     def _rows(self, statement: sa.Select[Any]) -> list[sa.Row[Any]]:
-        with database.connect(self._engine) as connection:
+        with self._database.connect() as connection:
             return list(connection.execute(statement))
 
     # --- deciding
 
     @contextmanager
     def transaction(self, *, durable: bool = True) -> Iterator[Transaction]:
-        """One decision: committed when the block ends, rolled back when it raises; `durable` as of `database.begin`."""
+        """One decision: committed when the block ends, rolled back when it raises; `durable` as of `Database`."""
         try:
-            with self._write_turn(), database.begin(self._engine, durable=durable) as connection:
-                yield Transaction(connection)
+            with self._database.transaction(durable=durable) as session:
+                yield Transaction(session, sqlite=self._database.sqlite)
         except StorageError:
             self._writable_until = 0.0
             raise
         self._writable_until = time.monotonic() + _WRITABLE_SECONDS
-
-    @contextmanager
-    def _write_turn(self) -> Iterator[None]:
-        if self._writing is not None and not self._writing.acquire(timeout=database.LOCK_SECONDS):
-            raise StorageError("the database is busy")
-        try:
-            yield
-        finally:
-            if self._writing is not None:
-                self._writing.release()
 
     def purge_challenges(self, now: int) -> int:
         """Forget consumed challenges that have expired, and could not be used again anyhow. Returns how many."""
@@ -282,8 +286,8 @@ class Storage:
         forgotten = 0
         oldest = sa.select(audit.c.id, audit.c.at_ms).order_by(audit.c.id).limit(_FORGET_AT_ONCE)
         while True:
-            newest = self._row(sa.select(sa.func.max(audit.c.id).label("id")))
-            first_kept = 0 if newest is None or newest.id is None else newest.id - max_rows + 1
+            newest = self._rows(sa.select(sa.func.max(audit.c.id)))[0][0]
+            first_kept = 0 if newest is None else newest - max_rows + 1
             old = list(
                 itertools.takewhile(
                     lambda row, first=first_kept: row.id < first or row.at_ms < now_ms - max_age * 1000,  # type: ignore[misc]
@@ -299,114 +303,116 @@ class Storage:
 class Transaction:
     """The statements of one decision."""
 
-    def __init__(self, connection: sa.Connection) -> None:
-        self._connection = connection
-        self._sqlite = connection.dialect.name == "sqlite"
-
-    def add_new(self, table: sa.Table, row: Mapping[str, Any]) -> bool:
-        """Insert a row, unless there is one with its primary key; returns whether it was new."""
-        return self._connection.execute(_insert_if_new(table, self._sqlite), row).rowcount == 1
+    def __init__(self, session: Session, *, sqlite: bool) -> None:
+        self._session = session
+        self._sqlite = sqlite
 
     def consume(self, challenge: str, expires_at: int) -> bool:
         """Use the challenge up; False when somebody has used it."""
         digest = hashlib.sha256(challenge.encode()).digest()
-        return self.add_new(consumed_challenges, {"id": digest, "expires_at": expires_at})
+        return self._add(consumed_challenges, {"id": digest, "expires_at": expires_at})
+
+    def _add(self, table: sa.Table, row: Mapping[str, Any]) -> bool:
+        """Insert a row, unless there is one with its primary key; returns whether it was new."""
+        return self._session.execute(_insert_if_new(table, self._sqlite), row) == 1
 
     def purge_challenges(self, now: int) -> int:
         """As of `Storage`."""
-        return self._connection.execute(
-            sa.delete(consumed_challenges).where(consumed_challenges.c.expires_at < now)
-        ).rowcount
+        return self._session.execute(_PURGE_CHALLENGES, {"this_now": now})
 
     def entitlements(self, keys: Iterable[PurchaseKey]) -> dict[PurchaseKey, StoredEntitlement]:
         """Lock the entitlements until the end of the transaction; purchases that are not known come back empty."""
         return {key: self._lock(key) for key in sorted(set(keys))}
 
     def _lock(self, key: PurchaseKey) -> StoredEntitlement:
-        row = self._connection.execute(_LOCK_ENTITLEMENT, _this(key)).first()
+        row = self._session.first(_LOCK_ENTITLEMENT, _this(key))
         if row is not None:
             return _stored(row)
         empty = StoredEntitlement(Entitlement(key.provider, key.app, key.purchase_id))
         if self._sqlite:
             return empty
         # There is no row to lock yet: make one. Whoever does the same waits here until this transaction ends.
-        self.add_new(entitlements, _entitlement_row(replace(empty, version=1)))
-        return _stored(self._connection.execute(_LOCK_ENTITLEMENT, _this(key)).one())
+        self._add(entitlements, _entitlement_row(replace(empty, version=1)))
+        return self._lock(key)
 
     def save(self, stored: StoredEntitlement) -> None:
         """Keep an entitlement that `entitlements` has locked."""
         row = _entitlement_row(replace(stored, version=stored.version + 1))
         if stored.version == 0:
-            self._connection.execute(_INSERT_ENTITLEMENT, row)
+            self._session.execute(_INSERT_ENTITLEMENT, row)
             return
         this = _this(PurchaseKey.of(stored.entitlement)) | {"this_version": stored.version}
         changed = {name: row[name] for name in ("version", "document", "blocked", "unacknowledged")}
-        if self._connection.execute(_UPDATE_ENTITLEMENT, this | changed).rowcount != 1:
+        if self._session.execute(_UPDATE_ENTITLEMENT, this | changed) != 1:
             raise StorageError("an entitlement was changed behind the lock")
 
     def add_license(self, license_: StoredLicense) -> None:
         """Keep a license."""
-        self._connection.execute(_INSERT_LICENSE, vars(license_))
+        self._session.execute(_INSERT_LICENSE, vars(license_))
 
     def replace_license(self, jti: str, by: str) -> bool:
         """Note that a license was renewed; False when it was revoked."""
-        return self._connection.execute(_REPLACE_LICENSE, {"this_jti": jti, "replaced_by": by}).rowcount == 1
+        return self._session.execute(_REPLACE_LICENSE, {"this_jti": jti, "replaced_by": by}) == 1
 
     def revoke_licenses(self, purchase: PurchaseKey, device: str, at: int) -> int:
         """Revoke the licenses of a device for a purchase. Returns how many were not revoked before."""
-        update = sa.update(licenses).where(
-            licenses.c.provider == purchase.provider,
-            licenses.c.purchase_app == purchase.app,
-            licenses.c.purchase_id == purchase.purchase_id,
-            licenses.c.device == device,
-            licenses.c.revoked_at.is_(None),
-        )
-        return self._connection.execute(update.values(revoked_at=at)).rowcount
+        values = {
+            "this_provider": purchase.provider,
+            "this_app": purchase.app,
+            "this_purchase_id": purchase.purchase_id,
+            "this_device": device,
+            "revoked_at": at,
+        }
+        return self._session.execute(_REVOKE_LICENSES, values)
 
     def add_attest_key(self, key: AttestKey, now: int) -> None:
         """Keep a new App Attest key. One that is known keeps its counter."""
-        self.add_new(attest_keys, {**vars(key), "created_at": now})
+        self._add(attest_keys, {**vars(key), "created_at": now})
 
     def raise_counter(self, key_id: bytes, counter: int) -> bool:
         """Move the counter of an App Attest key up; False when it is there or beyond already."""
         values = {"this_key_id": key_id, "this_counter": counter, "counter": counter}
-        return self._connection.execute(_RAISE_COUNTER, values).rowcount == 1
+        return self._session.execute(_RAISE_COUNTER, values) == 1
+
+    def new_setting(self, name: str, value: str) -> None:
+        """Keep a setting, unless there is one of this name."""
+        self._add(settings, {"name": name, "value": value})
 
     def lock_setting(self, name: str, first: str) -> str:
         """A setting, locked until the end of the transaction; it is made with the value `first`."""
-        self.add_new(settings, {"name": name, "value": first})
-        statement = sa.select(settings.c.value).where(settings.c.name == name).with_for_update()
-        return str(self._connection.execute(statement).scalar_one())
+        self.new_setting(name, first)
+        row = self._session.first(_LOCK_SETTING, {"this_name": name})
+        return first if row is None else str(row["value"])
 
     def set_setting(self, name: str, value: str) -> None:
         """Keep or replace a setting."""
-        update = sa.update(settings).where(settings.c.name == name).values(value=value)
-        if self._connection.execute(update).rowcount == 0:
-            self.add_new(settings, {"name": name, "value": value})
+        if self._session.execute(_UPDATE_SETTING, {"this_name": name, "value": value}) == 0:
+            self.new_setting(name, value)
 
     def forget_audit(self, kept_from: int) -> int:
         """Delete the rows of the audit log before an id. Returns how many."""
         self.set_setting("audit-kept-from", str(kept_from))
-        return self._connection.execute(sa.delete(audit).where(audit.c.id < kept_from)).rowcount
+        return self._session.execute(_FORGET_AUDIT, {"this_first": kept_from})
 
     def audit(self, row: AuditRow) -> None:
         """Add to the audit log."""
-        self._connection.execute(_INSERT_AUDIT, vars(row) | {"request_id": row.request_id or current_request()})
+        self._session.execute(_INSERT_AUDIT, vars(row) | {"request_id": row.request_id or current_request()})
 
 
 @cache
 def _insert_if_new(table: sa.Table, for_sqlite: bool) -> sa.Insert:
     insert = sqlite.insert(table) if for_sqlite else postgresql.insert(table)
-    # Without the option, SQLAlchemy does not look at the number of rows that an INSERT made.
-    return insert.on_conflict_do_nothing().execution_options(preserve_rowcount=True)
+    return insert.on_conflict_do_nothing()
 
 
 def _this(key: PurchaseKey) -> dict[str, Any]:
     return {"this_provider": key.provider, "this_app": key.app, "this_purchase_id": key.purchase_id}
 
 
-def _stored(row: sa.Row[Any]) -> StoredEntitlement:
-    return StoredEntitlement(entitlement_of_json(row.document), frozenset(json.loads(row.blocked)), row.version)
+def _stored(row: Mapping[str, Any]) -> StoredEntitlement:
+    return StoredEntitlement(
+        entitlement_of_json(row["document"]), frozenset(json.loads(row["blocked"])), row["version"]
+    )
 
 
 def _entitlement_row(stored: StoredEntitlement) -> dict[str, Any]:
