@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,8 @@ from corelocker.progress import Progress
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from corelocker.audit.attacks import AttackBudget
 
 
 BOUND_SAMPLES = 64
@@ -67,9 +70,21 @@ class ModuleAudit:
         return asdict(found)
 
     def attack(
-        self, data: DataSet, rest: DataSet | None, metric: Metric, progress: Progress
+        self,
+        data: DataSet,
+        rest: DataSet | None,
+        metric: Metric,
+        progress: Progress,
+        only: Sequence[str] | None = None,
+        budget: AttackBudget | None = None,
     ) -> tuple[list[AttackResult], str]:
-        """Every attack, and a sentence about the attacker's data; `rest` are samples that nothing was measured on."""
+        """Every attack, and a sentence about the attacker's data.
+
+        Args:
+            rest: samples that nothing was measured on.
+            only: names of attacks, by their beginning; all if None.
+            budget: in place of the options' own.
+        """
         from corelocker.audit.attacks import FULL, QUICK, AttackTarget, run_attacks, suited
 
         options = self._options
@@ -92,8 +107,9 @@ class ModuleAudit:
         )  # fmt: skip
         found = run_attacks(
             target,
-            suited(QUICK if options.quick else FULL, self._module),
+            suited(budget or (QUICK if options.quick else FULL), self._module),
             seed=options.seed,
+            only=only,
             work=None if options.work is None else options.work / "attacks",
             progress=lambda done, total, title: progress("attacks", done, total),
         )
