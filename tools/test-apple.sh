@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 source tools/gates.sh
 build=.build/apple
 logs=$build/logs
-all_gates=(format test typecheck stubs end-to-end api asan demo-core demo-app demo-project)
+all_gates=(format test typecheck stubs end-to-end api asan demo-core demo-app demo-project demo-resources)
 
 types=.cache/types-ios
 swift_root=${CORELOCKER_SWIFT_ROOT:-${XDG_CACHE_HOME:-$HOME/.cache}/corelocker/swift-trixie}
@@ -78,5 +78,8 @@ gate_demo-app() {
 
 # Its project, plists, store, strings and pictures.
 gate_demo-project() { .venv/bin/python -m tools.check_apple_project; }
+
+# Its build phase: the pipeline, and what the app does with what it writes.
+gate_demo-resources() { PYTHONPATH=sdk/python:tests/python:. .venv/bin/python tests/apple/demo_resources.py "$build"; }
 
 run_gates Apple tools/setup-apple.sh "${@:-${all_gates[@]}}"

@@ -24,7 +24,7 @@ ROOT = DEMO.parent
 DATA = ROOT / "tools/demo_model/data"
 APP = "com.example.fashion"
 # An unqualified name, as NSAllowsLocalNetworking allows it; a simulator shares the machine's loopback.
-SERVICE = "http://localhost:8440"
+HOST = "localhost"
 MODELS = ("fashion.mlpackage", "fashion.pte", "fashion.clkey")
 PICTURES_PER_CLASS = 50
 # Each new installation of the app is a new device: more of them than a customer has.
@@ -67,7 +67,7 @@ def own_keystore(state: Path) -> Path:
     return keystore
 
 
-def development(dist: Path, state: Path, keystore: Path, out: Path) -> None:
+def development(dist: Path, state: Path, keystore: Path, port: int, out: Path) -> None:
     """corelocker.json and a development identity, by a service for development that is set up in `state`/service.
 
     It sells what products.json says, by StoreKit's transactions in Xcode. A service for an older bundle is replaced.
@@ -78,13 +78,14 @@ def development(dist: Path, state: Path, keystore: Path, out: Path) -> None:
         shutil.rmtree(service, ignore_errors=True)
         sold = json.loads((DEMO / "products.json").read_bytes())
         products = [f"--product={product}={bundle}:{tier}" for product, tier in sold.items()]
-        corelocker("service", "init", service, "--app", APP, "--keystore", keystore, *products)
+        corelocker("service", "init", service, "--app", APP, "--keystore", keystore, "--port", str(port), *products)
         with config.open("a") as settings:
             settings.write(f'\n[apps.app_store]\nbundle_id = "{APP}"\nstore = "Xcode"\n')
             settings.write(f"\n[licenses]\ndevices = {DEVICES}\n")
         print(f"note: a new unlock service; start it with: corelocker service run --config {config}")
     app_config = out / "corelocker.json"
-    corelocker("service", "app-config", "--config", config, "--service", SERVICE, "--out", app_config, "--force")
+    url = f"http://{HOST}:{port}"
+    corelocker("service", "app-config", "--config", config, "--service", url, "--out", app_config, "--force")
     phone = service / "simulator"
     shutil.rmtree(phone, ignore_errors=True)
     root = service / "development-root-key.pem"
@@ -120,6 +121,7 @@ def main() -> None:
     parser.add_argument("--configuration", choices=("Debug", "Release"), required=True)
     parser.add_argument("--out", type=Path, required=True, help="the app's folder of resources")
     parser.add_argument("--state", type=Path, default=DEMO / ".local", help="keys, locked models, development service")
+    parser.add_argument("--port", type=int, default=8440, help="Debug: where the unlock service will listen")
     parser.add_argument("--app-config", default="", help="Release: corelocker.json of the unlock service")
     parser.add_argument("--keystore", default="", help="the publisher's keystore; by default one in --state")
     asked = parser.parse_args()
@@ -136,7 +138,7 @@ def main() -> None:
         copy = shutil.copytree if (dist / name).is_dir() else shutil.copy
         copy(dist / name, models / name)
     if asked.configuration == "Debug":
-        development(dist, asked.state, keystore, models)
+        development(dist, asked.state, keystore, asked.port, models)
     else:
         production(dist, Path(asked.app_config), models)
     pictures(labelled)
