@@ -25,7 +25,7 @@ gate() {
 gate 'ruff check' .venv/bin/ruff check .
 gate 'ruff format' .venv/bin/ruff format --check .
 gate 'mypy' .venv/bin/mypy
-gate 'servers for the tests' tools/debian.sh postgresql softhsm2 chromium
+gate 'servers for the tests' tools/debian.sh postgresql softhsm2 chromium nginx caddy haproxy systemd
 gate 'python tests' .venv/bin/python -m pytest -n auto --dist loadfile
 gate 'pythons' tools/test-pythons.sh
 gate 'C++ set-up' tools/setup-cpp.sh
