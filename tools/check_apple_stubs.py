@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 STUBS = ROOT / "tests/apple/stubs"
 HEADERS = {
-    "ExecuTorch": ROOT / "tests/apple/executorch/headers",
+    "ExecuTorch": ROOT / "tests/apple/objc/headers",
     "RestoredModule": ROOT / "sdk/apple/ExecuTorch/RestoredModule/include",
 }
 

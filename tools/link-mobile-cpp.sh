@@ -101,7 +101,7 @@ objc() {
     "$llvm/bin/clang++" "$@" -std=c++17 -O2 -fobjc-arc -fno-exceptions -fno-rtti -Wall -Wextra -Werror -nostdinc++ \
       -Wno-unused-command-line-argument -DC10_USING_CUSTOM_GENERATED_MACROS -isystem "$out/config" \
       -isystem "$llvm/include/c++/v1" "${system_headers[@]}" -isystem "$folder" -isystem "$include" \
-      -isystem "$include/executorch/runtime/core/portable_type/c10" -isystem "$root/tests/apple/executorch" \
+      -isystem "$include/executorch/runtime/core/portable_type/c10" -isystem "$root/tests/apple/objc" \
       -I"$root/sdk/cpp/include" -I"$module/include" -c "$module/$source" -o "$folder/${source%.*}.o"
   done
 }
@@ -126,7 +126,7 @@ link_ios() {
   "$llvm/bin/ld64.lld" "${flags[@]}" -o core.dylib "${core[@]/%/.o}"
   objc binary "$mobile/include/executorch" "$mobile/include" "${options[@]}"
   # The binaries at hand are older than the exporter's version, with whose headers it must compile as well.
-  objc newest "$root/tests/apple/executorch/headers" "$wheel/include" "${options[@]}"
+  objc newest "$root/tests/apple/objc/headers" "$wheel/include" "${options[@]}"
   check_methods "$framework"
   "$llvm/bin/ld64.lld" "${flags[@]}" -o corelocker.dylib "${all[@]/%/.o}" binary/CoreLockerRestoredModule.o "$framework"
   "$llvm/bin/llvm-nm" --undefined-only --format=just-symbols corelocker.dylib >needed

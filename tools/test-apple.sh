@@ -8,14 +8,18 @@ cd "$(dirname "$0")/.."
 source tools/gates.sh
 build=.build/apple
 logs=$build/logs
-all_gates=(format test typecheck stubs end-to-end api asan demo-core demo-app demo-project demo-resources)
+all_gates=(format test typecheck docs stubs end-to-end api asan demo-core demo-app demo-project demo-resources)
 
 types=.cache/types-ios
 swift_root=${CORELOCKER_SWIFT_ROOT:-${XDG_CACHE_HOME:-$HOME/.cache}/corelocker/swift-trixie}
 
 # Why a gate cannot run; nothing when it can.
 obstacle() {
-  [ "$1" != stubs ] || [ -d "$types" ] || echo "no list of Apple's API"
+  case $1 in
+    stubs) [ -d "$types" ] || echo "no list of Apple's API" ;;
+    docs) [ -d "$build/typecheck/debug" ] || echo "nothing was type-checked" ;;
+    end-to-end) command -v cmake >/dev/null || echo "no cmake" ;;
+  esac
   [ -e "$swift_root/.set-up" ] || echo "no Swift"
 }
 
@@ -44,11 +48,22 @@ gate_typecheck() {
   done
 }
 
+# The documentation of all targets, from the graphs of the gate before.
+gate_docs() {
+  local module graphs
+  tools/swift.sh tools/docs-apple.sh "$build/typecheck/debug" "$build/docs" || return
+  for module in CoreLocker CoreLockerDevice CoreLockerCoreML CoreLockerExecuTorch; do
+    graphs=("$build/typecheck/debug/$module".symbols.json "$build/typecheck/debug/$module"@CoreLocker*.symbols.json)
+    [ -e "${graphs[1]}" ] || unset 'graphs[1]'
+    .venv/bin/python tools/swift_docs.py "$module" "${graphs[@]}" || return
+  done
+}
+
 # The stubs themselves, against lists of the real API.
 gate_stubs() { .venv/bin/python tools/check_apple_stubs.py "$types"; }
 
 # The Swift client, the real unlock service and the C core, on this machine.
-gate_end-to-end() { PYTHONPATH=sdk/python:tests/python .venv/bin/python tests/apple/end_to_end.py "$build"; }
+gate_end-to-end() { PYTHONPATH=sdk/python:tests/python:. .venv/bin/python tests/apple/end_to_end.py "$build"; }
 
 gate_api() {
   rm -rf "$build/symbols"

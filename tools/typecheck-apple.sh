@@ -31,8 +31,11 @@ for configuration in debug release; do
   echo "$configuration: all modules pass"
 done
 
-# The README's lines pass, and a call that is wrong does not: the stubs are looked at.
+# The README's lines and the tutorial's pass, and a call that is wrong does not: the stubs are looked at.
 swiftc -typecheck "${common[@]}" -I "$build/release" -I sdk/cpp/include -module-name Uses tests/apple/uses/*.swift
+for step in sdk/apple/*/*.docc/Resources/*.swift; do
+  swiftc -typecheck "${common[@]}" -I "$build/release" -I sdk/cpp/include -module-name Step "$step"
+done
 sed 's/shared.isSupported/shared.isSupportd/' sdk/apple/CoreLockerDevice/DeviceCheckAppAttest.swift >"$build/Wrong.swift"
 if swiftc -typecheck "${common[@]}" -package-name corelocker -I "$build/release" -I sdk/cpp/include -module-name Wrong "$build/Wrong.swift" \
   2>"$build/wrong.log"; then

@@ -1,7 +1,12 @@
 import Foundation
 
 /// The environment of an app and of the service that it talks to.
+///
+/// ```swift
+/// if locker.configuration.environment == .development { showBanner("Test build") }
+/// ```
 public enum AppEnvironment: String, Sendable {
+    /// `development` takes made-up attestations and purchases; keys and databases of the two are apart.
     case production, development
 }
 
@@ -19,6 +24,7 @@ public struct AppConfiguration: Sendable {
     public let issuer: String
     /// The app's id: the App ID, with the team's prefix.
     public let app: String
+    /// Which service it is for.
     public let environment: AppEnvironment
     /// The keys that sign licenses.
     public let licenseKeys: [PublicKey]

@@ -1,6 +1,10 @@
 import Foundation
 
 /// What proves a purchase to the service.
+///
+/// ```swift
+/// try await locker.unlock(with: .appStore(result.jwsRepresentation))
+/// ```
 public struct Purchase: Sendable, Equatable {
     let members: [String: String]
     /// What the attestation covers.
@@ -16,7 +20,7 @@ public struct Purchase: Sendable, Equatable {
         Purchase(members: ["provider": "grant", "token": token], token: token)
     }
 
-    var json: JSON { .object(members.mapValues(JSON.text)) }
+    var json: JSON { .object(texts: members) }
 }
 
 /// The bytes of an unlock request that its attestation vouches for (`docs/formats.md`, Attested request).
@@ -46,11 +50,20 @@ struct AttestedRequest: Sendable {
 }
 
 /// What evidence is for.
+///
+/// ```swift
+/// let evidence = try await attester.evidence(for: digest, step: .unlock)
+/// ```
 public enum AttestedStep: Sendable {
+    /// What the evidence is for; an `unlock` may attest a new key, a `renewal` may not.
     case unlock, renewal
 }
 
 /// Proves the device to the service: App Attest on a phone, a development key in a simulator.
+///
+/// ```swift
+/// let client = UnlockClient(configuration: configuration, deviceKey: key, attester: attester, store: store)
+/// ```
 public protocol Attester: Sendable {
     /// The `attestation` member of a request, whose bytes are `digest` (SHA-256 of the canonical request, 32 bytes).
     func evidence(for digest: Data, step: AttestedStep) async throws -> [String: String]

@@ -19,11 +19,11 @@ enum CanonicalJSON {
         case .integer(let number) where JSON.integers.contains(number): output.append(contentsOf: String(number).utf8)
         case .object(let members):
             output.append(UInt8(ascii: "{"))
-            guard members.keys.allSatisfy({ $0.utf8.allSatisfy { $0 < 0x80 } }) else { throw outside }
-            let names = members.keys.sorted { $0.utf8.lexicographicallyPrecedes($1.utf8) }
+            guard members.keys.allSatisfy({ $0.description.utf8.allSatisfy { $0 < 0x80 } }) else { throw outside }
+            let names = members.keys.sorted { $0.description.utf8.lexicographicallyPrecedes($1.description.utf8) }
             for (index, name) in names.enumerated() {
                 if index > 0 { output.append(UInt8(ascii: ",")) }
-                write(name, to: &output)
+                write(name.description, to: &output)
                 output.append(UInt8(ascii: ":"))
                 try write(members[name] ?? .null, to: &output)
             }

@@ -5,6 +5,10 @@ import Foundation
 #endif
 
 /// A reading of a device's clocks.
+///
+/// ```swift
+/// let reading = ClockReading(wall: 1_800_000_000, ticks: 3_600, boot: "5f0c")
+/// ```
 public struct ClockReading: Sendable, Equatable {
     /// The clock that its owner can set, Unix seconds.
     public let wall: Int64
@@ -13,17 +17,26 @@ public struct ClockReading: Sendable, Equatable {
     /// Names the start-up that `ticks` counts from.
     public let boot: String
 
+    /// A reading; the members say what each clock is.
     public init(wall: Int64, ticks: Int64, boot: String) {
         (self.wall, self.ticks, self.boot) = (wall, ticks, boot)
     }
 }
 
 /// The latest time that was seen (Unix seconds), and the other clock's reading then.
+///
+/// ```swift
+/// try store.save(ClockMark(time: 1_800_000_000, ticks: 3_600, boot: "5f0c"))
+/// ```
 public struct ClockMark: Sendable, Equatable {
+    /// Unix seconds.
     public let time: Int64
+    /// As in ``ClockReading``.
     public let ticks: Int64
+    /// As in ``ClockReading``.
     public let boot: String
 
+    /// A mark; the members say what each is.
     public init(time: Int64, ticks: Int64, boot: String) {
         (self.time, self.ticks, self.boot) = (time, ticks, boot)
     }

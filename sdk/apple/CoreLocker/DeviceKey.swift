@@ -1,6 +1,10 @@
 import Foundation
 
 /// A P-256 agreement key pair, on phones inside the secure hardware.
+///
+/// ```swift
+/// let key: any DeviceKey = try SecureEnclaveDeviceKey(service: "com.example.camera")
+/// ```
 public protocol DeviceKey: Sendable {
     /// The public half.
     var publicKey: PublicKey { get }
@@ -12,6 +16,10 @@ public protocol DeviceKey: Sendable {
 }
 
 /// A device key in memory: for simulators, development and tests. A service in production refuses what vouches for it.
+///
+/// ```swift
+/// let key = SoftwareDeviceKey()
+/// ```
 public struct SoftwareDeviceKey: DeviceKey {
     private let key: SoftwarePrivateKey
 

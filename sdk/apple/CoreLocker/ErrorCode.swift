@@ -1,6 +1,14 @@
 import Foundation
 
 /// Why something was refused. The raw values are the codes of `docs/errors.md`, the same in every language.
+///
+/// ```swift
+/// do {
+///     try await locker.unlock(with: purchase)
+/// } catch let error as CoreLockerError where error.code == .deviceLimit {
+///     showTooManyDevices(until: error.retryAt)
+/// }
+/// ```
 public enum ErrorCode: String, Sendable, CaseIterable {
     // The C core (`corelocker.h`).
     case argument, memory
@@ -128,6 +136,7 @@ public struct CoreLockerError: Error, LocalizedError, Equatable, Sendable {
     /// The request's id in the service's log, where the service gave one.
     public let requestID: String?
 
+    /// A refusal; the members say what each argument is.
     public init(_ code: ErrorCode, _ message: String, retryAt: Date? = nil, requestID: String? = nil) {
         self.code = code
         self.message = message

@@ -2,7 +2,7 @@ import Foundation
 
 /// A JSON object that somebody else wrote: each member is taken by name, type and bound, or refused with the format's code.
 struct Fields {
-    let members: [String: JSON]
+    let members: [JSON.Name: JSON]
     let place: String
     let code: ErrorCode
 
@@ -18,15 +18,15 @@ struct Fields {
         self.init(members, place, code)
     }
 
-    init(_ members: [String: JSON], _ place: String, _ code: ErrorCode) {
+    init(_ members: [JSON.Name: JSON], _ place: String, _ code: ErrorCode) {
         (self.members, self.place, self.code) = (members, place, code)
     }
 
     func refusal(_ reason: String) -> CoreLockerError { CoreLockerError(code, "\(place): \(reason)") }
 
-    func has(_ name: String) -> Bool { members[name] != nil }
+    func has(_ name: JSON.Name) -> Bool { members[name] != nil }
 
-    func integer(_ name: String, _ range: ClosedRange<Int64>) throws(CoreLockerError) -> Int64 {
+    func integer(_ name: JSON.Name, _ range: ClosedRange<Int64>) throws(CoreLockerError) -> Int64 {
         guard let value = members[name]?.integer, range.contains(value) else {
             throw refusal("\(name) is no integer from \(range.lowerBound) to \(range.upperBound)")
         }
@@ -34,14 +34,14 @@ struct Fields {
     }
 
     /// Plain text of 1 to `longest` code points.
-    func text(_ name: String, longest: Int) throws(CoreLockerError) -> String {
+    func text(_ name: JSON.Name, longest: Int) throws(CoreLockerError) -> String {
         guard let value = members[name]?.text, Self.isPlain(value, longest: longest) else {
             throw refusal("\(name) is no text of 1 to \(longest) plain characters")
         }
         return value
     }
 
-    func texts(_ name: String, longest: Int) throws(CoreLockerError) -> [String] {
+    func texts(_ name: JSON.Name, longest: Int) throws(CoreLockerError) -> [String] {
         let values = members[name]?.array
         let texts = values?.compactMap { $0.text.flatMap { Self.isPlain($0, longest: longest) ? $0 : nil } }
         guard let texts, texts.count == values?.count else {
@@ -50,27 +50,27 @@ struct Fields {
         return texts
     }
 
-    func objects(_ name: String) throws(CoreLockerError) -> [Fields] {
+    func objects(_ name: JSON.Name) throws(CoreLockerError) -> [Fields] {
         let values = members[name]?.array
         let objects = values?.compactMap(\.object)
         guard let objects, objects.count == values?.count else { throw refusal("\(name) is no list of objects") }
         return objects.enumerated().map { Fields($1, "\(place): \(name)[\($0)]", code) }
     }
 
-    func child(_ name: String) throws(CoreLockerError) -> Fields {
+    func child(_ name: JSON.Name) throws(CoreLockerError) -> Fields {
         guard let object = members[name]?.object else { throw refusal("\(name) is no object") }
         return Fields(object, "\(place): \(name)", code)
     }
 
     /// A SHA-256 in 64 lower-case hexadecimal digits.
-    func digest(_ name: String) throws(CoreLockerError) -> Data {
+    func digest(_ name: JSON.Name) throws(CoreLockerError) -> Data {
         guard let text = members[name]?.text, let digest = Data(lowercaseHex: text), digest.count == 32 else {
             throw refusal("\(name) is no SHA-256 in lower-case hexadecimal")
         }
         return digest
     }
 
-    func base64url(_ name: String, count: Int) throws(CoreLockerError) -> Data {
+    func base64url(_ name: JSON.Name, count: Int) throws(CoreLockerError) -> Data {
         guard let data = members[name]?.text.flatMap(Base64URL.decode), data.count == count else {
             throw refusal("\(name) is not \(count) bytes in base64url")
         }

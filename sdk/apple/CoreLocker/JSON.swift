@@ -2,7 +2,7 @@ import Foundation
 
 /// A JSON value under the rules of `docs/formats.md` (JSON): numbers are integers below 2^53, names are unique.
 enum JSON: Equatable, Sendable {
-    case object([String: JSON])
+    case object([Name: JSON])
     case array([JSON])
     case text(String)
     case integer(Int64)
@@ -13,14 +13,30 @@ enum JSON: Equatable, Sendable {
     static let maxInteger: Int64 = (1 << 53) - 1
     static let integers = -maxInteger...maxInteger
 
-    subscript(name: String) -> JSON? {
+    /// A member's name. Swift holds texts for equal that are canonically equivalent; JSON compares code points.
+    struct Name: Hashable, Sendable, ExpressibleByStringLiteral, CustomStringConvertible {
+        let description: String
+
+        init(_ text: String) { description = text }
+        init(stringLiteral text: String) { self.init(text) }
+
+        static func == (first: Self, second: Self) -> Bool { first.description.utf8.elementsEqual(second.description.utf8) }
+        func hash(into hasher: inout Hasher) { Array(description.utf8).hash(into: &hasher) }
+    }
+
+    /// An object of texts.
+    static func object(texts: [String: String]) -> JSON {
+        .object(Dictionary(uniqueKeysWithValues: texts.map { (Name($0), .text($1)) }))
+    }
+
+    subscript(name: Name) -> JSON? {
         if case .object(let members) = self { members[name] } else { nil }
     }
 
     var text: String? { if case .text(let value) = self { value } else { nil } }
     var integer: Int64? { if case .integer(let value) = self { value } else { nil } }
     var array: [JSON]? { if case .array(let value) = self { value } else { nil } }
-    var object: [String: JSON]? { if case .object(let value) = self { value } else { nil } }
+    var object: [Name: JSON]? { if case .object(let value) = self { value } else { nil } }
 }
 
 /// What is wrong with a JSON text. Readers of a format turn it into an error of that format.
@@ -77,7 +93,7 @@ struct JSONReader {
 
     private mutating func object(depth: Int) throws(JSONFault) -> JSON {
         position += 1
-        var members: [String: JSON] = [:]
+        var members: [JSON.Name: JSON] = [:]
         skipSpace()
         if take("}") { return .object(members) }
         while true {
@@ -88,8 +104,7 @@ struct JSONReader {
             guard take(":") else { throw JSONFault(reason: "a name without a value") }
             skipSpace()
             let value = try value(depth: depth + 1)
-            // Swift compares texts by canonical equivalence, JSON by code points: such names are refused too.
-            guard members.updateValue(value, forKey: name) == nil else { throw JSONFault(reason: "a name twice") }
+            guard members.updateValue(value, forKey: JSON.Name(name)) == nil else { throw JSONFault(reason: "a name twice") }
             skipSpace()
             if take("}") { return .object(members) }
             guard take(",") else { throw JSONFault(reason: "an object that does not end") }

@@ -21,16 +21,20 @@ public struct KeyBundle: Sendable {
     public var id: UUID { header.bundle }
     /// The model that it unlocks, and which version of it.
     public var model: String { header.model }
+    /// The version of the model that the bundle unlocks; a license is for one version.
     public var modelVersion: Int64 { header.modelVersion }
     /// RFC 7638 thumbprint of the key that signed it.
     public var publisher: String { header.publisher }
     /// The tiers' names, that which ships locked first.
     public var tiers: [String] { header.tiers }
+    /// What the bundle unlocks, in the order of the lock run.
     public var artifacts: [BundledArtifact] { header.artifacts }
 
     /// Opens the bundle at `url`, and reads its header alone.
     ///
-    /// - Parameter publisher: thumbprint of the key that must have signed it; without it the bundle is only known to be whole.
+    /// - Parameters:
+    ///   - url: the `.clkey` file, which stays where it is.
+    ///   - publisher: thumbprint of the key that must have signed it; without it the bundle is only known to be whole.
     /// - Throws: ``CoreLockerError`` with one of the `bundle-` codes, or `fileAccess`.
     public init(contentsOf url: URL, publisher: String? = nil) throws {
         try self.init(.file(url), publisher: publisher)

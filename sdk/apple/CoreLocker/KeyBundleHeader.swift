@@ -1,6 +1,10 @@
 import Foundation
 
 /// A file of an artifact, as the bundle knows it.
+///
+/// ```swift
+/// let sizes = artifact.files.map { "\($0.path): \($0.size) bytes" }
+/// ```
 public struct BundledFile: Equatable, Sendable {
     /// The path inside the artifact, with forward slashes; the artifact's own name where it is one file.
     public let path: String
@@ -11,11 +15,16 @@ public struct BundledFile: Equatable, Sendable {
 }
 
 /// An artifact that the bundle unlocks.
+///
+/// ```swift
+/// let names = bundle.artifacts.map(\.name)  // ["Classifier.mlpackage"]
+/// ```
 public struct BundledArtifact: Equatable, Sendable {
     /// The name of the file or folder.
     public let name: String
     /// `executorch`, `coreml` or `safetensors`.
     public let format: String
+    /// The locked files of it: one for a program, those with locked weights for a package.
     public let files: [BundledFile]
 }
 

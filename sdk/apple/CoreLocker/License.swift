@@ -1,6 +1,11 @@
 import Foundation
 
 /// The claims of a license whose signature was checked (`docs/formats.md`, License).
+///
+/// ```swift
+/// let license = try await client.license(for: bundle)
+/// print(license.tier, license.expiresAt.map { Date(timeIntervalSince1970: Double($0)) } as Any)
+/// ```
 public struct License: Sendable, Equatable {
     static let type = "corelocker-license+jwt"
     static let wrappedKeySize = 65 + ContentKey.size + 16
@@ -9,7 +14,9 @@ public struct License: Sendable, Equatable {
     public let issuer: String
     /// `iat`, `nbf` and `exp`, Unix seconds; without an end the license is perpetual.
     public let issuedAt: Int64
+    /// From when it counts, Unix seconds.
     public let notBefore: Int64
+    /// When it ends, Unix seconds; nil when it is perpetual.
     public let expiresAt: Int64?
     /// `jti`.
     public let id: String
@@ -19,6 +26,7 @@ public struct License: Sendable, Equatable {
     public let environment: AppEnvironment
     /// The key bundle's id, lower case.
     public let bundle: String
+    /// The version of the model that it unlocks.
     public let modelVersion: Int64
     /// The highest tier that the content key opens.
     public let tier: String
@@ -59,7 +67,7 @@ public struct License: Sendable, Equatable {
         tier = try Self.text(fields, "tier")
     }
 
-    private static func text(_ fields: Fields, _ name: String) throws(CoreLockerError) -> String {
+    private static func text(_ fields: Fields, _ name: JSON.Name) throws(CoreLockerError) -> String {
         guard let value = fields.members[name]?.text, (1...256).contains(value.unicodeScalars.count) else {
             throw fields.refusal("\(name) is no text of 1 to 256 characters")
         }

@@ -1,6 +1,10 @@
 import Foundation
 
 /// Where a device keeps its licenses and the mark of its clock. Licenses hold no secret that another device could open.
+///
+/// ```swift
+/// let store: any LicenseStore = KeychainLicenseStore(service: "com.example.camera")
+/// ```
 public protocol LicenseStore: Sendable {
     /// The license of a key bundle, as it was stored.
     func license(bundle: UUID) throws -> String?
@@ -10,12 +14,17 @@ public protocol LicenseStore: Sendable {
     func removeLicense(bundle: UUID) throws
     /// The mark; nil when there was never one. Throws ``CoreLockerError`` with `licenseClock` when it is damaged.
     func mark() throws -> ClockMark?
+    /// Keeps the mark in place of an older one.
     func save(_ mark: ClockMark) throws
     /// Removes a mark that is damaged.
     func removeMark() throws
 }
 
 /// Licenses in a folder of files that only the app can read; each is written atomically.
+///
+/// ```swift
+/// let store = try FileLicenseStore(folder: .applicationSupportDirectory.appending(path: "licenses"))
+/// ```
 public struct FileLicenseStore: LicenseStore {
     private let folder: URL
 

@@ -1,6 +1,10 @@
 import Foundation
 
 /// A public key on P-256.
+///
+/// ```swift
+/// if license.device == key.publicKey.thumbprint { print("for this device") }
+/// ```
 public struct PublicKey: Hashable, Sendable {
     /// The uncompressed point, 65 bytes (SEC 1, 2.3.3).
     public let x963: Data

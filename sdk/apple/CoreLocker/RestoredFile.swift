@@ -2,6 +2,10 @@ import CCoreLocker
 import Foundation
 
 /// When the whole file is read and its SHA-256 compared (`docs/formats.md`, Key bundle).
+///
+/// ```swift
+/// let restored = try await locker.restore("model.pte", check: .once)  // a downloaded model
+/// ```
 public enum FullCheck: Sendable {
     /// `once` where a patch flips elements, else `off`.
     case automatic
@@ -25,6 +29,11 @@ public enum FullCheck: Sendable {
 /// A locked file, restored in read-only memory over a private mapping. Releasing it unmaps the restored bytes.
 ///
 /// The file must not be shortened while it is mapped.
+///
+/// ```swift
+/// let restored = try await locker.restore("model.pte")
+/// restored.withUnsafeBytes { run($0) }
+/// ```
 public final class RestoredFile: @unchecked Sendable {
     // The handle is never changed after `init`, and the C functions that read it are thread-safe.
     private let handle: OpaquePointer

@@ -5,7 +5,7 @@ enum SignedToken {
     static let maxSize = 16 * 1024
 
     /// The claims. Throws `licenseFormat`, `licenseType` or `licenseSignature`.
-    static func read(_ token: String, type: String, keys: [PublicKey]) throws(CoreLockerError) -> [String: JSON] {
+    static func read(_ token: String, type: String, keys: [PublicKey]) throws(CoreLockerError) -> [JSON.Name: JSON] {
         let parts = token.split(separator: ".", omittingEmptySubsequences: false).map(String.init)
         guard token.unicodeScalars.count <= maxSize, parts.count == 3, let head = Base64URL.decode(parts[0]),
             let payload = Base64URL.decode(parts[1]), let signature = Base64URL.decode(parts[2])

@@ -17,6 +17,12 @@ public actor UnlockClient {
     private var observers: [UUID: [UUID: AsyncStream<UnlockState>.Continuation]] = [:]
 
     /// A client for the app whose `corelocker.json` is `configuration`.
+    ///
+    /// ```swift
+    /// let client = UnlockClient(
+    ///     configuration: try AppConfiguration(contentsOf: url), deviceKey: try SecureEnclaveDeviceKey(service: "com.example.camera"),
+    ///     attester: attester, store: KeychainLicenseStore(service: "com.example.camera"))
+    /// ```
     public init(
         configuration: AppConfiguration, deviceKey: any DeviceKey, attester: any Attester, store: any LicenseStore
     ) {
@@ -38,6 +44,10 @@ public actor UnlockClient {
     }
 
     /// Fetches a license for a tier of the bundle, and keeps it in place of an older one.
+    ///
+    /// ```swift
+    /// try await client.unlock(bundle, tier: "full", purchase: .appStore(result.jwsRepresentation))
+    /// ```
     ///
     /// - Throws: ``CoreLockerError``; then an older license stays. `CancellationError` when the task was cancelled.
     public func unlock(_ bundle: KeyBundle, tier: String, purchase: Purchase) async throws {
@@ -71,7 +81,7 @@ public actor UnlockClient {
             let evidence = try await attester.evidence(for: digest, step: .unlock)
             return .object([
                 "challenge": .text(challenge.nonce), "app": .text(app), "bundle": .text(bundle.id.uuidString.lowercased()),
-                "tier": .text(tier), "device_key": key.jwk, "attestation": .object(evidence.mapValues(JSON.text)),
+                "tier": .text(tier), "device_key": key.jwk, "attestation": .object(texts: evidence),
                 "purchase": purchase.json,
             ])
         }
@@ -80,6 +90,14 @@ public actor UnlockClient {
     /// Fetches the next license for the one that is kept, which may have ended. The new one counts, also when its tier is lower or its end earlier.
     ///
     /// When the service says that the right is gone (revoked, refunded, replaced, or the place given to another device), the kept license goes too.
+    ///
+    /// ```swift
+    /// do {
+    ///     try await client.renew(bundle)
+    /// } catch let error as CoreLockerError where error.code == .serviceUnreachable {
+    ///     // The license that is held works on until it ends.
+    /// }
+    /// ```
     ///
     /// - Throws: ``CoreLockerError``: `notUnlocked` without a license, else as ``unlock(_:tier:purchase:)``.
     public func renew(_ bundle: KeyBundle) async throws { try await renew(bundle.identity, byDeviceKey: false) }
@@ -102,7 +120,7 @@ public actor UnlockClient {
                         ? try DeviceKeyProof.evidence($0.sealed, digest: digest, deviceKey: key)
                         : try await attester.evidence(for: digest, step: .renewal)
                     return .object([
-                        "challenge": .text($0.nonce), "attestation": .object(evidence.mapValues(JSON.text)),
+                        "challenge": .text($0.nonce), "attestation": .object(texts: evidence),
                     ])
                 }
                 try self.keep(answer, bundle, expected)
@@ -115,6 +133,10 @@ public actor UnlockClient {
 
     /// Renews when it is time to, and does nothing otherwise. Apps call it when they start and when the network is back.
     ///
+    /// ```swift
+    /// Task { try? await client.renewIfDue(bundle) }
+    /// ```
+    ///
     /// - Returns: whether a renewal was tried and done.
     @discardableResult
     public func renewIfDue(_ bundle: KeyBundle) async throws -> Bool {
@@ -125,12 +147,23 @@ public actor UnlockClient {
 
     /// The license's tier and claims, checked as if it had just come. Needs no network.
     ///
+    /// ```swift
+    /// let tier = try? await client.license(for: bundle).tier
+    /// ```
+    ///
     /// - Throws: ``CoreLockerError``: `notUnlocked` without one, or the `license-` code that says why it cannot be used now.
     public func license(for bundle: KeyBundle) throws -> License { try current(bundle.identity).license }
 
     /// Restores a locked file in memory as far as the license goes. Needs no network.
     ///
+    /// ```swift
+    /// let restored = try await client.restore(modelURL, with: bundle)
+    /// let program = restored.data
+    /// ```
+    ///
     /// - Parameters:
+    ///   - file: the locked file; which one of the bundle it is follows from its name and size.
+    ///   - bundle: what unlocks it.
     ///   - tier: a lower tier than the license's; nil for the license's own.
     ///   - check: when the whole file is read and compared.
     /// - Throws: ``CoreLockerError`` as ``license(for:)``, or one of the `bundle-`, `patch-` and `restore-` codes.
@@ -145,12 +178,20 @@ public actor UnlockClient {
     }
 
     /// Removes the license of the bundle from the device, if there is one.
+    ///
+    /// ```swift
+    /// try await client.forget(bundle)  // "Remove from this device"
+    /// ```
     public func forget(_ bundle: KeyBundle) throws {
         try store.removeLicense(bundle: bundle.id)
         publish(.locked, of: bundle.identity)
     }
 
     /// What to show now.
+    ///
+    /// ```swift
+    /// if case .unlocked = await client.state(of: bundle) { hidePaywall() }
+    /// ```
     public func state(of bundle: KeyBundle) -> UnlockState { state(of: bundle.identity) }
 
     func state(of bundle: BundleIdentity) -> UnlockState {
@@ -169,6 +210,10 @@ public actor UnlockClient {
     }
 
     /// The bundle's state, now and whenever it changes.
+    ///
+    /// ```swift
+    /// for await state in await client.states(of: bundle) { self.state = state }
+    /// ```
     public func states(of bundle: KeyBundle) -> AsyncStream<UnlockState> {
         let (stream, continuation) = AsyncStream<UnlockState>.makeStream(bufferingPolicy: .bufferingNewest(1))
         let observer = UUID()

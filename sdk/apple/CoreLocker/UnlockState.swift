@@ -1,6 +1,15 @@
 import Foundation
 
 /// What an app shows of a key bundle. The same cases in every language.
+///
+/// ```swift
+/// switch state {
+/// case .unlocked(let tier, _): Text("Unlocked: \(tier)")
+/// case .offline(let end): Text("Connect before \(end, format: .dateTime)")
+/// case .refused(let code): Text("Not unlocked (\(code.rawValue))")
+/// case .locked, .unlocking, .expired, .revoked: PaywallView()
+/// }
+/// ```
 public enum UnlockState: Sendable, Equatable {
     /// No license is here.
     case locked

@@ -5,6 +5,10 @@
     import ObjectiveC
 
     /// How a restored model reaches Core ML.
+    ///
+    /// ```swift
+    /// let model = try await locker.model(named: "Classifier", loading: .diskExposed)
+    /// ```
     public enum CoreMLLoading: Sendable {
         /// Out of memory: this library writes no restored byte to storage. Needs iOS 18 or macOS 15. What Core ML itself keeps in its caches is up to
         /// the system, and it computes slower than from a file.
@@ -16,6 +20,14 @@
     }
 
     /// What Core ML cannot do here.
+    ///
+    /// ```swift
+    /// do {
+    ///     model = try await locker.model(named: "Classifier")
+    /// } catch CoreMLLoadingError.needsDiskExposed {
+    ///     model = try await locker.model(named: "Classifier", loading: .diskExposed)
+    /// }
+    /// ```
     public enum CoreMLLoadingError: Error, LocalizedError, Equatable {
         /// The system is older than iOS 18 and macOS 15, or the model is compiled already.
         case needsDiskExposed
@@ -35,6 +47,7 @@
         /// - Parameters:
         ///   - name: the artifact's name in the key bundle, without its extension.
         ///   - configuration: handed to Core ML as it is: compute units, the function of a multi-function model.
+        ///   - loading: how a restored model reaches Core ML; of no account for one that is used as it ships.
         /// - Throws: ``CoreLockerError`` with one of the `bundle-`, `patch-` and `restore-` codes, `fileAccess` when the app does not hold the model;
         ///   ``CoreMLLoadingError``; what Core ML throws.
         public func model(

@@ -19,8 +19,14 @@
 
         /// The app's configuration and its key bundles.
         public var configuration: AppConfiguration { resources.configuration }
+        /// The key bundles of the app, by their paths.
         public var bundles: [KeyBundle] { resources.bundles }
 
+        ///
+        /// ```swift
+        /// let locker = try CoreLocker()
+        /// ```
+        ///
         /// - Parameter bundle: where `corelocker.json` and the key bundles are.
         /// - Throws: ``CoreLockerError``: `appConfig` and the `bundle-` codes for what is in the app, `deviceKey` without a Secure Enclave,
         ///   `fileAccess` when the keychain cannot be read.
@@ -50,7 +56,12 @@
 
         /// Fetches a license for what was bought.
         ///
+        /// ```swift
+        /// try await locker.unlock(with: .grant(grantFromOurBackend), tier: "plus", model: "scanner")
+        /// ```
+        ///
         /// - Parameters:
+        ///   - purchase: what shows that it was bought.
         ///   - tier: the tier that was bought; nil for the highest.
         ///   - model: the model id of a key bundle; needed where the app holds several.
         /// - Throws: ``CoreLockerError``; `CancellationError` when the task was cancelled.
@@ -61,6 +72,10 @@
         }
 
         /// Renews the licenses that are due, and tries every one. Call it when the app starts and when the network is back.
+        ///
+        /// ```swift
+        /// .task { try? await locker.renewIfDue() }  // on the first view
+        /// ```
         ///
         /// - Throws: the last refusal. A license that has not ended works all the same.
         public func renewIfDue() async throws {
@@ -78,13 +93,27 @@
         }
 
         /// What to show of a model, now and whenever it changes. Throws `bundleMismatch`.
+        ///
+        /// ```swift
+        /// .task {
+        ///     guard let states = try? await locker.states() else { return }
+        ///     for await state in states { self.state = state }
+        /// }
+        /// ```
         public func states(model: String? = nil) async throws -> AsyncStream<UnlockState> {
             await client.states(of: try resources.bundle(of: model))
         }
 
         /// Restores a locked file of the app in memory as far as the license goes. Needs no network.
         ///
-        /// - Parameter name: the artifact's name in the key bundle, as in `model.pte`.
+        /// ```swift
+        /// let restored = try await locker.restore("model.pte")
+        /// restored.withUnsafeBytes { run($0) }
+        /// ```
+        ///
+        /// - Parameters:
+        ///   - name: the artifact's name in the key bundle, as in `model.pte`.
+        ///   - check: when the whole file is read and compared.
         /// - Throws: ``CoreLockerError``: `notUnlocked` without a license, else one of the `license-`, `bundle-`, `patch-` and `restore-` codes.
         public func restore(_ name: String, check: FullCheck = .automatic) async throws -> RestoredFile {
             let found = try resources.artifact(named: [name])
@@ -97,7 +126,9 @@
         /// if let restored = try await locker.restoreIfUnlocked("model.tflite") { run(restored.data) } else { run(try locker.url(of: "model.tflite")) }
         /// ```
         ///
-        /// - Parameter name: the artifact's name in the key bundle.
+        /// - Parameters:
+        ///   - name: the artifact's name in the key bundle.
+        ///   - check: when the whole file is read and compared.
         /// - Throws: ``CoreLockerError`` as ``restore(_:check:)``, the `license-` codes and `notUnlocked` apart.
         public func restoreIfUnlocked(_ name: String, check: FullCheck = .automatic) async throws -> RestoredFile? {
             let found = try resources.artifact(named: [name])
@@ -106,6 +137,10 @@
         }
 
         /// Where a locked file of the app lies, by its name in the key bundle. Throws `bundleMismatch` or `fileAccess`.
+        ///
+        /// ```swift
+        /// let locked = try locker.url(of: "model.tflite")
+        /// ```
         public func url(of name: String) throws -> URL { try resources.artifact(named: [name]).url }
     }
 #endif

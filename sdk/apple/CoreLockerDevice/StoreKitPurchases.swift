@@ -4,8 +4,14 @@
 
     extension CoreLocker {
         /// What a transaction buys here.
+        ///
+        /// ```swift
+        /// let right = CoreLocker.Right(tier: "plus", model: "scanner")
+        /// ```
         public struct Right: Sendable, Equatable {
+            /// A tier of the key bundle; nil for the highest.
             public let tier: String?
+            /// The model id of a key bundle; nil where the app holds one.
             public let model: String?
 
             /// - Parameters:
@@ -33,6 +39,12 @@
         /// Watches `Transaction.updates`, where purchases arrive that were approved later, made on another device, or not finished. Start it when
         /// the app starts; cancel the task to stop.
         ///
+        /// ```swift
+        /// updates = locker.observeTransactions(
+        ///     right: { ["plus", "full"].contains($0.productID) ? CoreLocker.Right(tier: $0.productID) : nil },
+        ///     report: { logger.error("not unlocked: \($0)") })
+        /// ```
+        ///
         /// - Parameters:
         ///   - right: what a product of the app buys; nil leaves the transaction to the app.
         ///   - report: told about each that did not unlock. It stays unfinished and comes again.
@@ -45,6 +57,11 @@
         }
 
         /// Unlocks with what the user owns already: for a "Restore Purchases" button and after the app was installed anew.
+        ///
+        /// ```swift
+        /// let unlocked = try await locker.restorePurchases(
+        ///     right: { CoreLocker.Right(tier: $0.productID) }, report: { logger.error("not unlocked: \($0)") })
+        /// ```
         ///
         /// - Returns: how many transactions unlocked.
         @discardableResult

@@ -29,7 +29,8 @@ import Testing
             do {
                 switch try vector.text("operation") {
                 case "unlock":
-                    let purchase = try #require(vector["purchase"]?.object).compactMapValues(\.text)
+                    let members = try #require(vector["purchase"]?.object).compactMapValues(\.text)
+                    let purchase = Dictionary(uniqueKeysWithValues: members.map { ($0.description, $1) })
                     let token = try #require(purchase["token"] ?? purchase["transaction"])
                     try await client.unlock(
                         bundle, tier: try vector.text("tier"), purchase: Purchase(members: purchase, token: token))

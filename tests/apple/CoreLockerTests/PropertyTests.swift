@@ -15,6 +15,13 @@ import Testing
         }
     }
 
+    /// Swift holds é for equal to e and an accent, and K to the sign for kelvin.
+    @Test func jsonNamesAreComparedByCodePoints() throws {
+        let two = try JSONReader.read(Data("{\"\u{e9}\": 1, \"e\u{301}\": 2, \"\u{212a}\": 3}".utf8))
+        #expect(two["\u{e9}"] == .integer(1) && two["e\u{301}"] == .integer(2) && two["K"] == nil)
+        #expect(throws: JSONFault.self) { try JSONReader.read(Data("{\"\u{e9}\": 1, \"\\u00e9\": 2}".utf8)) }
+    }
+
     /// Whatever the strict reader takes, Foundation's takes too and understands alike.
     @Test func jsonAgreesWithFoundation() throws {
         var random = Seeded(2)
@@ -34,7 +41,7 @@ import Testing
         switch value {
         case .object(let members):
             guard let others = other as? [String: Any], others.count == members.count else { return false }
-            return members.allSatisfy { name, member in others[name].map { same(member, $0) } ?? false }
+            return members.allSatisfy { name, member in others[name.description].map { same(member, $0) } ?? false }
         case .array(let values):
             guard let others = other as? [Any], others.count == values.count else { return false }
             return zip(values, others).allSatisfy { same($0, $1) }

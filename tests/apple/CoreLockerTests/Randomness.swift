@@ -72,11 +72,11 @@ struct Seeded: RandomNumberGenerator {
         }
     }
 
-    private mutating func members(_ value: (inout Seeded) -> JSON) -> [String: JSON] {
-        var members: [String: JSON] = [:]
+    private mutating func members(_ value: (inout Seeded) -> JSON) -> [JSON.Name: JSON] {
+        var members: [JSON.Name: JSON] = [:]
         for _ in 0..<below(5) {
             let name = String(decoding: (0..<below(6)).map { _ in UInt8(below(0x80)) }, as: UTF8.self)
-            members[name] = value(&self)
+            members[JSON.Name(name)] = value(&self)
         }
         return members
     }
@@ -103,7 +103,7 @@ struct Seeded: RandomNumberGenerator {
         case .text(let text): return spelled(text)
         case .array(let values): return "[" + space + values.map { spelled($0) }.joined(separator: space + ",") + space + "]"
         case .object(let members):
-            let spelledMembers = members.map { spelled($0) + space + ":" + space + spelled($1) }
+            let spelledMembers = members.map { spelled($0.description) + space + ":" + space + spelled($1) }
             return "{" + space + spelledMembers.joined(separator: "," + space) + space + "}"
         }
     }

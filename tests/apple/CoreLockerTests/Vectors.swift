@@ -17,7 +17,7 @@ enum Vectors {
     private static func value(_ any: Any) -> JSON {
         switch any {
         case let text as String: .text(text)
-        case let members as [String: Any]: .object(members.mapValues(value))
+        case let members as [String: Any]: .object(Dictionary(uniqueKeysWithValues: members.map { (JSON.Name($0), value($1)) }))
         case let values as [Any]: .array(values.map(value))
         case let number as NSNumber: self.number(number)
         default: .null
@@ -41,22 +41,22 @@ enum Vectors {
 extension JSON {
     var name: String { self["name"]?.text ?? "" }
 
-    func text(_ name: String) throws -> String {
+    func text(_ name: JSON.Name) throws -> String {
         guard let value = self[name]?.text else { throw Vectors.Missing() }
         return value
     }
 
-    func hex(_ name: String) throws -> Data {
+    func hex(_ name: JSON.Name) throws -> Data {
         guard let value = Data(lowercaseHex: try text(name)) else { throw Vectors.Missing() }
         return value
     }
 
-    func base64(_ name: String) throws -> Data {
+    func base64(_ name: JSON.Name) throws -> Data {
         guard let value = Data(base64Encoded: try text(name)) else { throw Vectors.Missing() }
         return value
     }
 
-    func number(_ name: String) throws -> Int64 {
+    func number(_ name: JSON.Name) throws -> Int64 {
         guard let value = self[name]?.integer else { throw Vectors.Missing() }
         return value
     }
