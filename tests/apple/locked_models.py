@@ -40,7 +40,7 @@ SIGNED = {
     "lut4.mlpackage": "lut4-ios16",
 }
 CHECKPOINT = DATA / "fashion_mobilenet.safetensors"
-PUBLISHED = ROOT / "tests/data/coreml/unified_palette_4bit.mlpackage"
+PUBLISHED = ("unified_palette_4bit.mlpackage", "unified_palette_4bit.mlmodelc")
 PASSPHRASE = "end-to-end"
 IMAGES = 400
 
@@ -76,7 +76,8 @@ def originals(folder: Path) -> Path:
                 shutil.copy(exports.exported(*variant), folder / "signs" / name)
         (folder / "dist").mkdir()
         shutil.copy(CHECKPOINT, folder / "dist")
-        shutil.copytree(PUBLISHED, folder / "coreml" / PUBLISHED.name)
+        for name in PUBLISHED:
+            shutil.copytree(ROOT / "tests/data/coreml" / name, folder / "coreml" / name)
         mark.write_text(_key())
     return folder
 

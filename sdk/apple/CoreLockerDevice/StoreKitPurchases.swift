@@ -36,8 +36,8 @@
             await transaction.finish()
         }
 
-        /// Watches `Transaction.updates`, where purchases arrive that were approved later, made on another device, or not finished. Start it when
-        /// the app starts; cancel the task to stop.
+        /// Watches `Transaction.updates`, where purchases arrive that were approved later, made on another device, not finished, or refunded: then
+        /// the license is renewed at once, and ends. Start it when the app starts; cancel the task to stop.
         ///
         /// ```swift
         /// updates = locker.observeTransactions(
@@ -47,7 +47,7 @@
         ///
         /// - Parameters:
         ///   - right: what a product of the app buys; nil leaves the transaction to the app.
-        ///   - report: told about each that did not unlock. It stays unfinished and comes again.
+        ///   - report: told about each that did not unlock, or not end the license. It stays unfinished and comes again.
         public func observeTransactions(
             right: @escaping @Sendable (Transaction) -> Right?, report: @escaping @Sendable (any Error) -> Void
         ) -> Task<Void, Never> {
@@ -79,16 +79,27 @@
             _ result: VerificationResult<Transaction>, _ right: @Sendable (Transaction) -> Right?,
             _ report: @Sendable (any Error) -> Void
         ) async -> Bool {
-            guard case .verified(let transaction) = result, transaction.revocationDate == nil, let right = right(transaction) else {
-                return false
-            }
+            guard let right = right(result.unsafePayloadValue) else { return false }
             do {
+                if case .verified(let transaction) = result, transaction.revocationDate != nil {
+                    try await giveBack(transaction, right)
+                    return false
+                }
                 try await unlock(with: result, as: right)
                 return true
             } catch {
                 report(error)
                 return false
             }
+        }
+
+        /// After a refund the license ends as soon as the service knows of it, which asks the store.
+        private func giveBack(_ transaction: Transaction, _ right: Right) async throws {
+            let gone: [ErrorCode] = [.purchaseRevoked, .purchaseSuperseded, .licenseRevoked, .deviceInactive, .notUnlocked]
+            do {
+                try await client.renew(try resources.bundle(of: right.model))
+            } catch let error as CoreLockerError where gone.contains(error.code) {}
+            await transaction.finish()
         }
     }
 #endif

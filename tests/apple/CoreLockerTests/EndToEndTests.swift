@@ -131,11 +131,33 @@ struct EndToEndTests {
             #expect(try Data(contentsOf: file.url) != bytes)
             #expect(try await device.client.restore(file.url, with: bundle, check: .always).data == bytes)
         }
-        let listed = try #require(bundle.artifacts.first).files.map(\.path)
+        let listed = try #require(bundle.artifacts.first { $0.name.hasSuffix(".mlpackage") }).files.map(\.path)
         #expect(listed.contains("Data/com.apple.CoreML/weights/weight.bin"))
         if !listed.contains("Data/com.apple.CoreML/model.mlmodel") {
             #expect(try Data(contentsOf: locked.specification) == Data(contentsOf: original.specification))
         }
+    }
+
+    /// A compiled model, on the way that leaves restored bytes in storage for a moment.
+    @Test func restoresACompiledModelInACopy() async throws {
+        let (device, bundle) = (try Device(world), try world.bundle("coreml/palette.clkey"))
+        let name = "unified_palette_4bit.mlmodelc"
+        let (locked, original) = (world.file("coreml/\(name)"), world.file("original/coreml/\(name)"))
+        try await device.client.unlock(bundle, tier: "full", purchase: try await world.purchase("compiled"))
+        let copy = try ExposedCopy(of: locked)
+        let artifact = try #require(bundle.artifacts.first { $0.name == name })
+        for file in artifact.files {
+            let restored = try await device.client.restore(locked.appendingPathComponent(file.path), with: bundle)
+            try copy.replace(file.path, by: restored)
+        }
+        let paths = try FileManager.default.subpathsOfDirectory(atPath: original.path).sorted()
+        #expect(try FileManager.default.subpathsOfDirectory(atPath: copy.url.path).sorted() == paths)
+        for path in paths {
+            let contents = [original, copy.url].map { FileManager.default.contents(atPath: $0.appendingPathComponent(path).path) }
+            #expect(contents[0] == contents[1], "\(path)")
+        }
+        copy.remove()
+        #expect(!FileManager.default.fileExists(atPath: copy.url.deletingLastPathComponent().path))
     }
 
     @Test func unlocksAndRestores() async throws {

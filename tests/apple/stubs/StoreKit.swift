@@ -10,6 +10,10 @@ import Foundation
 
 extension VerificationResult: Sendable where SignedType: Sendable {}
 
+extension VerificationResult {
+    public var unsafePayloadValue: SignedType { fatalError() }
+}
+
 extension VerificationResult where SignedType == Transaction {
     public var jwsRepresentation: String { fatalError() }
 }
