@@ -10,6 +10,7 @@ import stat
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -96,6 +97,24 @@ def test_the_passphrase_is_asked_for_only_when_needed(tmp_path: Path, store: Key
         raise AssertionError("asked")
 
     assert Keystore.open(other.path, ask).publisher == other.publisher
+
+
+def test_a_key_is_derived_beside_other_work(store: Keystore) -> None:
+    asked: list[str] = []
+
+    def ask() -> bytes:
+        asked.append(threading.current_thread().name)
+        return PASSPHRASE
+
+    with ThreadPoolExecutor(1) as pool:
+        opening = Keystore.open_beside(pool, store.path, ask)
+        assert asked == [threading.current_thread().name]
+        assert opening.result().publisher == store.publisher
+        wrong = Keystore.open_beside(pool, store.path, b"another")
+        with pytest.raises(KeystoreSecretError):
+            wrong.result()
+        with pytest.raises(FileAccessError):
+            Keystore.open_beside(pool, store.path.with_name("missing"), PASSPHRASE)
 
 
 @pytest.mark.parametrize("secret", [b"correct horsf", b"", None])

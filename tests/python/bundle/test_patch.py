@@ -13,6 +13,7 @@ from corelocker.bundle import patch as patch_module
 from corelocker.bundle import patch_overlap
 from corelocker.bundle.patch import Patch
 from corelocker.bundle.patch_runs import replacing
+from corelocker.bundle.patch_stream import PatchStream
 from corelocker.errors import (
     PatchBoundsError,
     PatchError,
@@ -145,7 +146,9 @@ def test_round_trip(layout: tuple[list[Run], int], random: object, shuffle: bool
     # Applying the patch of what was replaced takes it back, and so touched no other byte.
     Patch.build(runs, before).apply(locked)
     assert locked == before
-    assert Patch.gather(replacing(runs), [original[places([run])] for run in runs], size) == patch.encode()
+    stream = PatchStream(replacing(runs), lambda: [original[places([run])] for run in runs])
+    assert b"".join(stream.parts()) == patch.encode()
+    assert stream.size == len(patch.encode())
 
 
 @settings(max_examples=500, deadline=None)
@@ -251,9 +254,9 @@ def test_build_refuses_malformed_runs(run: Run) -> None:
 
 
 @pytest.mark.parametrize("pieces", [[b"abc"], [b"abcd", b"e"], [b"abcde"], []])
-def test_gather_checks_the_payload(pieces: list[bytes]) -> None:
+def test_a_stream_checks_the_payload(pieces: list[bytes]) -> None:
     with pytest.raises(PatchPayloadError):
-        Patch.gather(replacing([single(0, 4)]), pieces, 10)
+        list(PatchStream(replacing([single(0, 4)]), lambda: pieces).parts())
 
 
 def test_no_key_byte_is_shown() -> None:

@@ -137,7 +137,7 @@ def patched(overlay: Overlay, tier: int, original: np.ndarray, before: np.ndarra
         made = tier_patch(LockedFile(file, [filling], overlay.names), tier)
     after = before.copy()
     if made is not None:
-        patch = Patch.parse(made.encoded, original.size)
+        patch = Patch.parse(b"".join(made.patch.parts()), original.size)
         assert made.payload_size == len(patch.payload)
         assert made.locked_sample == sample(locked, patch.table)
         patch.apply(after)

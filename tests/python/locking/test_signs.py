@@ -14,6 +14,7 @@ from corelocker.bundle.clkey import KeyBundle
 from corelocker.bundle.content_keys import new_content_key, tier_keys
 from corelocker.bundle.patch import Patch
 from corelocker.bundle.patch_runs import Kind
+from corelocker.bundle.patch_stream import PatchStream
 from corelocker.errors import ConfigError, TierError
 from corelocker.files import MappedFile
 from corelocker.locking.choose import choose_channels
@@ -310,7 +311,7 @@ def tensor_rows(tensor: WeightTensor, data: np.ndarray) -> np.ndarray:
 def patch_of(runs: list[FlippedRun], size: int) -> Patch:
     ordered = sorted(runs, key=lambda run: run.place.offset)
     table = np.concatenate([run.table(np.zeros(1, np.int64)) for run in ordered])
-    return Patch.parse(Patch.gather(table, [run.part for run in ordered], size), size)
+    return Patch.parse(b"".join(PatchStream(table, lambda: [run.part for run in ordered]).parts()), size)
 
 
 @pytest.mark.parametrize(("half", "share"), [(False, 32), (True, 16)])

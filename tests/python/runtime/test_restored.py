@@ -20,6 +20,7 @@ from corelocker.bundle.clkey_write import BundleContents, SectionContents, write
 from corelocker.bundle.content_keys import tier_keys
 from corelocker.bundle.patch import Patch
 from corelocker.bundle.patch_runs import replacing
+from corelocker.bundle.patch_stream import PatchStream
 from corelocker.bundle.sample import sample
 from corelocker.errors import (
     AlreadyRestoredError,
@@ -283,8 +284,8 @@ def test_above_four_gib(tmp_path: Path) -> None:
     with path.open("wb") as stream:
         stream.truncate(size)
     runs = [single(7, 5), Run((4 << 30) - 2, 1, 3, 2), single(size - 4, 4)]
-    patch_data = Patch.gather(replacing(runs), [bytes(range(1, run.size + 1)) for run in runs], size)
-    patch = Patch.parse(patch_data, size)
+    stream = PatchStream(replacing(runs), lambda: [bytes(range(1, run.size + 1)) for run in runs])
+    patch = Patch.parse(b"".join(stream.parts()), size)
     state = np.memmap(path, np.uint8, mode="c")
     locked_sample = sample(state, patch.table)
     patch.apply(state)
@@ -294,7 +295,7 @@ def test_above_four_gib(tmp_path: Path) -> None:
         1,
         ("free", "full"),
         (BundledArtifact(path.name, "executorch", (BundledFile(path.name, size, sha256(b"")),)),),
-        (SectionContents(0, 0, 1, patch_data, locked_sample, sample(state, patch.table), sha256(b"")),),
+        (SectionContents(0, 0, 1, stream, locked_sample, sample(state, patch.table), sha256(b"")),),
     )
     bundle = KeyBundle.open(write_bundle(contents, SIGNING_KEY, tier_keys(KEY, contents.bundle, 2)))
     with restore(path, bundle, KEY) as restored:

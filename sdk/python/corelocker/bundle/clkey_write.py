@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -17,6 +17,7 @@ from corelocker.bundle import jose
 from corelocker.bundle.clkey import START, associated_data
 from corelocker.bundle.clkey_header import MAGIC, NONCE_SIZE, TAG_SIZE, BundledArtifact, Header, Section
 from corelocker.bundle.content_keys import KEY_SIZE
+from corelocker.bundle.patch_stream import PatchStream
 from corelocker.errors import BundleMismatchError
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class SectionContents:
 
     Attributes:
         artifact, file, tier: as in `Section`.
-        patch: the encoded patch.
+        patch: the encoded patch, or a stream of it.
         locked_sample: sample of the locked file with the runs of the patch. It is public.
         restored_sample: sample of the file after the patch, with the same runs.
         file_digest: SHA-256 of the whole file after it.
@@ -41,7 +42,7 @@ class SectionContents:
     artifact: int
     file: int
     tier: int
-    patch: Buffer = field(repr=False)
+    patch: Buffer | PatchStream = field(repr=False)
     locked_sample: bytes
     restored_sample: bytes
     file_digest: bytes
@@ -86,7 +87,7 @@ def write_bundle(
 def bundle_parts(
     contents: BundleContents, signing_key: ec.EllipticCurvePrivateKey, content_keys: Sequence[bytes]
 ) -> Iterator[bytes]:
-    """`write_bundle` in small parts, so that no large patch is in memory twice."""
+    """`write_bundle` in small parts: a large patch is in memory no second time, and the patch of a stream not at all."""
     if [len(key) for key in content_keys] != [KEY_SIZE] * len(contents.tiers):
         raise BundleMismatchError(f"{len(contents.tiers)} tiers need as many content keys of {KEY_SIZE} bytes")
     opened = [_section_start(section) for section in contents.sections]
@@ -99,7 +100,7 @@ def bundle_parts(
                 file=section.file,
                 tier=section.tier,
                 offset=sections[-1].offset + sections[-1].length if sections else 0,
-                length=len(start) + memoryview(section.patch).nbytes + TAG_SIZE,
+                length=len(start) + _size(section.patch) + TAG_SIZE,
                 nonce=os.urandom(NONCE_SIZE),
                 locked_sample=section.locked_sample,
             )
@@ -122,10 +123,18 @@ def bundle_parts(
         encryptor = Cipher(algorithms.AES(content_keys[place.tier]), modes.GCM(place.nonce)).encryptor()
         encryptor.authenticate_additional_data(associated_data(header, place.index))
         yield encryptor.update(start)
-        patch = memoryview(section.patch).cast("B")
-        for position in range(0, len(patch), _CHUNK):
-            yield encryptor.update(patch[position : position + _CHUNK])
+        for part in _parts(section.patch):
+            for position in range(0, len(part), _CHUNK):
+                yield encryptor.update(part[position : position + _CHUNK])
         yield encryptor.finalize() + encryptor.tag
+
+
+def _size(patch: Buffer | PatchStream) -> int:
+    return patch.size if isinstance(patch, PatchStream) else memoryview(patch).nbytes
+
+
+def _parts(patch: Buffer | PatchStream) -> Iterable[memoryview]:
+    return patch.parts() if isinstance(patch, PatchStream) else (memoryview(patch).cast("B"),)
 
 
 def _section_start(section: SectionContents) -> bytes:

@@ -68,7 +68,7 @@ class Patch:
         A run that is too large for the format's 32-bit fields is split; a flip has to fit them. Raises a Patch*Error like
         `parse` when runs overlap or leave the file, or a flip is malformed.
         """
-        source = _bytes_of(file)
+        source = bytes_of(file)
         rows: list[tuple[PatchRun, Flip | None]] = [(PatchRun(*r, Kind.REPLACE, 0, 0), None) for r in _encodable(runs)]
         rows += [(PatchRun(*_normal(flip.run), flip.kind, flip.width, flip.constant), flip) for flip in flips]
         rows.sort(key=lambda entry: entry[0].offset)
@@ -78,30 +78,6 @@ class Patch:
         check_flips(table, payload)
         return cls(table, payload, end)
 
-    @staticmethod
-    def gather(table: Table, pieces: Iterable[Data], file_size: int) -> memoryview:
-        """The encoded patch of the runs `table` (n,), ascending by offset; `pieces` are its payload, cut anywhere.
-
-        Unlike `build` it takes the bytes part by part, so the file never has to be in memory, nor the patch twice. Raises a
-        Patch*Error like `parse`.
-        """
-        check_runs(table, file_size)
-        size = total_size(table)
-        start = _HEADER.size + table.nbytes
-        encoded = np.empty(start + size, np.uint8).data
-        encoded[:start] = _HEADER.pack(MAGIC, len(table), 0, size) + table.tobytes()
-        payload = encoded[start:]
-        for piece in pieces:
-            data = _bytes_of(piece)
-            if start + len(data) > len(encoded):
-                raise PatchPayloadError(f"the pieces hold more than the {size} bytes that the runs take")
-            encoded[start : start + len(data)] = data
-            start += len(data)
-        if start < len(encoded):
-            raise PatchPayloadError(f"the pieces hold {len(encoded) - start} bytes less than the runs take")
-        check_flips(table, payload)
-        return encoded
-
     @classmethod
     def parse(cls, data: Data, file_size: int) -> Self:
         """Read a patch for a file of `file_size` bytes; the payload is a view of `data`, not a copy.
@@ -109,7 +85,7 @@ class Patch:
         Raises the Patch*Error of the first thing that is wrong. Time and memory are bounded by the length of `data`,
         whatever the runs say.
         """
-        view = _bytes_of(data)
+        view = bytes_of(data)
         if len(view) < _HEADER.size:
             raise PatchTruncatedError(f"the patch has {len(view)} bytes, but its header alone has {_HEADER.size}")
         magic, count, reserved, payload_size = _HEADER.unpack_from(view)
@@ -145,15 +121,14 @@ class Patch:
 
     def encode(self) -> bytes:
         """The patch as bytes."""
-        header = _HEADER.pack(MAGIC, len(self.table), 0, len(self.payload))
-        return b"".join((header, self.table.tobytes(), self.payload))
+        return patch_start(self.table) + self.payload
 
     def apply(self, target: Data) -> None:
         """Put the bytes into `target`, a writable buffer of the whole file, and flip its elements.
 
         Raises PatchBoundsError, and changes nothing, when the buffer is shorter than the runs say.
         """
-        view = _bytes_of(target)
+        view = bytes_of(target)
         if self.end > len(view):
             raise PatchBoundsError(f"the patch reaches to {self.end}, but the file has {len(view)} bytes")
         if view.readonly and self.end > 0:
@@ -179,6 +154,11 @@ class Patch:
                     position += length
 
 
+def patch_start(table: Table) -> bytes:
+    """What stands before the payload of a patch with the runs `table` (n,)."""
+    return _HEADER.pack(MAGIC, len(table), 0, total_size(table)) + table.tobytes()
+
+
 def _check_magic(magic: bytes) -> None:
     if magic[:7] != MAGIC[:7]:
         raise PatchMagicError("not a patch: it does not begin with CLPATCH")
@@ -190,7 +170,8 @@ def _check_magic(magic: bytes) -> None:
         )
 
 
-def _bytes_of(data: Data) -> memoryview:
+def bytes_of(data: Data) -> memoryview:
+    """The data as a view of bytes."""
     return memoryview(cast("Buffer", data)).cast("B")
 
 

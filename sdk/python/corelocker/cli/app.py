@@ -18,6 +18,8 @@ from corelocker.errors import ConfigError, CoreLockerError, FileAccessError, Tie
 from corelocker.locking.options import LockWarning
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor, Future
+
     from rich.console import Console
 
     from corelocker.bundle.keystore import Keystore
@@ -146,10 +148,21 @@ def open_keystore(path: Path | None, passphrase_file: Path | None) -> Keystore:
     """Open the publisher's keystore with its passphrase (variable, file or prompt) or its key-encryption key."""
     from corelocker.bundle.keystore import Keystore
 
+    return Keystore.open(*_keystore_and_secret(path, passphrase_file))
+
+
+def open_keystore_beside(pool: Executor, path: Path | None, passphrase_file: Path | None) -> Future[Keystore]:
+    """The same in a pool, so that something else can go on meanwhile."""
+    from corelocker.bundle.keystore import Keystore
+
+    return Keystore.open_beside(pool, *_keystore_and_secret(path, passphrase_file))
+
+
+def _keystore_and_secret(path: Path | None, passphrase_file: Path | None) -> tuple[Path, Callable[[], bytes]]:
     path = path or DEFAULT_KEYSTORE
     if not path.exists():
         raise FileAccessError(f"{path}: no such keystore", hint=f"Make one with `corelocker keystore init {path}`")
-    return Keystore.open(path, lambda: passphrase(passphrase_file, f"Passphrase of {path}"))
+    return path, lambda: passphrase(passphrase_file, f"Passphrase of {path}")
 
 
 def passphrase(file: Path | None, question: str, *, confirm: bool = False) -> bytes:

@@ -15,7 +15,7 @@ from corelocker.cli.app import (
     PassphraseFile,
     emit,
     human,
-    open_keystore,
+    open_keystore_beside,
     progress_bar,
     wide_console,
 )
@@ -134,7 +134,7 @@ def lock(
     Example: corelocker lock A.pte --preset minimal --model shop.models:classifier --out dist --model-id scanner
     --model-version 3
     """
-    from corelocker.locking.lock import lock as lock_files
+    from concurrent.futures import ThreadPoolExecutor
 
     # What is wrong with the options is said before anybody is asked for a passphrase.
     options = lock_options(
@@ -142,18 +142,21 @@ def lock(
         include_io=include_io, exclude=exclude, source=source, model=model, input_stats=input_stats, seed=seed, plan=plan,
         save_plan=save_plan,
     )  # fmt: skip
-    store = open_keystore(keystore, passphrase_file)
-    with progress_bar(json) as show:
-        result = lock_files(
-            artifacts,
-            out,
-            model_id=model_id,
-            model_version=model_version,
-            keystore=store,
-            options=options,
-            force=force,
-            progress=show,
-        )
+    with ThreadPoolExecutor(1) as pool:
+        store = open_keystore_beside(pool, keystore, passphrase_file)
+        from corelocker.locking.lock import lock as lock_files
+
+        with progress_bar(json) as show:
+            result = lock_files(
+                artifacts,
+                out,
+                model_id=model_id,
+                model_version=model_version,
+                keystore=store,
+                options=options,
+                force=force,
+                progress=show,
+            )
     report(document(result), as_json=json)
 
 

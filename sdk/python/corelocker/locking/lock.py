@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -84,7 +85,7 @@ def lock(
     *,
     model_id: str,
     model_version: int,
-    keystore: Keystore,
+    keystore: Keystore | Future[Keystore],
     options: LockOptions | None = None,
     force: bool = False,
     progress: Progress = no_progress,
@@ -98,6 +99,7 @@ def lock(
         paths: `.pte` (its `.ptd` files behind it), `.mlpackage`, `.mlmodelc`, `.safetensors` or its index.json.
         model_id: the same for all versions of the model: letters, digits, '.', '_' and '-', at most 64.
         model_version: grows with every version.
+        keystore: an open one, or one that is being opened in another thread meanwhile.
         options: how to lock; the defaults are those of `LockOptions`.
         force: replace outputs that exist.
         progress: called with (stage, done, total).
@@ -111,8 +113,11 @@ def lock(
     if options.save_plan is not None and options.save_plan.exists() and not force:
         raise OutputExistsError(f"{options.save_plan} exists already", hint="Choose another name or pass --force")
     artifacts = open_artifacts([Path(path) for path in paths])
+    if options.model is not None and isinstance(keystore, Future):
+        keystore = keystore.result()  # a wrong passphrase is told before a model runs for minutes
     seed = secrets.token_bytes(32) if options.seed is None else options.seed.encode()
     plan = Plan.load(options.plan, artifacts) if options.plan else choose_channels(artifacts, options, seed, progress)
+    store = keystore.result() if isinstance(keystore, Future) else keystore
     bundle_id, content_key = uuid4(), new_content_key()
     tiers = tuple(tier.name for tier in plan.tiers)
 
@@ -127,9 +132,9 @@ def lock(
         model=model_id,
         model_version=model_version,
         bundle_id=bundle_id,
-        signing_key=keystore.signing_key,
+        signing_key=store.signing_key,
         content_key=content_key,
-        stage_key=lambda samples: keystore.stage_content_key(
+        stage_key=lambda samples: store.stage_content_key(
             bundle_id, model_id, model_version, tiers, content_key, samples
         ),
         force=force,

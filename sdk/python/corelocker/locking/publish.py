@@ -93,6 +93,8 @@ def publish(
             bundle = folder / f"{model}.clkey"
             contents = _contents(bundle_id, model, model_version, tiers, written)
             size = _write_bundle(bundle, contents, signing_key, content_key)
+            for file in (file for artifact in artifacts for file in artifact.files):
+                file.check_unchanged()
             key = staged.result()
             before_commit()
             if key is not None:
@@ -175,7 +177,7 @@ class _Writer:
                     key_bytes[tier - 1] += patch.payload_size
                     sections.append(
                         SectionContents(
-                            index, place, tier, patch.encoded, patch.locked_sample, patch.restored_sample, digests[tier]
+                            index, place, tier, patch.patch, patch.locked_sample, patch.restored_sample, digests[tier]
                         )
                     )
         return _Written(
@@ -184,9 +186,7 @@ class _Writer:
 
     def _file(self, file: LockedFile, target: Path) -> list[bytes]:
         """Write a locked file; the SHA-256 of its state in each tier."""
-        digests = write_locked_file(file, target, self._tiers, self._advance)
-        file.file.check_unchanged()
-        return digests
+        return write_locked_file(file, target, self._tiers, self._advance)
 
     def _advance(self, size: int) -> None:
         self._done += size

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from corelocker.bundle.patch import Patch
-from corelocker.bundle.patch_runs import total_size
+from corelocker.bundle.flips import check_flips
+from corelocker.bundle.patch_runs import check_runs, total_size
+from corelocker.bundle.patch_stream import PatchStream
 from corelocker.bundle.sample import end_places, piece_ends, sample_of, window_places
 from corelocker.files import Bytes
 from corelocker.locking.flipped import FlippedRun
+from corelocker.locking.layout import Change
 from corelocker.locking.locked import LockedFile
 
-RESIDENT = 32 << 20  # mapped bytes that may stay in memory while patches are gathered
+RESIDENT = 8 << 20  # mapped bytes that may stay in memory while the original is read
 
 
 @dataclass(frozen=True)
@@ -22,13 +24,13 @@ class TierPatch:
     """The patch that turns the state of a tier's predecessor into that of the tier.
 
     Attributes:
-        encoded: the patch as bytes.
+        patch: reads the original file when it is written.
         payload_size: bytes that it puts in.
         locked_sample: sample of the locked file with the patch's runs, 32 bytes.
         restored_sample: sample of the file after the patch, with the same runs, 32 bytes.
     """
 
-    encoded: memoryview = field(repr=False)
+    patch: PatchStream = field(repr=False)
     payload_size: int
     locked_sample: bytes
     restored_sample: bytes
@@ -39,36 +41,46 @@ def tier_patch(locked: LockedFile, tier: int) -> TierPatch | None:
     changes = [chunk for change in locked.overlay.changes(tier) for chunk in change.chunks()]
     if not changes:
         return None
+    size = len(locked.file)
+    table = np.concatenate([runs.table(rows) for runs, rows, _ in changes])
+    check_runs(table, size)
+    _check_flips(changes)
     locked_ends: list[Bytes] = []
     restored_ends: list[Bytes] = []
-
-    def pieces() -> Iterator[Bytes]:
-        released = 0
-        for runs, rows, after in changes:
-            if isinstance(runs, FlippedRun):
-                yield np.frombuffer(runs.part, np.uint8)
-                locked_ends.extend(_ends(locked, runs, 0))
-                restored_ends.extend(_ends(locked, runs, tier))
-                continue
-            restored = runs.original(locked.file.data, rows) if after is None else after
+    for (runs, rows, _), restored in zip(changes, _pieces(locked, changes), strict=True):
+        if isinstance(runs, FlippedRun):
+            locked_ends.extend(_ends(locked, runs, 0))
+            restored_ends.extend(_ends(locked, runs, tier))
+        else:
             locked_ends.append(piece_ends(runs.data[rows], runs.length))
             # A copy, for what is yielded may be a view of the mapped file.
             restored_ends.append(piece_ends(restored.reshape(rows.size, -1), runs.length).copy())
-            yield restored
-            reached = int(runs.offsets[rows[0]])
-            if reached - released > RESIDENT:
-                locked.file.release(released, reached - released)
-                released = reached
-
-    table = np.concatenate([runs.table(rows) for runs, rows, _ in changes])
-    encoded = Patch.gather(table, pieces(), len(locked.file))
-    size = len(locked.file)
     return TierPatch(
-        encoded,
+        PatchStream(table, lambda: _pieces(locked, changes)),
         total_size(table),
         sample_of(size, _windows(locked, 0), locked_ends),
         sample_of(size, _windows(locked, tier), restored_ends),
     )
+
+
+def _pieces(locked: LockedFile, changes: Sequence[Change]) -> Iterator[Bytes]:
+    """The payload of each change."""
+    released = 0
+    for runs, rows, after in changes:
+        if isinstance(runs, FlippedRun):
+            yield np.frombuffer(runs.part, np.uint8)
+            continue
+        yield runs.original(locked.file.data, rows) if after is None else after
+        reached = int(runs.offsets[rows[0]])
+        if reached - released > RESIDENT:
+            locked.file.release(released, reached - released)
+            released = reached
+
+
+def _check_flips(changes: Sequence[Change]) -> None:
+    flips = [(runs.table(rows), runs.part) for runs, rows, _ in changes if isinstance(runs, FlippedRun)]
+    if flips:
+        check_flips(np.concatenate([table for table, _ in flips]), memoryview(b"".join(part for _, part in flips)))
 
 
 def _windows(locked: LockedFile, state: int) -> Iterator[Bytes]:

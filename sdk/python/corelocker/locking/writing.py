@@ -18,7 +18,7 @@ from corelocker.errors import FileAccessError
 from corelocker.files import Bytes, MappedFile, read_buffer
 from corelocker.locking.locked import LockedArtifact, LockedFile
 
-BLOCK = 4 << 20  # read at a time, so that it stays in the processor's cache until it is hashed and written
+BLOCK = 2 << 20  # read at a time, so that it stays in the processor's cache until it is hashed and written
 CACHED = 16 << 20  # bytes of a written file that may wait in the page cache
 BUFFERS = 8  # blocks that are in memory: being read, hashed or written
 HASHERS = 2  # threads

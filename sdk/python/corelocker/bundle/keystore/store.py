@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from concurrent.futures import Executor, Future
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +20,14 @@ from corelocker.bundle.keystore.protection import protect, protection_of, unprot
 from corelocker.bundle.strict_json import Fields
 from corelocker.errors import FileAccessError, KeystoreEntryError, KeystoreSecretError
 from corelocker.files import file_stamp, stage_file, write_atomically
+
+
+def _read(path: Path | str) -> tuple[Path, Fields, dict[str, Any]]:
+    """A keystore's real path, its fields, and how its key is protected."""
+    # Changes replace the file, so what a symbolic link points to must be replaced and not the link.
+    real = Path(os.path.realpath(path))
+    fields = read_container(real)
+    return real, fields, protection_of(fields)
 
 
 class Keystore:
@@ -59,10 +68,25 @@ class Keystore:
         Raises KeystorePermissionError when others can read the file, KeystoreFormatError when it is damaged or of another
         version, KeystoreSecretError when the secret is wrong or missing, FileAccessError.
         """
-        # Changes replace the file, so what a symbolic link points to must be replaced and not the link.
-        path = Path(os.path.realpath(path))
-        fields = read_container(path)
-        protection = protection_of(fields)
+        return cls._open(*_read(path), secret)
+
+    @classmethod
+    def open_beside(
+        cls, pool: Executor, path: Path | str, secret: bytes | Callable[[], bytes] | None = None
+    ) -> Future[Self]:
+        """Like `open`, but the key is derived in the pool: scrypt takes a quarter of a second of one core.
+
+        Who has to be asked for a passphrase is asked here; that it is wrong, the result tells.
+        """
+        real, fields, protection = _read(path)
+        if callable(secret) and "kdf" in protection:
+            secret = secret()
+        return pool.submit(cls._open, real, fields, protection, secret)
+
+    @classmethod
+    def _open(
+        cls, path: Path, fields: Fields, protection: dict[str, Any], secret: bytes | Callable[[], bytes] | None
+    ) -> Self:
         key = unprotect(protection, secret)
         return cls(path, protection, key, decrypt(fields, protection, key))
 
