@@ -29,7 +29,7 @@ BUILD_SETTINGS = {
     "ASSETCATALOG_COMPILER_APPICON_NAME", "ASSETCATALOG_COMPILER_GLOBAL_ACCENT_COLOR_NAME", "CODE_SIGN_ENTITLEMENTS",
     "CODE_SIGN_IDENTITY", "CODE_SIGN_STYLE", "CURRENT_PROJECT_VERSION", "DEVELOPMENT_TEAM", "ENABLE_USER_SCRIPT_SANDBOXING",
     "GENERATE_INFOPLIST_FILE", "INFOPLIST_FILE", "LOCALIZATION_PREFERS_STRING_CATALOGS", "MARKETING_VERSION", "OTHER_LDFLAGS",
-    "PRODUCT_BUNDLE_IDENTIFIER", "PRODUCT_NAME", "SWIFT_TREAT_WARNINGS_AS_ERRORS", "SWIFT_VERSION", "TARGETED_DEVICE_FAMILY",
+    "PRODUCT_BUNDLE_IDENTIFIER", "PRODUCT_NAME", "SWIFT_VERSION", "TARGETED_DEVICE_FAMILY",
 }  # fmt: skip
 GENERATED_PLIST_KEYS = {
     "CFBundleDisplayName", "LSApplicationCategoryType", "UIApplicationSceneManifest_Generation", "UILaunchScreen_Generation",
@@ -120,7 +120,8 @@ class Project:
 
     def _check_settings(self) -> Iterator[str]:
         known = {name for name, _, _ in self.settings} | XCODE_VARIABLES
-        for name, _, value in self.settings:
+        for setting, _, value in self.settings:
+            name = re.sub(r"\[sdk=\w+\*\]$", "", setting)
             key = name.removeprefix("INFOPLIST_KEY_")
             fine = (
                 key in GENERATED_PLIST_KEYS if key != name else name in BUILD_SETTINGS or OWN_SETTINGS.fullmatch(name)

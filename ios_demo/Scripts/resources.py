@@ -4,8 +4,8 @@
     python ios_demo/Scripts/resources.py --configuration Release --app-config corelocker.json --keystore keys.json --out FOLDER
 
 It runs in the repository's root, and needs `corelocker[export,service]`. Written to FOLDER: Models (the locked models, the key
-bundle, corelocker.json, and with Debug a development identity) and Pictures (labelled images in MNIST's IDX form, with their
-licence). Keys, locked models and the development service are kept in --state, by default ios_demo/.local, which git ignores.
+bundle, corelocker.json), Pictures (labelled images in MNIST's IDX form, with their licence), and with Debug attestation.pem.
+Keys, locked models and the development service are kept in --state, by default ios_demo/.local, which git ignores.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def development(dist: Path, state: Path, keystore: Path, port: int, out: Path) -
             settings.write(f'\n[apps.app_store]\nbundle_id = "{APP}"\nstore = "Xcode"\n')
             settings.write(f"\n[licenses]\ndevices = {DEVICES}\n")
         print(f"note: a new unlock service; start it with: corelocker service run --config {config}")
-    app_config = out / "corelocker.json"
+    app_config = out / "Models/corelocker.json"
     url = f"http://{HOST}:{port}"
     corelocker("service", "app-config", "--config", config, "--service", url, "--out", app_config, "--force")
     phone = service / "simulator"
@@ -134,11 +134,12 @@ def main() -> None:
     for folder in (models, labelled):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
+    (asked.out / "attestation.pem").unlink(missing_ok=True)
     for name in MODELS:
         copy = shutil.copytree if (dist / name).is_dir() else shutil.copy
         copy(dist / name, models / name)
     if asked.configuration == "Debug":
-        development(dist, asked.state, keystore, asked.port, models)
+        development(dist, asked.state, keystore, asked.port, asked.out)
     else:
         production(dist, Path(asked.app_config), models)
     pictures(labelled)

@@ -128,7 +128,7 @@ def buy_and_run(folder: Path, out: Path, port: int) -> None:
     locked = [models / "fashion.pte", models / "fashion.mlpackage" / WEIGHTS]
     expect("free", accuracies(models, *(path.read_bytes() for path in locked)))
     config = AppConfig.from_json((models / "corelocker.json").read_bytes())
-    identity = DevelopmentKey.from_pem((models / "attestation.pem").read_text())
+    identity = DevelopmentKey.from_pem((out / "attestation.pem").read_text())
     phone = SoftwareDevice.create(folder / "phone", config, identity)
     month = int(time.time() * 1000) + 30 * 86_400_000
     with (
