@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 source tools/gates.sh
 build=.build/apple
 logs=$build/logs
-all_gates=(format test typecheck docs stubs end-to-end api asan demo-core demo-app demo-project demo-resources)
+all_gates=(format test typecheck docs stubs end-to-end api asan tsan demo-core demo-app demo-project demo-resources)
 
 types=.cache/types-ios
 swift_root=${CORELOCKER_SWIFT_ROOT:-${XDG_CACHE_HOME:-$HOME/.cache}/corelocker/swift-trixie}
@@ -18,6 +18,9 @@ obstacle() {
   case $1 in
     stubs) [ -d "$types" ] || echo "no list of Apple's API" ;;
     docs) [ -d "$build/typecheck/debug" ] || echo "nothing was type-checked" ;;
+    tsan)
+      compgen -G "$swift_root/usr/libexec/swift/lib/clang/*/lib/linux/libclang_rt.tsan-*.a" >/dev/null || echo "no ThreadSanitizer in Swift"
+      ;;
     end-to-end) command -v cmake >/dev/null || echo "no cmake" ;;
   esac
   [ -e "$swift_root/.set-up" ] || echo "no Swift"
@@ -77,6 +80,11 @@ gate_api() {
 gate_asan() {
   tools/swift.sh env ASAN_OPTIONS=detect_leaks=0 swift test --scratch-path "$build/asan" --sanitize=address --skip LifetimeTests 2>&1 |
     passed_tests
+}
+
+# Of Swift and the C core. A race fails the process. Fuzzing and property tests have one thread.
+gate_tsan() {
+  swift_test "$build/tsan" --sanitize=thread --skip LifetimeTests --skip FuzzTests --skip PropertyTests 2>&1 | passed_tests
 }
 
 # The model layer of ios_demo. The toolchain's libswiftObservation lacks a symbol, which only a crash would call.

@@ -27,8 +27,10 @@ public struct Purchase: Sendable, Equatable {
 struct AttestedRequest: Sendable {
     let challenge: String
     let app: String
-    let bundle: UUID
+    /// The key bundle's id, as licenses spell it.
+    let bundle: String
     let tier: String
+    /// Thumbprint of the device key.
     let device: String
     /// The purchase's token, or ``renewal(of:)`` of the license's id.
     let purchaseToken: String
@@ -36,17 +38,17 @@ struct AttestedRequest: Sendable {
     /// What stands for the purchase when a license is renewed, so that a proof for the one is none for the other.
     static func renewal(of license: String) -> String { "renew:\(license)" }
 
-    /// The 32 bytes that the attestation carries.
-    func digest() throws(CoreLockerError) -> Data {
+    func canonical() throws(CoreLockerError) -> Data {
         let purchase = Cryptography.sha256(Data(purchaseToken.utf8))
-        return Cryptography.sha256(
-            try CanonicalJSON.encode(
-                .object([
-                    "app": .text(app), "bundle": .text(bundle.uuidString.lowercased()), "challenge": .text(challenge),
-                    "device_key": .text(device), "purchase": .text(Base64URL.encode(purchase)), "tier": .text(tier),
-                    "type": .text("corelocker-request-v1"),
-                ])))
+        return try CanonicalJSON.encode(
+            .object(texts: [
+                "app": app, "bundle": bundle, "challenge": challenge, "device_key": device, "purchase": Base64URL.encode(purchase),
+                "tier": tier, "type": "corelocker-request-v1",
+            ]))
     }
+
+    /// The 32 bytes that the attestation carries.
+    func digest() throws(CoreLockerError) -> Data { Cryptography.sha256(try canonical()) }
 }
 
 /// What evidence is for.

@@ -113,6 +113,9 @@ struct BundleIdentity: Hashable, Sendable {
     let publisher: String
     let tiers: [String]
 
+    /// The id as licenses and requests spell it.
+    var text: String { id.uuidString.lowercased() }
+
     func tier(named name: String) throws(CoreLockerError) -> Int {
         guard let index = tiers.firstIndex(of: name) else {
             throw CoreLockerError(.bundleMismatch, "The key bundle has no tier \(name); it has \(tiers.joined(separator: ", "))")

@@ -75,12 +75,12 @@ public actor UnlockClient {
         let (app, key, attester) = (configuration.app, deviceKey.publicKey, attester)
         return try await service.exchange("/v1/licenses", challenge: .object([:])) { challenge in
             let digest = try AttestedRequest(
-                challenge: challenge.nonce, app: app, bundle: bundle.id, tier: tier, device: key.thumbprint,
+                challenge: challenge.nonce, app: app, bundle: bundle.text, tier: tier, device: key.thumbprint,
                 purchaseToken: purchase.token
             ).digest()
             let evidence = try await attester.evidence(for: digest, step: .unlock)
             return .object([
-                "challenge": .text(challenge.nonce), "app": .text(app), "bundle": .text(bundle.id.uuidString.lowercased()),
+                "challenge": .text(challenge.nonce), "app": .text(app), "bundle": .text(bundle.text),
                 "tier": .text(tier), "device_key": key.jwk, "attestation": .object(texts: evidence),
                 "purchase": purchase.json,
             ])
@@ -112,7 +112,7 @@ public actor UnlockClient {
             do {
                 let answer = try await self.service.exchange(ServiceClient.renewal(of: held.id), challenge: asked) {
                     let digest = try AttestedRequest(
-                        challenge: $0.nonce, app: app, bundle: bundle.id, tier: held.tier,
+                        challenge: $0.nonce, app: app, bundle: bundle.text, tier: held.tier,
                         device: key.publicKey.thumbprint, purchaseToken: AttestedRequest.renewal(of: held.id)
                     ).digest()
                     let evidence =
@@ -267,7 +267,7 @@ public actor UnlockClient {
         }
         return ExpectedLicense(
             issuer: configuration.issuer, app: configuration.app, environment: configuration.environment,
-            bundle: bundle.id.uuidString.lowercased(), modelVersion: bundle.modelVersion, device: thumbprint,
+            bundle: bundle.text, modelVersion: bundle.modelVersion, device: thumbprint,
             tiers: tier.map { [$0] } ?? Array(bundle.tiers.dropFirst()), offlineGrace: configuration.offlineGrace)
     }
 

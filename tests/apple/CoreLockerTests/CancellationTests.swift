@@ -31,11 +31,11 @@ import Testing
 
         @Sendable func hang() async throws {
             reached.yield()
-            try await Task.sleep(nanoseconds: 60_000_000_000)
+            try await Task.sleep(nanoseconds: 3_600_000_000_000)
         }
     }
 
-    @Test(arguments: Place.allCases) private func cancels(_ place: Place) async throws {
+    @Test(.timeLimit(.minutes(10)), arguments: Place.allCases) private func cancels(_ place: Place) async throws {
         let (reached, continuation) = AsyncStream<Void>.makeStream()
         let hanging = Hanging(place: place, reached: continuation)
         let store = MemoryStore()
@@ -46,12 +46,10 @@ import Testing
             configuration: configuration, deviceKey: SoftwareDeviceKey(), attester: hanging, store: store,
             clocks: DeviceClock.systemReading, transport: hanging,
             retries: RetryPolicy(attempts: 4, sleep: { _ in try await hanging.hang() }))
-        let start = Date()
         let unlock = Task { try await client.unlock(bundle, tier: "full", purchase: .grant("a.b.c")) }
         for await _ in reached { break }
         unlock.cancel()
         await #expect(throws: CancellationError.self) { try await unlock.value }
-        #expect(Date().timeIntervalSince(start) < 30)
         #expect(store.license(bundle: bundle.id) == nil)
         #expect(await client.state(of: bundle) == .locked)
     }
