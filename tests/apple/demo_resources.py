@@ -10,6 +10,7 @@ Core ML programs.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -32,6 +33,7 @@ from support.unlock_world import ServiceProcess
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "ios_demo"
 APP = "com.example.fashion"
+SOLD: dict[str, str] = json.loads((DEMO / "products.json").read_bytes())
 WEIGHTS = "Data/com.apple.CoreML/weights/weight.bin"
 # What the tiers of corelocker.toml are good for, with room for another choice of decoys.
 EXPECTED = {"free": (0.0, 0.35), "plus": (0.5, 0.92), "full": (0.9, 1.0)}
@@ -83,15 +85,18 @@ def refuse_releases(folder: Path, out: Path) -> None:
     assert not list(release.rglob("*.pem")), "a release holds a development identity"
 
 
-def xcode_transaction(product: str, kind: str, **changes: Any) -> dict[str, str]:
+def xcode_transaction(product: str, **changes: Any) -> str:
     """A purchase as StoreKit's test environment in Xcode signs it: with a key that nobody knows."""
     now = int(time.time() * 1000)
     claims = {"bundleId": APP, "environment": "Xcode", "inAppOwnershipType": "PURCHASED", "originalTransactionId": product,
-              "productId": product, "purchaseDate": now, "signedDate": now, "transactionId": product, "type": kind}  # fmt: skip
+              "productId": product, "purchaseDate": now, "signedDate": now, "transactionId": product,
+              "type": "Non-Consumable"}  # fmt: skip
+    if product.endswith(".monthly"):
+        claims |= {"type": "Auto-Renewable Subscription", "expiresDate": now + 30 * 86_400_000}
     head, body = (json.dumps(part).encode() for part in ({"alg": "ES256", "kid": "Apple_Xcode_Key"}, claims | changes))
     signed = f"{jose.encode_base64url(head)}.{jose.encode_base64url(body)}"
     signature = jose.sign(ec.generate_private_key(ec.SECP256R1()), signed.encode())
-    return {"provider": "app-store", "transaction": f"{signed}.{jose.encode_base64url(signature)}"}
+    return f"{signed}.{jose.encode_base64url(signature)}"
 
 
 def pictures(folder: Path) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
@@ -123,31 +128,39 @@ def expect(tier: str, measured: list[float]) -> None:
     assert all(low <= value <= high for value in measured), f"{tier} is expected between {low:.0%} and {high:.0%}"
 
 
-def buy_and_run(folder: Path, out: Path, port: int) -> None:
+def buy_and_run(folder: Path, out: Path) -> None:
+    """A device in software restores what each product unlocks."""
     models = out / "Models"
     locked = [models / "fashion.pte", models / "fashion.mlpackage" / WEIGHTS]
     expect("free", accuracies(models, *(path.read_bytes() for path in locked)))
     config = AppConfig.from_json((models / "corelocker.json").read_bytes())
     identity = DevelopmentKey.from_pem((out / "attestation.pem").read_text())
     phone = SoftwareDevice.create(folder / "phone", config, identity)
-    month = int(time.time() * 1000) + 30 * 86_400_000
-    with (
-        ServiceProcess(folder / "state/service/service.toml", port),
-        phone.open_bundle(models / "fashion.clkey") as bundle,
-    ):
-        for product, kind, more in (
-            (f"{APP}.plus", "Non-Consumable", {}),
-            (f"{APP}.full", "Non-Consumable", {}),
-            (f"{APP}.full.monthly", "Auto-Renewable Subscription", {"expiresDate": month}),
-        ):
-            tier = json.loads((DEMO / "products.json").read_bytes())[product]
-            verified = phone.unlock(bundle, tier, xcode_transaction(product, kind, **more))
+    with phone.open_bundle(models / "fashion.clkey") as bundle:
+        for product, tier in SOLD.items():
+            verified = phone.unlock(bundle, tier, {"provider": "app-store", "transaction": xcode_transaction(product)})
             assert verified.license.tier == tier
             states = []
             for path in locked:
                 with phone.restore(path, bundle) as restored:
                     states.append(bytes(restored))
             expect(tier, accuracies(models, *states))
+
+
+def run_the_model_layer(folder: Path, build_folder: str) -> None:
+    """The tests of DemoCore that need the resources and the service, in the chroot."""
+    shutil.copy(DEMO / "products.json", folder)
+    transactions = {product: xcode_transaction(product) for product in SOLD}
+    transactions["refunded"] = xcode_transaction(f"{APP}.full", originalTransactionId="9", revocationDate=1)
+    (folder / "transactions.json").write_text(json.dumps(transactions))
+    environment = os.environ | {"CORELOCKER_TEST_ENVIRONMENT": f"/src/{folder.relative_to(ROOT)}"}
+    command = ["tools/swift.sh", "swift", "test", "--package-path", "ios_demo/DemoCore", "--scratch-path",
+               f"{build_folder}/demo-core", "-Xswiftc", "-warnings-as-errors", "-Xlinker", "--allow-shlib-undefined",
+               "--filter", "ServiceTests"]  # fmt: skip
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    print(run.stdout, run.stderr)
+    assert run.returncode == 0
+    assert "Suite ServiceTests passed" in run.stdout + run.stderr
 
 
 def main(build_folder: str) -> int:
@@ -157,7 +170,9 @@ def main(build_folder: str) -> int:
     port = free_port()
     out = build(folder, port)
     refuse_releases(folder, out)
-    buy_and_run(folder, out, port)
+    with ServiceProcess(folder / "state/service/service.toml", port):
+        buy_and_run(folder, out)
+        run_the_model_layer(folder, build_folder)
     return 0
 
 
