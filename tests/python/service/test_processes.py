@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 from corelocker.licensing.license import read_license
 from corelocker.licensing.tokens import TrustedKeys
+from support.http_server import eventually
 from support.postgres import PostgresServer
 from support.unlock_world import PARALLEL, Phone, ServiceProcess, World, free_port, post
 
@@ -205,6 +208,37 @@ def test_workers_of_one_service(sqlite_world: World) -> None:
         answers = at_once([lambda body=body: post(f"{service.url}/v1/licenses", body) for body in bodies])  # type: ignore[misc]
         assert codes(answers) == {"license": 3, "device-limit": PARALLEL - 3}
         assert service.stop() == 0
+
+
+def workers_of(service: ServiceProcess) -> dict[int, set[int]]:
+    """The cores that each worker process may use, all its threads taken together."""
+    pid = service.process.pid
+    workers = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+    return {
+        worker: set().union(*(os.sched_getaffinity(int(thread)) for thread in os.listdir(f"/proc/{worker}/task")))
+        for worker in workers
+    }
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="needs Linux")
+def test_each_worker_stays_on_a_core_of_its_own(sqlite_world: World) -> None:
+    world = sqlite_world
+    count = min(2, len(os.sched_getaffinity(0)))
+    config = world.configure(workers=count)
+
+    def pinned() -> bool:
+        """All of them, each to another core."""
+        owned = [core for own in workers_of(service).values() for core in own]
+        return len(owned) == len(set(owned)) == count
+
+    with world.start() as service:
+        assert eventually(pinned)
+        killed = next(iter(workers_of(service)))
+        os.kill(killed, signal.SIGKILL)
+        assert eventually(lambda: killed not in workers_of(service) and pinned())
+    config.write_text(config.read_text().replace("[http]\n", "[http]\npin_workers = false\n"))
+    with world.start() as service:
+        assert {frozenset(own) for own in workers_of(service).values()} == {frozenset(os.sched_getaffinity(0))}
 
 
 def test_it_is_stopped_gently(sqlite_world: World) -> None:

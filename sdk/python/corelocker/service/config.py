@@ -83,6 +83,7 @@ class HttpConfig:
         socket: path of a Unix socket.
         workers: processes.
         threads: decisions at one time in each process.
+        pin_workers: whether each process stays on one core (Linux).
         max_body: bytes of a request.
         request_timeout: seconds for a request from its first byte to its answer.
         rate_limit: requests a minute of one client address (an IPv6 client is its /64); 0 is no limit. An eighth of
@@ -102,6 +103,7 @@ class HttpConfig:
     socket: Path | None = None
     workers: int = 1
     threads: int = 8
+    pin_workers: bool = True
     max_body: int = 64 << 10
     request_timeout: int = 15
     rate_limit: int = 600

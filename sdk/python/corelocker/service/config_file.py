@@ -222,6 +222,7 @@ def _http(table: Table) -> HttpConfig:
         socket=table.optional_path("socket"),
         workers=table.integer("workers", 1, 256, usual.workers),
         threads=table.integer("threads", 1, 256, usual.threads),
+        pin_workers=table.flag("pin_workers", usual.pin_workers),
         max_body=table.integer("max_body", 4 << 10, 16 << 20, usual.max_body),
         request_timeout=table.integer("request_timeout", 1, 300, usual.request_timeout),
         rate_limit=table.integer("rate_limit", 0, 10**9, usual.rate_limit),

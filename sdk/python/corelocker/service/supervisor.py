@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import random
 import signal
 import socket
 import sys
 import time
+from collections import Counter
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -50,6 +52,7 @@ class Supervisor:
         # When each was started, and when each that is to end is killed.
         self._workers: dict[BaseProcess, float] = {}
         self._retiring: dict[BaseProcess, float] = {}
+        self._cores: dict[BaseProcess, int] = {}
         self._failures = 0
         self._stopping = False
         self._reloading = False
@@ -112,11 +115,23 @@ class Supervisor:
     def _start(self, config: ServiceConfig, limiters: Limiters) -> tuple[BaseProcess, Connection]:
         """A new worker, and what gets a byte once it serves."""
         ready, serves = multiprocessing.Pipe(duplex=False)
-        worker = self._fork.Process(target=work, args=(config, self._listener, limiters, serves), daemon=False)
+        core = self._free_core() if config.http.pin_workers else None
+        worker = self._fork.Process(target=work, args=(config, self._listener, limiters, serves, core), daemon=False)
         worker.start()
         serves.close()
+        if core is not None:
+            self._cores[worker] = core
         self._workers[worker] = time.monotonic()
         return worker, ready
+
+    def _free_core(self) -> int | None:
+        """Of those that this process may use, a core that the fewest workers have; None where there is no choosing one."""
+        if not hasattr(os, "sched_getaffinity"):
+            return None
+        self._cores = {worker: core for worker, core in self._cores.items() if worker.exitcode is None}
+        taken = Counter(core for worker, core in self._cores.items() if worker in self._workers)
+        # By chance among equals: other services of this machine choose too.
+        return min(os.sched_getaffinity(0), key=lambda core: (taken[core], random.random()))  # noqa: S311
 
     def _replace_dead(self) -> None:
         for worker in [worker for worker in self._workers if worker.exitcode is not None]:

@@ -7,6 +7,7 @@ room for another (`DRAIN_SIGNAL`) also answers what still comes on its open conn
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -32,6 +33,7 @@ from corelocker.service.storage import Storage
 DRAIN_SIGNAL = signal.SIGUSR1
 _MAINTENANCE_SECONDS = 30
 _SHARE_SECONDS = 1
+_COLLECT_EVERY = 20_000  # objects
 
 
 def drain_seconds(http: HttpConfig) -> float:
@@ -39,8 +41,16 @@ def drain_seconds(http: HttpConfig) -> float:
     return KEEP_ALIVE_SECONDS + http.shutdown_grace
 
 
-def work(config: ServiceConfig, listener: socket.socket, limiters: Limiters, serves: Pipe) -> None:
-    """The body of a worker process; ends it with status 1 when the service cannot be made. `serves` gets a byte before."""
+def work(
+    config: ServiceConfig, listener: socket.socket, limiters: Limiters, serves: Pipe, core: int | None = None
+) -> None:
+    """The body of a worker process; ends it with status 1 when the service cannot be made. `serves` gets a byte before.
+
+    All its threads stay on `core`. The interpreter runs one of them at a time, and handing over to one on another core
+    takes as long as everything else together (tools/bench/unlock).
+    """
+    if core is not None:
+        os.sched_setaffinity(0, {core})
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGTERM, signal.SIGINT):
         # While the server runs it has handlers of its own, and calls these when it has stopped.
@@ -69,6 +79,7 @@ def _serve(config: ServiceConfig, listener: socket.socket, limiters: Limiters, l
         metrics = Metrics()
         app = create_app(service, config, log=log, metrics=metrics, limiter=limiters.clients)
         server = make_server(app, config.http, log, metrics, started=lambda: serves.send_bytes(b"1"))
+        _collect_seldom()
         signal.signal(DRAIN_SIGNAL, lambda *_: server.drain(drain_seconds(config.http)))
         shared = SharedLimits(storage, vars(limiters))
         arguments = (service, Epoch.of(config, storage), shared, log, ended)
@@ -79,6 +90,13 @@ def _serve(config: ServiceConfig, listener: socket.socket, limiters: Limiters, l
     finally:
         ended.set()
         storage.close()
+
+
+def _collect_seldom() -> None:
+    """Reference cycles are rare here: they need not be looked for every 700 objects, nor in what the start has made."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_COLLECT_EVERY)
 
 
 def _maintain(service: UnlockService, epoch: Epoch, shared: SharedLimits, log: Log, ended: threading.Event) -> None:
