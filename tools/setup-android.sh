@@ -26,6 +26,8 @@ debian_packages() {
   command -v javac >/dev/null || wanted+=(openjdk-17-jdk-headless)
   command -v mvn >/dev/null || wanted+=(maven)
   command -v npm >/dev/null || wanted+=(npm)
+  # The tools of packages: aapt2, apksigner, and the framework's resources.
+  wanted+=(aapt apksigner android-framework-res unzip)
   for package in cmake ninja-build g++; do command -v "${package%-build}" >/dev/null || wanted+=("$package"); done
   [ ${#wanted[@]} -eq 0 ] || tools/debian.sh "${wanted[@]}"
 }

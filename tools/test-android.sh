@@ -12,7 +12,7 @@ sdk=$root/sdk/android
 cache=$root/.cache/android
 build=$root/.build/android
 logs=$build/logs
-all_gates=(core core-tests android native android-tests asan executorch end-to-end abi android-api ktlint detekt)
+all_gates=(core core-tests android native android-tests asan executorch end-to-end soak link apk abi android-api ktlint detekt catalog)
 types=$cache/types-android/lib/android/android-platform-21-37-merged.d.ts
 executorch_jar=$cache/react-native-executorch/android/libs/classes.jar
 min_sdk=26
@@ -43,6 +43,20 @@ obstacle() {
       [ -e "$build/native/libcorelocker.so" ] || echo "the native library was not built"
       executorch_package >/dev/null || echo "no executorch in the Python environment"
       ;;
+    soak)
+      [ -d "$build/executorch-test" ] || echo "the tests of executorch were not compiled"
+      [ -e "$(g++ -print-file-name=libasan.so)" ] || echo "no AddressSanitizer"
+      ;;
+    link)
+      [ -e /usr/lib/llvm-19/bin/ld.lld ] && [ -e "$root/.cache/executorch-mobile/include" ] && [ -e "$root/.cache/zig-headers/ziglang" ] ||
+        echo "no LLVM 19, ExecuTorch for Android or C headers (tools/setup-cpp.sh)"
+      ;;
+    apk)
+      command -v aapt2 >/dev/null && command -v apksigner >/dev/null && [ -e /usr/share/android-framework-res/framework-res.apk ] ||
+        echo "no aapt2, apksigner or framework"
+      [ -e "$cache/classpaths/dx.cp" ] || echo "no class path of dx"
+      [ -d "$build/executorch" ] && [ -e "$build/link-x86_64/libcorelocker_executorch.so" ] || echo "executorch was not compiled, or not linked"
+      ;;
     abi) [ -d "$build/executorch" ] || echo "executorch was not compiled" ;;
     android-api)
       [ -d "$build/executorch" ] || echo "executorch was not compiled"
@@ -59,7 +73,7 @@ kotlin() {
   shift
   rm -rf "${build:?}/$module"
   java -Xmx1500m -XX:TieredStopAtLevel=1 -cp "$(class_path kotlinc)" org.jetbrains.kotlin.cli.jvm.K2JVMCompiler -no-stdlib \
-    -no-reflect -jvm-target 17 -Werror -module-name "$module" -d "$build/$module" "${sources[@]}" "$@"
+    -no-reflect -jvm-target 17 -Xlambdas=class -Xsam-conversions=class -Xstring-concat=inline -Werror -module-name "$module" -d "$build/$module" "${sources[@]}" "$@"
 }
 
 # junit MODULE CLASSPATH OPTION..: runs the tests in $build/MODULE whose class names match the pattern TEST_CLASSES.
@@ -108,13 +122,15 @@ gate_android-tests() {
       "-Dcorelocker.vectors=$root/tests/vectors" | tee "$build/android-tests.out" && ! grep -A 3 '^WARNING in native' "$build/android-tests.out"
 }
 
+sanitize='-DCMAKE_CXX_FLAGS=-g -fsanitize=address,undefined -fno-sanitize=vptr -fno-sanitize-recover=all'
+sanitizers=$(g++ -print-file-name=libasan.so):$(g++ -print-file-name=libubsan.so)
+asan_options=handle_segv=0:detect_leaks=0:allocator_may_return_null=1
+
 # The same restores, 10,000 of them in a row among them, with AddressSanitizer and UndefinedBehaviorSanitizer in the native code.
 # The JVM itself handles SIGSEGV, and leaves memory to the kernel when it ends.
 gate_asan() {
   local classes=$build/android:$build/core-test:$build/core:$(class_path core-test)
-  native native-asan android '-DCMAKE_CXX_FLAGS=-g -fsanitize=address,undefined -fno-sanitize=vptr -fno-sanitize-recover=all' &&
-    LD_PRELOAD=$(g++ -print-file-name=libasan.so):$(g++ -print-file-name=libubsan.so) \
-      ASAN_OPTIONS=handle_segv=0:detect_leaks=0:allocator_may_return_null=1 TEST_CLASSES='.*RestoreTest' \
+  native native-asan android "$sanitize" && LD_PRELOAD=$sanitizers ASAN_OPTIONS=$asan_options TEST_CLASSES='.*RestoreTest' \
       junit android-test "$classes" --add-opens java.base/java.io=ALL-UNNAMED "-Djava.library.path=$build/native-asan" \
       "-Dcorelocker.vectors=$root/tests/vectors"
 }
@@ -128,16 +144,68 @@ executorch_package() {
   "$python" -c 'import importlib.util as u; print(*u.find_spec("executorch").submodule_search_locations)'
 }
 
+# native_executorch FOLDER CORE OPTION..: builds ExecuTorch's native library of ours over the core in $build/CORE.
+native_executorch() {
+  local folder=$1 core=$2
+  shift 2
+  native "$folder" executorch "-Dexecutorch_DIR=$(executorch_package)/share/cmake" "-DCMAKE_LIBRARY_PATH=$build/$core" -DCORELOCKER_PROFILING=ON "$@"
+}
+
 # A purchase, the real unlock service, JNI, the C core and ExecuTorch on the host.
 gate_end-to-end() {
   local libraries=$build/android:$build/core-test:$build/core:$(class_path core-test):$executorch_jar:$(class_path executorch)
   local classes=$build/executorch:$libraries out=$build/end-to-end.out
-  native native-executorch executorch "-Dexecutorch_DIR=$(executorch_package)/share/cmake" "-DCMAKE_LIBRARY_PATH=$build/native" || return
+  native_executorch native-executorch native && rm -rf "$build/locks" "$build/world" &&
+    PYTHONPATH=sdk/python "$python" tests/android/locks.py "$build/locks" "$cache/model" >"$build/locks.json" || return
   kotlin executorch-test "$root/tests/android/executorch" -- \
     "-Xfriend-paths=$build/core,$build/android,$build/core-test,$build/executorch" -cp "$classes:$(class_path android-all)" &&
-    PYTHONPATH=sdk/python junit executorch-test "$classes" -Xcheck:jni "-Dcorelocker.python=$python" \
+    PYTHONPATH=sdk/python TEST_CLASSES='(?!.*Soak).*Test' junit executorch-test "$classes" -Xcheck:jni "-Dcorelocker.python=$python" \
       "-Djava.library.path=$build/native:$build/native-executorch" "-Dcorelocker.world=$root/tests/android/world.py" \
-      "-Dcorelocker.model=$cache/model" | tee "$out" && ! grep -A 3 '^WARNING in native' "$out"
+      "-Dcorelocker.world.folder=$build/world" "-Djava.util.logging.config.file=$root/tests/android/executorch/logging.properties" \
+      "-Dcorelocker.locks=$build/locks.json" "-Dcorelocker.model=$cache/model" >"$out" 2>&1
+  local status=$?
+  grep -vE '^(FINE|[A-Z][a-z]{2} [0-9]+, )' "$out"
+  # What the app, the libraries in it and the service have logged holds no secret.
+  [ $status -eq 0 ] && ! grep -A 3 '^WARNING in native' "$out" && "$python" tests/android/check_logs.py "$build/world" "$out"
+}
+
+# Ten thousand models with AddressSanitizer, UndefinedBehaviorSanitizer and the checks of JNI. All memory but the heap's is native.
+gate_soak() {
+  local classes=$build/executorch:$build/android:$build/core-test:$build/core:$(class_path core-test):$executorch_jar:$(class_path executorch)
+  local out=$build/soak.out
+  native native-asan android "$sanitize" && native_executorch native-executorch-asan native-asan "$sanitize" &&
+    LD_PRELOAD=$sanitizers ASAN_OPTIONS=$asan_options:quarantine_size_mb=4 TEST_CLASSES='.*SoakTest' \
+      junit executorch-test "$classes" -Xcheck:jni -Xms128m -Xmx128m -XX:+AlwaysPreTouch "-Dcorelocker.locks=$build/locks.json" \
+      "-Djava.library.path=$build/native-asan:$build/native-executorch-asan" | tee "$out" && ! grep -A 3 '^WARNING in native' "$out"
+}
+
+# The native libraries for both kinds of phones, without the NDK.
+gate_link() {
+  tools/link-mobile-cpp.sh android-arm64-jni "$build/link-arm64-v8a" && tools/link-mobile-cpp.sh android-x86_64-jni "$build/link-x86_64"
+}
+
+# The demo's model, locked: exported again when what makes it has changed.
+demo_model() {
+  local folder=$cache/demo-model key
+  key=$(find android_demo/model tools/demo_model sdk/python/corelocker/{artifacts,bundle,export,locking} -name '*.py' -o -name '*.toml' |
+    sort | xargs cat | sha256sum)
+  [ "$(cat "$folder/.key" 2>/dev/null)" = "$key" ] && return
+  rm -rf "$folder"
+  PYTHONPATH=sdk/python "$python" android_demo/model/assets.py model --out "$folder/assets" --state "$folder/state" && echo "$key" >"$folder/.key"
+}
+
+# Packages of the demo app, with the development key's code in the emulator flavor alone.
+gate_apk() {
+  local demo=() flavor
+  demo_model || return
+  for flavor in play emulator; do
+    local android=$build/android
+    [ "$flavor" != play ] || android=$build/android-release
+    demo=()
+    for folder in "$build/demo-ui" "$build/demo-app-$flavor"; do [ ! -d "$folder" ] || demo+=("$folder"); done
+    CLASS_PATH=$(class_path apk):$executorch_jar DX=$(class_path dx) PYTHON=$python LINKED=$build MODEL=$cache/demo-model/assets \
+      DEX_CACHE=$cache/dex tools/apk-android.sh "$flavor" "$build/apk-$flavor" "$build/core" "$android" "$build/executorch" "${demo[@]}" || return
+  done
 }
 
 # Calls of the platform that are hidden or newer than the oldest Android; the second check must find what API 26 brought.
@@ -165,7 +233,9 @@ gate_ktlint() {
 
 gate_detekt() {
   (cd "$sdk" && java -cp "$(class_path detekt)" io.gitlab.arturbosch.detekt.cli.Main --build-upon-default-config \
-    --config detekt.yml --input . --includes '**/src/main/**,**/src/debug/**')
+    --config detekt.yml --input . --includes '**/src/main/**,**/src/debug/**') && "$python" tools/android/kdoc.py "$sdk"/*/src/{main,debug}
 }
+
+gate_catalog() { "$python" tools/android/catalog.py "$sdk/gradle/libs.versions.toml" tools/android/gates.toml "$sdk" android_demo; }
 
 run_gates Android tools/setup-android.sh "${@:-${all_gates[@]}}"

@@ -3,7 +3,8 @@
 Answers each line of JSON on its input with one line:
 {"do": "chain", "challenge": hex, "key": DER of the public key in hex} gives {"chain": [DER in hex, ..]}, as a genuine phone of the
 tests' own authority would certify the key; {"do": "verify", "request": body of POST /v1/licenses} gives {"reason": null or why the
-production policy refuses it}.
+production policy refuses it}; {"do": "parse", "request": the same} gives {"chain": [DER in hex, ..], "level": name,
+"challenge": hex}, what the service reads in it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests/python"))
 
 from corelocker.attestation.android_key import verify_android_key  # noqa: E402 - after the path
+from corelocker.attestation.certificates import parse_certificate  # noqa: E402
+from corelocker.attestation.key_description import KEY_DESCRIPTION, parse_key_description  # noqa: E402
 from corelocker.attestation.revocation import RevocationList  # noqa: E402
 from corelocker.licensing.attested_request import AttestedRequest  # noqa: E402
 from corelocker.licensing.evidence import AndroidKeyEvidence, Format  # noqa: E402
@@ -49,10 +52,24 @@ def verify(body: dict[str, Any]) -> dict[str, Any]:
     return {"reason": None if verdict.accepted else str(verdict.reason)}
 
 
+def parse(body: dict[str, Any]) -> dict[str, Any]:
+    evidence = UnlockRequest.from_json(body).evidence
+    assert isinstance(evidence, AndroidKeyEvidence)
+    leaf = parse_certificate(evidence.chain[0])
+    description = parse_key_description(leaf.extensions[KEY_DESCRIPTION].value)
+    return {
+        "chain": [certificate.hex() for certificate in evidence.chain],
+        "level": description.attestation_level.name,
+        "challenge": description.challenge.hex(),
+    }
+
+
 for line in sys.stdin:
     asked = json.loads(line)
     if asked["do"] == "chain":
         answer = chain(bytes.fromhex(asked["challenge"]), bytes.fromhex(asked["key"]))
+    elif asked["do"] == "parse":
+        answer = parse(asked["request"])
     else:
         answer = verify(asked["request"])
     print(json.dumps(answer), flush=True)

@@ -2,9 +2,11 @@
 
     world.py FOLDER MODEL_FOLDER
 
-Prints one line of JSON that says where everything is, once the service is ready. Then it does what lines of JSON on its input ask
-for, and answers each with one line: {"do": "grant", "lifetime": 60}, {"do": "revoke", "license": id}, {"do": "stop"},
-{"do": "start"}. It ends with its input. MODEL_FOLDER keeps the exported model, which takes a while to make.
+Prints one line of JSON that says where everything is, once the service is ready. Then it does what lines of JSON on its input
+ask for, and answers each with one line: {"do": "grant"} (with "lifetime", "purchase", "product" and "until" where they are
+given), {"do": "revoke", "license": id}, {"do": "stop"}, {"do": "start"}, {"do": "remember", "wrapped_key": hex}. It ends with its
+input, and leaves FOLDER/secrets.json, which names what no log may hold. MODEL_FOLDER keeps the exported model, which takes a
+while to make.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ sys.path[:0] = [str(ROOT / "tests/cpp"), str(ROOT / "tests/python")]
 
 import torch  # noqa: E402 - after the path
 from corelocker.artifacts import open_artifact  # noqa: E402
+from corelocker.bundle.content_keys import tier_keys  # noqa: E402
 from corelocker.locking.criteria import score  # noqa: E402
 from corelocker.locking.plan import make_plan  # noqa: E402
 from corelocker.locking.publish import publish  # noqa: E402
@@ -35,6 +38,7 @@ class ModelWorld(World):
 
     def __init__(self, folder: Path, model: Path) -> None:
         self.model = model
+        self.secrets: dict[str, str] = {}
         super().__init__(folder, f"sqlite:///{folder}/service.sqlite")
 
     def _lock(self, bundle: uuid.UUID, model_version: int) -> None:
@@ -49,8 +53,20 @@ class ModelWorld(World):
             [artifact], plan, self.folder / "locked", model="scanner", model_version=model_version,
             bundle_id=bundle, signing_key=self.publisher, content_key=self.content_key,
         )  # fmt: skip
+        self.tiers = len(plan.tiers)
         self.bundle_path = published.bundle
         self.locked_path = published.outputs[0][0]
+
+    def remember(self, kind: str, secret: bytes) -> None:
+        """Something that no log may hold."""
+        if secret.hex() not in self.secrets.values():
+            self.secrets[f"{kind} {len(self.secrets)}"] = secret.hex()
+
+    def write_secrets(self) -> None:
+        for key in tier_keys(self.content_key, uuid.UUID(self.bundle_id), self.tiers)[1:]:
+            self.remember("content key", key)
+        about = {"secrets": self.secrets, "locked": str(self.locked_path), "original": str(self.model / "model.pte")}
+        (self.folder / "secrets.json").write_text(json.dumps(about))
 
 
 def exported(folder: Path) -> Path:
@@ -81,7 +97,15 @@ def serve(world: ModelWorld) -> None:
             asked = json.loads(line)
             match asked["do"]:
                 case "grant":
-                    say({"grant": world.grant(str(uuid.uuid4()), lifetime=asked.get("lifetime", 3600))})
+                    purchase = asked.get("purchase", str(uuid.uuid4()))
+                    details = {name: asked[name] for name in ("lifetime", "product", "until") if name in asked}
+                    grant = world.grant(purchase, **details)
+                    # Its signature is what makes it worth something.
+                    world.remember("purchase token", grant.rpartition(".")[2].encode())
+                    say({"grant": grant})
+                case "remember":
+                    world.remember("wrapped key", bytes.fromhex(asked["wrapped_key"]))
+                    say({})
                 case "revoke":
                     world.revoke(asked["license"])
                     say({})
@@ -94,6 +118,7 @@ def serve(world: ModelWorld) -> None:
                     running = running or world.start()
                     say({})
     finally:
+        world.write_secrets()
         if running is not None:
             running.stop()
 

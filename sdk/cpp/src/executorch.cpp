@@ -64,11 +64,13 @@ Error RestoredDataLoader::load_into(size_t offset, size_t size, const SegmentInf
 
 Result<size_t> RestoredDataLoader::size() const { return corelocker_size(file()); }
 
-RestoredModule::RestoredModule(corelocker_file* program, corelocker_file* data)
-    : RestoredModule(owned(program), owned(data)) {}
+RestoredModule::RestoredModule(corelocker_file* program, corelocker_file* data,
+                               std::unique_ptr<::executorch::runtime::EventTracer> tracer)
+    : RestoredModule(owned(program), owned(data), std::move(tracer)) {}
 
-RestoredModule::RestoredModule(std::shared_ptr<corelocker_file> program, std::shared_ptr<corelocker_file> data)
-    : Module(loader(program), nullptr, nullptr, nullptr, loader(data)),
+RestoredModule::RestoredModule(std::shared_ptr<corelocker_file> program, std::shared_ptr<corelocker_file> data,
+                               std::unique_ptr<::executorch::runtime::EventTracer> tracer)
+    : Module(loader(program), nullptr, nullptr, std::move(tracer), loader(data)),
       program_file_(program.get()),
       data_file_(data.get()) {}
 

@@ -9,96 +9,29 @@ import kotlinx.serialization.json.Json
 import kotlinx.serialization.json.JsonObject
 import kotlinx.serialization.json.JsonPrimitive
 import kotlinx.serialization.json.jsonObject
-import okhttp3.OkHttpClient
-import org.corelocker.android.DevelopmentKeys
-import org.corelocker.android.FullCheck
-import org.corelocker.android.LockedBytes
-import org.corelocker.android.RestoredFile
-import org.corelocker.core.AppConfig
-import org.corelocker.core.ClockReading
 import org.corelocker.core.CoreLockerInternal
-import org.corelocker.core.Device
 import org.corelocker.core.ErrorCode
-import org.corelocker.core.KeyBundle
-import org.corelocker.core.LicenseFiles
 import org.corelocker.core.LockState
-import org.corelocker.core.Patches
 import org.corelocker.core.Purchase
 import org.corelocker.core.RetryPolicy
 import org.corelocker.core.UnlockClient
 import org.corelocker.core.UnlockResult
 import org.corelocker.core.outcome
-import org.junit.jupiter.api.AfterAll
 import org.junit.jupiter.api.Assertions.assertArrayEquals
 import org.junit.jupiter.api.Assertions.assertEquals
 import org.junit.jupiter.api.Assertions.assertFalse
 import org.junit.jupiter.api.Assertions.assertThrows
 import org.junit.jupiter.api.Assertions.assertTrue
-import org.junit.jupiter.api.BeforeAll
 import org.junit.jupiter.api.Test
-import org.junit.jupiter.api.io.TempDir
 import org.pytorch.executorch.EValue
 import org.pytorch.executorch.Tensor
 import java.io.File
-import java.nio.ByteBuffer
-import java.nio.ByteOrder
-import java.nio.file.Files
 import kotlin.time.Duration.Companion.milliseconds
 import kotlin.time.Duration.Companion.seconds
 
 /** From the purchase to the model's output: Kotlin, the real unlock service, JNI, the C core and ExecuTorch. */
 @OptIn(CoreLockerInternal::class)
-internal class EndToEndTest {
-    @TempDir
-    lateinit var folder: File
-
-    /** Seconds by which this phone's clock is ahead. */
-    private var ahead = 0L
-
-    private fun client(
-        folder: File = this.folder,
-        config: String = world.config,
-        bundle: File = world.bundle,
-        retry: RetryPolicy = RetryPolicy(),
-    ): UnlockClient {
-        val app = AppConfig.parse(config.toByteArray())
-        val files = LicenseFiles(folder)
-        val clock = { ClockReading(System.currentTimeMillis() / 1000 + ahead, System.nanoTime() / 1_000_000_000, "boot") }
-        val device = Device(DevelopmentKeys(world.developmentKey, folder), files, files, clock)
-        return UnlockClient(app, KeyBundle.open(bundle, app.publisher), device, OkHttpClient(), retry)
-    }
-
-    private fun unlocked(folder: File = this.folder): UnlockClient = client(folder).also { assertTrue(unlock(it) is UnlockResult.Unlocked) }
-
-    private fun unlock(
-        client: UnlockClient,
-        tier: String = "full",
-    ) = runBlocking { client.unlock(Purchase.grant(world.grant()), tier) }
-
-    private fun now() = System.currentTimeMillis() / 1000
-
-    private fun code(result: UnlockResult) = (result as UnlockResult.Refused).error.code
-
-    private fun restore(
-        client: UnlockClient,
-        upTo: String? = null,
-    ): RestoredFile =
-        client.patches("model.pte", upTo = upTo).use { RestoredFile.open(LockedBytes.InFile(world.locked), it, FullCheck.ONCE) }
-
-    private fun run(
-        client: UnlockClient,
-        upTo: String? = null,
-    ): FloatArray = LockedModule.of(restore(client, upTo)).use(::forward)
-
-    private fun forward(module: LockedModule): FloatArray =
-        module
-            .forward(EValue.from(Tensor.fromBlob(input, longArrayOf(1, 3, 32, 32))))
-            .single()
-            .toTensor()
-            .dataAsFloatArray
-
-    private fun isLocked(output: FloatArray) = output.size == 10 && !output.contentEquals(original)
-
+internal class EndToEndTest : PhoneTest() {
     @Test
     fun `a purchase brings the original back, bit for bit`() {
         val client = client()
@@ -248,49 +181,5 @@ internal class EndToEndTest {
             module.destroy()
             assertThrows(IllegalStateException::class.java) { module.getMethods() }
         }
-    }
-
-    @Test
-    fun `nothing is left of many modules`() {
-        val client = unlocked()
-
-        fun descriptors() = checkNotNull(File("/proc/self/fd").list()).size
-
-        fun mappings() = File("/proc/self/maps").readLines().count { it.endsWith("/model.pte") }
-        repeat(50) { assertArrayEquals(original, run(client)) }
-        val before = descriptors()
-        repeat(500) { run(client) }
-        assertTrue(descriptors() <= before + 2)
-        assertEquals(0, mappings())
-    }
-
-    companion object {
-        private lateinit var world: World
-        private lateinit var input: FloatArray
-        private lateinit var original: FloatArray
-
-        @BeforeAll
-        @JvmStatic
-        fun start() {
-            world = World(Files.createTempDirectory("world").toFile())
-            val bytes = ByteBuffer.wrap(world.input.readBytes()).order(ByteOrder.LITTLE_ENDIAN).asFloatBuffer()
-            input = FloatArray(bytes.remaining()).also(bytes::get)
-            // The original runs in the same process, opened without a patch.
-            val none = Patches(0, world.original.length(), ByteArray(32), emptyList())
-            val file = RestoredFile.open(LockedBytes.InFile(world.original), none, FullCheck.OFF)
-            val tensor = Tensor.fromBlob(input, longArrayOf(1, 3, 32, 32))
-            original =
-                LockedModule.of(file).use {
-                    it
-                        .forward(EValue.from(tensor))
-                        .single()
-                        .toTensor()
-                        .dataAsFloatArray
-                }
-        }
-
-        @AfterAll
-        @JvmStatic
-        fun stop() = world.close()
     }
 }

@@ -51,10 +51,12 @@ class RestoredDataLoader final : public ::executorch::runtime::DataLoader {
 // restored model: it writes the restored weights to storage.
 class RestoredModule final : public ::executorch::extension::Module {
  public:
-  // Takes the handles over; `data` is NULL when the program holds all of its weights.
-  explicit RestoredModule(corelocker_file* program, corelocker_file* data = nullptr);
+  // Takes the handles over; `data` is NULL when the program holds all of its weights, `tracer` when nothing is profiled.
+  explicit RestoredModule(corelocker_file* program, corelocker_file* data = nullptr,
+                          std::unique_ptr<::executorch::runtime::EventTracer> tracer = nullptr);
   // Shares the handles, as RestoredDataLoader does: several modules can run from one mapping.
-  explicit RestoredModule(std::shared_ptr<corelocker_file> program, std::shared_ptr<corelocker_file> data = nullptr);
+  explicit RestoredModule(std::shared_ptr<corelocker_file> program, std::shared_ptr<corelocker_file> data = nullptr,
+                          std::unique_ptr<::executorch::runtime::EventTracer> tracer = nullptr);
 
   // Opens the files and makes the module; `data_path` may be NULL. `error`, when not NULL, gets the exact reason of a
   // failure. The patches of both options are consumed (corelocker_patch) whatever happens.

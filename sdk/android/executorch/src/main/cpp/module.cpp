@@ -11,11 +11,15 @@
 
 #include <executorch/extension/tensor/tensor_ptr_maker.h>
 
-#include "corelocker/executorch.h"
+#include "diagnostics.h"
+#include "handles.h"
 
 namespace {
 
 using corelocker::RestoredModule;
+using corelocker::jni::array_of;
+using corelocker::jni::module_of;
+using corelocker::jni::text_of;
 using executorch::aten::ScalarType;
 using executorch::extension::TensorPtr;
 using executorch::runtime::Error;
@@ -25,17 +29,7 @@ using executorch::runtime::isValid;
 // NativeValue.kt has the same numbers.
 enum Kind : jint { none = 0, tensor = 1, boolean = 2, integer = 3, real = 4 };
 
-RestoredModule* module_of(jlong handle) { return reinterpret_cast<RestoredModule*>(handle); }
-
 jint number(Error error) { return static_cast<jint>(error); }
-
-std::string text_of(JNIEnv* env, jstring text) {
-  const char* characters = env->GetStringUTFChars(text, nullptr);
-  if (characters == nullptr) return {};
-  std::string copy(characters);
-  env->ReleaseStringUTFChars(text, characters);
-  return copy;
-}
 
 // The inputs of a call: for each a kind, a dtype, a shape, a direct buffer, and the bits of a number.
 class Inputs {
@@ -175,11 +169,17 @@ class Outputs {
 
 extern "C" {
 
-// Takes over the handle of a restored file, also when it fails; 0 when there is no memory.
-JNIEXPORT jlong JNICALL Java_org_corelocker_executorch_NativeModule_open(JNIEnv*, jclass, jlong file) {
-  auto* restored = reinterpret_cast<corelocker_file*>(file);
-  auto* module = new (std::nothrow) RestoredModule(restored);
-  if (module == nullptr) corelocker_close(restored);
+// Takes over the handles of restored files, also when it fails; `data` is 0 where the program holds all of its weights. 0 when there
+// is no memory.
+JNIEXPORT jlong JNICALL Java_org_corelocker_executorch_NativeModule_open(JNIEnv*, jclass, jlong program, jlong data) {
+  corelocker::jni::remember_log();
+  auto* program_file = reinterpret_cast<corelocker_file*>(program);
+  auto* data_file = reinterpret_cast<corelocker_file*>(data);
+  auto* module = new (std::nothrow) RestoredModule(program_file, data_file, corelocker::jni::new_tracer());
+  if (module == nullptr) {
+    corelocker_close(program_file);
+    corelocker_close(data_file);
+  }
   return reinterpret_cast<jlong>(module);
 }
 
@@ -194,17 +194,20 @@ JNIEXPORT jint JNICALL Java_org_corelocker_executorch_NativeModule_loadMethod(JN
 // The names of the methods, or NULL when the program cannot be read.
 JNIEXPORT jobjectArray JNICALL Java_org_corelocker_executorch_NativeModule_methods(JNIEnv* env, jclass, jlong handle) {
   const auto names = module_of(handle)->method_names();
-  jclass text = env->FindClass("java/lang/String");
-  if (!names.ok() || text == nullptr) return nullptr;
-  jobjectArray result = env->NewObjectArray(static_cast<jsize>(names->size()), text, nullptr);
-  jsize index = 0;
-  for (const auto& name : *names) {
-    if (result == nullptr) return nullptr;
-    jstring element = env->NewStringUTF(name.c_str());
-    env->SetObjectArrayElement(result, index++, element);
-    env->DeleteLocalRef(element);
+  return names.ok() ? array_of(env, *names) : nullptr;
+}
+
+// The names of the backends that a method is lowered to, or NULL when there is no such method.
+JNIEXPORT jobjectArray JNICALL Java_org_corelocker_executorch_NativeModule_backends(JNIEnv* env, jclass, jlong handle,
+                                                                                     jstring method) {
+  const auto meta = module_of(handle)->method_meta(text_of(env, method));
+  if (!meta.ok()) return nullptr;
+  std::vector<std::string> names;
+  for (size_t i = 0; i < meta->num_backends(); ++i) {
+    const auto name = meta->get_backend_name(i);
+    if (name.ok()) names.emplace_back(*name);
   }
-  return result;
+  return array_of(env, names);
 }
 
 JNIEXPORT jint JNICALL Java_org_corelocker_executorch_NativeModule_execute(JNIEnv* env, jclass, jlong handle, jstring method,

@@ -22,7 +22,13 @@ internal sealed interface LockedBytes {
     ) : LockedBytes
 }
 
-/** When the whole file is read and its SHA-256 compared (docs/formats.md, Key bundle). */
+/**
+ * When the whole file is read and its SHA-256 compared (docs/formats.md, Key bundle).
+ *
+ * ```
+ * locker.restore("classifier.tflite", check = FullCheck.ONCE)
+ * ```
+ */
 public enum class FullCheck(
     internal val number: Int,
 ) {

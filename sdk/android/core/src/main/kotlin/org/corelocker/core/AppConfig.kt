@@ -2,11 +2,20 @@ package org.corelocker.core
 
 import java.security.interfaces.ECPublicKey
 
-/** The world that an app is built for; fixed by its configuration, never by an input. */
+/**
+ * The world that an app is built for; fixed by its configuration, never by an input.
+ *
+ * ```
+ * check(BuildConfig.DEBUG || locker.license().environment == Environment.PRODUCTION)
+ * ```
+ */
 public enum class Environment(
     internal val word: String,
 ) {
+    /** For customers: real purchases, and keys in secure hardware. */
     PRODUCTION("production"),
+
+    /** For emulators and tests: development attestation, and content keys of its own. */
     DEVELOPMENT("development"),
     ;
 
@@ -19,9 +28,14 @@ public enum class Environment(
  * `corelocker.json`: all that an app needs to know (docs/formats.md, App configuration). `corelocker service app-config`
  * writes it, the app carries it, nothing in it is secret.
  *
+ * ```
+ * val config = AppConfig.parse(assets.open("corelocker.json").use { it.readBytes() })
+ * ```
+ *
  * @property service base URL of the unlock service, without a slash at its end.
  * @property issuer who issues the licenses.
  * @property app package name of the app.
+ * @property environment that the service has to be of.
  * @property publisher thumbprint of the key that signs the app's key bundles.
  * @property offlineGraceSeconds seconds after its end in which a license still counts.
  */

@@ -5,6 +5,13 @@ import java.security.interfaces.ECPublicKey
 /**
  * A P-256 agreement key pair; on phones its private half lives in the secure hardware.
  *
+ * ```
+ * class SoftwareKey(private val pair: KeyPair) : DeviceKey(pair.public as ECPublicKey) {
+ *     override fun agree(peer: ECPublicKey) =
+ *         KeyAgreement.getInstance("ECDH").run { init(pair.private); doPhase(peer, true); generateSecret() }
+ * }
+ * ```
+ *
  * @property publicKey the public half.
  */
 public abstract class DeviceKey(
@@ -41,6 +48,10 @@ public abstract class DeviceKey(
 /**
  * The device keys of an app on this device, and what vouches for them. `org.corelocker.android` has the one for phones.
  * All functions may take seconds (secure hardware is slow), and are called off the main thread.
+ *
+ * ```
+ * val device = Device(keys, files, files, clock)                 // keys: DeviceKeys
+ * ```
  */
 public interface DeviceKeys {
     /** The key with this thumbprint, or null when it is gone (the app's data was cleared, or the phone replaced). */
@@ -65,7 +76,17 @@ public interface DeviceKeys {
     public fun keepOnly(thumbprints: Set<String>)
 }
 
-/** A device key and its attestation for one request. */
+/**
+ * A device key and its attestation for one request.
+ *
+ * ```
+ * override fun attest(request: UnlockRequest) =
+ *     AttestedKey(key, Attestation.development(certificate, sign(request.digest(key.thumbprint))))
+ * ```
+ *
+ * @property key that the license will be wrapped to.
+ * @property attestation what vouches for it.
+ */
 public class AttestedKey(
     public val key: DeviceKey,
     public val attestation: Attestation,

@@ -5,8 +5,14 @@ import java.time.Instant
 /**
  * Why something was refused. [word] is the code that all languages share; docs/errors.md says what to do about each.
  *
+ * ```
+ * if (refused.code.retryable) showRetry() else showHelp(refused.code.word)
+ * ```
+ *
+ * @property word as docs/errors.md and the service spell it.
  * @property retryable whether the same call may succeed later although nothing was changed.
  */
+@Suppress("UndocumentedPublicProperty") // of each code docs/errors.md says what it means
 public enum class ErrorCode(
     public val word: String,
     public val retryable: Boolean = false,

@@ -12,14 +12,33 @@ import javax.crypto.Cipher
 import javax.crypto.spec.GCMParameterSpec
 import javax.crypto.spec.SecretKeySpec
 
-/** A file of an artifact: its path inside, its size in bytes, and the SHA-256 of the locked file. */
+/**
+ * A file of an artifact.
+ *
+ * ```
+ * val bytes = bundle.artifacts.flatMap { it.files }.sumOf { it.size }
+ * ```
+ *
+ * @property path where it is inside of the artifact: the artifact's name for a single file.
+ * @property size in bytes, the same locked and restored.
+ */
 public class BundledFile internal constructor(
     public val path: String,
     public val size: Long,
     internal val sha256: ByteArray,
 )
 
-/** A locked model of a key bundle: its file or folder name, its format ("executorch", "coreml", ...) and its files. */
+/**
+ * A locked model of a key bundle.
+ *
+ * ```
+ * val models = bundle.artifacts.filter { it.format == "executorch" }.map { it.name }
+ * ```
+ *
+ * @property name of the file or folder that was locked.
+ * @property format "executorch", "coreml" or "safetensors".
+ * @property files of it, one or more.
+ */
 public class BundledArtifact internal constructor(
     public val name: String,
     public val format: String,
@@ -69,8 +88,12 @@ internal fun ByteBuffer.wipe() {
  * KeyBundle.open(file, config.publisher).use { bundle -> println(bundle.tiers) }
  * ```
  *
+ * @property id of this bundle; a license is for one.
  * @property model id of the model, the same for all its versions.
+ * @property modelVersion of the model; it only rises.
+ * @property publisher thumbprint of the key that has signed it.
  * @property tiers names: tier 0, which ships locked, first; the last restores everything.
+ * @property artifacts the locked models.
  */
 public class KeyBundle internal constructor(
     private val source: ByteSource,
@@ -91,17 +114,30 @@ public class KeyBundle internal constructor(
         return index
     }
 
-    /** The places of an artifact and its file. [path] may be left out when the artifact has one file. */
+    /**
+     * The places of an artifact and its file. [path] may be left out when the artifact has one file, or one of the artifact's name; a
+     * file of another name (`classifier.ptd`) is found by its own, when one artifact alone has it.
+     */
     internal fun place(
         artifact: String,
         path: String?,
     ): Pair<Int, Int> {
         val index = artifacts.indexOfFirst { it.name == artifact }
         val files = artifacts.getOrNull(index)?.files.orEmpty()
-        val file = if (path == null && files.size == 1) 0 else files.indexOfFirst { it.path == path }
-        if (file < 0) throw CoreLockerException(ErrorCode.BUNDLE_MISMATCH, "the key bundle has no such artifact and file")
-        return index to file
+        val file = if (path == null && files.size == 1) 0 else files.indexOfFirst { it.path == (path ?: artifact) }
+        if (file >= 0) return index to file
+        val places = if (path == null) artifacts.indices.flatMap { of -> placesOf(of, artifact) } else emptyList()
+        return places.singleOrNull() ?: throw CoreLockerException(ErrorCode.BUNDLE_MISMATCH, "the key bundle has no such artifact and file")
     }
+
+    private fun placesOf(
+        artifact: Int,
+        path: String,
+    ) = artifacts[artifact]
+        .files
+        .withIndex()
+        .filter { it.value.path == path }
+        .map { artifact to it.index }
 
     /**
      * Decrypts the patches that bring a file from its locked state to tier [to].

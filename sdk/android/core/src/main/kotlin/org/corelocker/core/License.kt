@@ -7,9 +7,21 @@ import java.time.Instant
 /**
  * A license whose signature was checked (docs/formats.md, License).
  *
+ * ```
+ * val license = locker.license()
+ * details.text = "${license.tier}, until ${license.expiresAt ?: "ever"}"
+ * ```
+ *
  * @property id id of this license; each renewal has another.
+ * @property issuer the service that has issued it.
+ * @property issuedAt when.
+ * @property notBefore from when on it counts.
  * @property expiresAt its end; null for one that is perpetual.
  * @property renewAt when to ask for the next: after two thirds of its time; null for one that is perpetual.
+ * @property app package name of the app that it is for.
+ * @property environment of the service that has issued it.
+ * @property bundle id of the key bundle that it opens.
+ * @property modelVersion the newest version of the model that it opens.
  * @property tier the highest tier that it opens.
  * @property device thumbprint of the device key that it was issued to.
  */

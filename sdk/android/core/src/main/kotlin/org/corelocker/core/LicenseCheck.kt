@@ -3,6 +3,10 @@ package org.corelocker.core
 /**
  * A reading of a device's clocks.
  *
+ * ```
+ * ClockReading(System.currentTimeMillis() / 1000, SystemClock.elapsedRealtime() / 1000, "boot $count")
+ * ```
+ *
  * @property wall the clock that its owner can set, Unix seconds.
  * @property ticks seconds of a clock that runs on through sleep and starts anew with the device.
  * @property boot names the start-up that [ticks] counts from.
@@ -13,14 +17,29 @@ public data class ClockReading(
     public val boot: String,
 )
 
-/** Reads the clocks of the device. */
+/**
+ * Reads the clocks of the device.
+ *
+ * ```
+ * val clock = DeviceClock { ClockReading(now(), uptime(), bootId) }
+ * ```
+ */
 public fun interface DeviceClock {
+    /** The clocks as they are now. */
     public fun read(): ClockReading
 }
 
 /**
  * The latest time that was seen (Unix seconds), and the reading of the other clock then. It never falls, so that setting
  * the clock back gains nothing.
+ *
+ * ```
+ * override fun loadMark() = preferences.read()?.let { ClockMark(it.time, it.ticks, it.boot) }
+ * ```
+ *
+ * @property time the latest that was seen, Unix seconds.
+ * @property ticks what [ClockReading.ticks] was then.
+ * @property boot what [ClockReading.boot] was then.
  */
 public data class ClockMark(
     public val time: Long,
@@ -28,13 +47,21 @@ public data class ClockMark(
     public val boot: String,
 )
 
-/** Where the mark survives a restart. */
+/**
+ * Where the mark survives a restart. [LicenseFiles] is one.
+ *
+ * ```
+ * val device = Device(keys, licenses = files, marks = files, clock)
+ * ```
+ */
 public interface ClockMarkStore {
     /** The mark, null when there was never one. Throws [CoreLockerException] with LICENSE_CLOCK when it is damaged. */
     public fun loadMark(): ClockMark?
 
+    /** Keeps a mark in the place of the one before. */
     public fun saveMark(mark: ClockMark)
 
+    /** Drops the mark, a damaged one too. */
     public fun removeMark()
 }
 

@@ -25,6 +25,10 @@ import kotlin.time.toJavaDuration
 /**
  * How long a device keeps trying.
  *
+ * ```
+ * UnlockClient(config, bundle, device, retry = RetryPolicy(attempts = 2, longestWait = 5.seconds))
+ * ```
+ *
  * @property attempts tries before it gives up.
  * @property firstWait before the second try; doubled for each further one, and drawn at random from its upper half, so that a
  *   fleet of devices does not come back at once.
@@ -64,7 +68,7 @@ internal class ServiceClient(
             .followSslRedirects(false)
             .retryOnConnectionFailure(false)
             .connectTimeout(CONNECT_TIMEOUT.toJavaDuration())
-            .callTimeout(ANSWER_TIMEOUT.toJavaDuration())
+            .callTimeout(patience(http).toJavaDuration())
             .build()
 
     /**
@@ -190,6 +194,12 @@ internal class ServiceClient(
     }
 
     private companion object {
+        /** The app's own call time-out, where it has a shorter one. */
+        fun patience(http: OkHttpClient): Duration {
+            val given = http.callTimeoutMillis.milliseconds
+            return if (given.isPositive()) minOf(given, ANSWER_TIMEOUT) else ANSWER_TIMEOUT
+        }
+
         const val CREATED = 201
         const val TOO_MANY_REQUESTS = 429
         const val UNAVAILABLE = 503

@@ -9,7 +9,14 @@ import java.nio.file.Files
 import java.nio.file.NoSuchFileException
 import java.nio.file.StandardCopyOption
 
-/** Where the license of each key bundle survives a restart. It holds licenses alone: never a content key or a restored byte. */
+/**
+ * Where the license of each key bundle survives a restart. It holds licenses alone: never a content key or a restored byte.
+ * [LicenseFiles] is one.
+ *
+ * ```
+ * val device = Device(keys, licenses = LicenseFiles(folder), marks, clock)
+ * ```
+ */
 public interface LicenseStore {
     /** The license of a key bundle, or null. */
     public fun load(bundle: String): String?
@@ -20,6 +27,7 @@ public interface LicenseStore {
         license: String,
     )
 
+    /** Drops the license of a key bundle, if there is one. */
     public fun remove(bundle: String)
 
     /** The licenses of all key bundles. */

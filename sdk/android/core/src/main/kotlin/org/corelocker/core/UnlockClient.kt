@@ -19,6 +19,16 @@ import java.time.Instant
 /**
  * Where an [UnlockClient] gets its keys, keeps its licenses and reads the time. All clients of a process share one, since
  * each drops the keys that no license names.
+ *
+ * ```
+ * val files = LicenseFiles(folder)
+ * val device = Device(keys, files, files) { ClockReading(now(), uptime(), bootId) }
+ * ```
+ *
+ * @property keys makes and finds the device's keys.
+ * @property licenses keeps the licenses.
+ * @property marks keeps the latest time that was seen.
+ * @property clock reads the time.
  */
 public class Device(
     public val keys: DeviceKeys,

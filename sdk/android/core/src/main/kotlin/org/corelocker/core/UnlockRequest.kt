@@ -34,6 +34,10 @@ private fun requireCanonical(value: JsonObject) {
 /**
  * What an unlock request asks for; attestations vouch for its digest (docs/formats.md, Proofs).
  *
+ * ```
+ * override fun attest(request: UnlockRequest) = makeKey(challenge = request.digest(null))
+ * ```
+ *
  * @property challenge the service's nonce, as it was sent.
  * @property app package name of the app.
  * @property bundle id of the key bundle.
@@ -74,7 +78,13 @@ public class UnlockRequest internal constructor(
     }
 }
 
-/** What vouches for a device key and a request: the member `attestation` of the unlock API. */
+/**
+ * What vouches for a device key and a request: the member `attestation` of the unlock API.
+ *
+ * ```
+ * Attestation.androidKey(store.getCertificateChain(alias).map { it.encoded })
+ * ```
+ */
 public class Attestation private constructor(
     internal val json: JsonObject,
 ) {

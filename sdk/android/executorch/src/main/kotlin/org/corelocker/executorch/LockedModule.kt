@@ -10,7 +10,8 @@ import org.pytorch.executorch.EValue
 import java.io.File
 
 /**
- * A model of the app's assets, as [CoreLocker.restore] gives it, ready to run.
+ * A model of the app's assets, as [CoreLocker.restore] gives it, ready to run. Weights that the program holds outside of itself (`.ptd`)
+ * are the asset beside it, under the name that was locked.
  *
  * ```
  * locker.module("classifier.pte").use { module -> module.forward(EValue.from(tensor)) }
@@ -20,17 +21,61 @@ public fun CoreLocker.module(
     asset: String,
     upTo: String? = null,
     check: FullCheck = FullCheck.AUTOMATIC,
-): LockedModule = LockedModule.of(restore(asset, upTo, check))
+): LockedModule {
+    val folder = asset.substringBeforeLast('/', "")
+    val weights = weightsOf(asset.substringAfterLast('/'))?.let { if (folder.isEmpty()) it else "$folder/$it" }
+    val program = restore(asset, upTo, check)
+    return LockedModule.of(program, weights?.let { closing(program) { restore(it, upTo, check) } })
+}
 
-/** The same for a file that the app downloaded. */
+/**
+ * The same for a file that the app downloaded.
+ *
+ * ```
+ * locker.module(File(context.filesDir, "models/v2.pte"), artifact = "classifier.pte").use { module -> module.loadMethod("forward") }
+ * ```
+ *
+ * @param artifact the name of the artifact that was locked, where the file has another one.
+ */
 public fun CoreLocker.module(
     file: File,
     artifact: String = file.name,
     upTo: String? = null,
     check: FullCheck = FullCheck.ONCE,
-): LockedModule = LockedModule.of(restore(file, artifact, upTo, check))
+): LockedModule {
+    val weights = weightsOf(artifact)
+    val program = restore(file, artifact, upTo, check)
+    return LockedModule.of(program, weights?.let { closing(program) { restore(file.resolveSibling(it), it, upTo, check) } })
+}
 
-/** ExecuTorch refused a call. [code] is its error number (`executorch/runtime/core/error.h`). */
+private fun CoreLocker.weightsOf(artifact: String): String? =
+    bundle.artifacts
+        .firstOrNull { it.name == artifact }
+        ?.files
+        ?.singleOrNull { it.path.endsWith(".ptd") }
+        ?.path
+
+/** What [open] gives; when it fails, [first] is not left open. */
+private fun closing(
+    first: RestoredFile,
+    open: () -> RestoredFile,
+): RestoredFile =
+    try {
+        open()
+    } catch (refused: CoreLockerException) {
+        first.close()
+        throw refused
+    }
+
+/**
+ * ExecuTorch refused a call.
+ *
+ * ```
+ * try { module.loadMethod("forward") } catch (refused: LockedModuleException) { log(refused.code, LockedModule.readLogBufferStatic()) }
+ * ```
+ *
+ * @property code ExecuTorch's error number (`executorch/runtime/core/error.h`).
+ */
 public class LockedModuleException(
     public val code: Int,
     message: String,
@@ -40,6 +85,13 @@ public class LockedModuleException(
  * A locked or restored ExecuTorch program, with the methods of `org.pytorch.executorch.Module` and its types. Calls run one after
  * the other. Delegates copy weights when a method loads, so after an unlock the app makes a new one and closes this one; a locked
  * and a restored module may live at the same time.
+ *
+ * ```
+ * locker.module("classifier.pte").use { module ->
+ *     val scores = module.forward(EValue.from(Tensor.fromBlob(pixels, longArrayOf(1, 3, 224, 224)))).single().toTensor()
+ *     show(scores.dataAsFloatArray)
+ * }
+ * ```
  *
  * @property tier the place of the tier that it runs in: 0 is locked.
  */
@@ -79,6 +131,32 @@ public class LockedModule private constructor(
     public fun getMethods(): Array<String> =
         NativeModule.methods(open()) ?: throw LockedModuleException(INVALID_PROGRAM, "the program cannot be read")
 
+    /**
+     * The name of a method and the backends that it was lowered to.
+     *
+     * ```
+     * if ("XnnpackBackend" !in module.getMethodMetadata("forward").backends) warn("this model runs slowly")
+     * ```
+     *
+     * @throws IllegalArgumentException when there is no such method.
+     */
+    @Synchronized
+    public fun getMethodMetadata(name: String): MethodMetadata =
+        MethodMetadata(name, requireNotNull(NativeModule.backends(open(), name)) { "the program has no method $name" })
+
+    /** As [readLogBufferStatic]. */
+    public fun readLogBuffer(): Array<String> = readLogBufferStatic()
+
+    /**
+     * Writes the profile of the calls since the last one to a file (ETDump, for ExecuTorch's Inspector): names of operators and times,
+     * no value of a tensor. Only a native library that was built with `CORELOCKER_PROFILING` profiles.
+     *
+     * @return whether a profile was written.
+     */
+    @JvmOverloads
+    @Synchronized
+    public fun etdump(outputPath: String = "/data/local/tmp/result.etdump"): Boolean = NativeModule.etdump(open(), outputPath)
+
     /** As [close]. */
     public fun destroy(): Unit = close()
 
@@ -101,13 +179,46 @@ public class LockedModule private constructor(
     public companion object {
         private const val INVALID_PROGRAM = 0x23
 
-        /** The module of a restored file, which belongs to the module from here on. */
+        /**
+         * The module of a restored file, which belongs to the module from here on.
+         *
+         * ```
+         * LockedModule.of(locker.restore("classifier.pte"), locker.restore("classifier.ptd"))
+         * ```
+         *
+         * @param data the restored weights, for a program that holds them outside of itself (`.ptd`); they go to the module too. Without
+         *   them ExecuTorch's XNNPACK ends the process.
+         */
         @OptIn(CoreLockerInternal::class)
-        public fun of(file: RestoredFile): LockedModule {
-            val tier = file.tier
-            val handle = NativeModule.open(file.release())
+        @JvmOverloads
+        @JvmStatic
+        public fun of(
+            program: RestoredFile,
+            data: RestoredFile? = null,
+        ): LockedModule {
+            val tier = program.tier
+            val handle = NativeModule.open(program.release(), data?.release() ?: 0)
             if (handle == 0L) throw CoreLockerException(ErrorCode.MEMORY, "there is no memory for a module")
             return LockedModule(handle, tier)
         }
+
+        /** The lines that ExecuTorch logged last, oldest first, from when the first module was made. */
+        @JvmStatic
+        public fun readLogBufferStatic(): Array<String> = NativeModule.logLines()
     }
 }
+
+/**
+ * What a program says of one of its methods.
+ *
+ * ```
+ * val onXnnpack = "XnnpackBackend" in module.getMethodMetadata("forward").backends
+ * ```
+ *
+ * @property name of the method.
+ * @property backends that parts of it were lowered to; none when it runs on kernels alone.
+ */
+public class MethodMetadata internal constructor(
+    public val name: String,
+    public val backends: Array<String>,
+)

@@ -8,9 +8,12 @@ internal object NativeModule {
         System.loadLibrary("corelocker_executorch")
     }
 
-    /** Takes over the handle of a restored file; 0 when there is no memory. */
+    /** Takes over the handles of restored files; [data] is 0 where there are no external weights. 0 when there is no memory. */
     @JvmStatic
-    external fun open(file: Long): Long
+    external fun open(
+        program: Long,
+        data: Long,
+    ): Long
 
     @JvmStatic
     external fun close(handle: Long)
@@ -23,6 +26,22 @@ internal object NativeModule {
 
     @JvmStatic
     external fun methods(handle: Long): Array<String>?
+
+    /** Null when there is no such method. */
+    @JvmStatic
+    external fun backends(
+        handle: Long,
+        method: String,
+    ): Array<String>?
+
+    @JvmStatic
+    external fun logLines(): Array<String>
+
+    @JvmStatic
+    external fun etdump(
+        handle: Long,
+        path: String,
+    ): Boolean
 
     /** Runs a method on what [NativeValues] holds, and adds the outputs to [results]. */
     @JvmStatic
