@@ -12,7 +12,7 @@ sdk=$root/sdk/android
 cache=$root/.cache/android
 build=$root/.build/android
 logs=$build/logs
-all_gates=(core core-tests android native android-tests asan executorch end-to-end soak link apk abi android-api ktlint detekt catalog)
+all_gates=(core core-tests android phone-tests native android-tests asan executorch end-to-end soak link apk abi android-api ktlint detekt catalog)
 types=$cache/types-android/lib/android/android-platform-21-37-merged.d.ts
 executorch_jar=$cache/react-native-executorch/android/libs/classes.jar
 min_sdk=26
@@ -25,6 +25,7 @@ obstacle() {
   [ -e "$cache/classpaths/.key" ] || echo "no class paths in ${cache#"$root"/}"
   case $1 in
     core-tests | android) [ -d "$build/core" ] || echo "core was not compiled" ;;
+    phone-tests) [ -d "$build/android" ] || echo "android was not compiled" ;;
     native) command -v cmake >/dev/null && command -v ninja >/dev/null || echo "no cmake or ninja" ;;
     asan)
       [ -d "$build/android-test" ] || echo "the tests of android were not compiled"
@@ -98,6 +99,12 @@ gate_android() {
   kotlin android-release "$source/main/kotlin" "$source/release/kotlin" -- -Xexplicit-api=strict -cp "$classes" &&
     ! find "$build/android-release" -name 'DevelopmentKeys.class' | grep . &&
     kotlin android "$source/main/kotlin" "$source/debug/kotlin" -- -Xexplicit-api=strict -cp "$classes"
+}
+
+# Tests for a phone or an emulator: they compile here, and cannot run.
+gate_phone-tests() {
+  local classes=$build/android:$build/core:$(class_path core-test):$(class_path gradle-only):$(class_path demo-app):$(class_path android-all)
+  kotlin phone-tests "$sdk/android/src/androidTest/kotlin" -- "-Xfriend-paths=$build/android" -cp "$classes"
 }
 
 # native FOLDER MODULE OPTION..: builds the module's native library for the host.

@@ -19,6 +19,7 @@ android {
     defaultConfig {
         minSdk = 26
         consumerProguardFiles("consumer-rules.pro")
+        testInstrumentationRunner = "androidx.test.runner.AndroidJUnitRunner"
         ndk { abiFilters += listOf("arm64-v8a", "x86_64") }
     }
 
@@ -32,6 +33,9 @@ android {
     // libcorelocker.so and its C API, for native code of an app and for the module executorch.
     buildFeatures { prefabPublishing = true }
     prefab { create("corelocker") { headers = "../../cpp/include" } }
+
+    // The vectors that all languages share.
+    sourceSets.named("androidTest") { assets.srcDir("../../../tests/vectors") }
 
     compileOptions {
         sourceCompatibility = JavaVersion.VERSION_17
@@ -67,4 +71,7 @@ mavenPublishing {
 
 dependencies {
     api(project(":core"))
+    androidTestImplementation(libs.androidx.test.runner)
+    androidTestImplementation(libs.okhttp.mockwebserver)
+    androidTestImplementation(libs.junit4)
 }
