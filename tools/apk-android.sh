@@ -89,29 +89,45 @@ sign() {
   keytool -genkeypair -keystore "$out/key.p12" -storetype PKCS12 -storepass corelocker -alias key -keyalg EC -groupname secp256r1 \
     -dname CN=Gate -validity 30 2>/dev/null
   apksigner sign --ks "$out/key.p12" --ks-pass pass:corelocker --ks-key-alias key --min-sdk-version 26 --v1-signing-enabled false \
-    --v2-signing-enabled true --v3-signing-enabled true --out "$out/app.apk" "$out/unsigned.apk"
+    --v2-signing-enabled true --v3-signing-enabled true --v4-signing-enabled false --out "$out/app.apk" "$out/unsigned.apk"
   apksigner verify -v --min-sdk-version 26 "$out/app.apk" >"$out/verify.log"
   grep -qE 'v2 scheme.*: true' "$out/verify.log" && grep -qE 'v3 scheme.*: true' "$out/verify.log"
 }
 
-# Clear text and backups, as the linked manifest and its resources have them.
+# dump NAME COMMAND..: what aapt2 reads in the package, in a file, since a pipe may close early.
+dump() {
+  local name=$1
+  shift
+  aapt2 dump "$@" >"$out/$name.txt"
+}
+
+# tree NAME FILE: an XML file of the package.
+tree() { dump "$1" xmltree "$out/app.apk" --file "$2"; }
+
+refuse() { echo "$flavor: $1" && return 1; }
+
+# Clear text and backups, as the package has them.
 check_manifest() {
-  local tree=$out/manifest.txt
-  aapt2 dump xmltree "$out/app.apk" --file AndroidManifest.xml >"$tree"
-  aapt2 dump badging "$out/app.apk" | grep -q "^package: name='$id'"
-  grep -q 'usesCleartextTraffic.*=false' "$tree" || { echo "clear text is not forbidden" && return 1; }
+  local rules sections
+  dump badging badging "$out/app.apk"
+  grep -q "^package: name='$id'" "$out/badging.txt" || refuse "the package is not $id" || return
+  tree manifest AndroidManifest.xml
+  grep -q 'usesCleartextTraffic.*=false' "$out/manifest.txt" || refuse "clear text is not forbidden" || return
+  unzip -l "$out/app.apk" >"$out/entries.txt"
   if [ "$flavor" = emulator ]; then
-    aapt2 dump xmltree "$out/app.apk" --file res/xml/network_security_config.xml | grep -q 'cleartextTrafficPermitted.*true'
-  elif grep -q networkSecurityConfig "$tree" || unzip -l "$out/app.apk" | grep -q network_security_config; then
-    echo "the $flavor flavor has a network security configuration" && return 1
+    tree network res/xml/network_security_config.xml
+    grep -q 'cleartextTrafficPermitted.*true' "$out/network.txt" || refuse "clear text to the emulator's host is forbidden" || return
+  else
+    ! grep -q networkSecurityConfig "$out/manifest.txt" && ! grep -q network_security_config "$out/entries.txt" ||
+      refuse "there is a network security configuration" || return
   fi
-  grep -q 'fullBackupContent.*=@' "$tree" || { echo "there are no backup rules" && return 1; }
-  local rules
+  grep -q 'fullBackupContent.*=@' "$out/manifest.txt" || refuse "there are no backup rules" || return
   for rules in backup_rules data_extraction_rules; do
-    aapt2 dump xmltree "$out/app.apk" --file "res/xml/$rules.xml" >"$out/$rules.txt"
-    # Each section leaves the license store out, and brings nothing back in.
-    [ "$(grep -cE 'E: (full-backup-content|cloud-backup|device-transfer)' "$out/$rules.txt")" = "$(grep -c 'path="no_backup/"' "$out/$rules.txt")" ] &&
-      ! grep -q 'E: include' "$out/$rules.txt" || { echo "$rules do not exclude the license store" && return 1; }
+    tree $rules res/xml/$rules.xml
+    # Each section leaves the license store out, and none takes only what is named.
+    sections=$(grep -cE 'E: (full-backup-content|cloud-backup|device-transfer)' "$out/$rules.txt")
+    [ "$sections" = "$(grep -c 'path="no_backup/"' "$out/$rules.txt")" ] && ! grep -q 'E: include' "$out/$rules.txt" ||
+      refuse "$rules do not exclude the license store" || return
   done
 }
 
@@ -122,4 +138,4 @@ pack
 sign
 "${helper[@]}" check "$out/app.apk"
 check_manifest
-echo "$flavor: $(stat -c %s "$out/app.apk") bytes, $(unzip -l "$out/app.apk" | grep -c '\.dex$') dex files"
+echo "$flavor: $(stat -c %s "$out/app.apk") bytes, $(grep -c '\.dex$' "$out/entries.txt") dex files"

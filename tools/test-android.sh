@@ -194,7 +194,7 @@ gate_link() {
 # The demo's model, locked: exported again when what makes it has changed.
 demo_model() {
   local folder=$cache/demo-model key
-  key=$(find android_demo/model tools/demo_model sdk/python/corelocker/{artifacts,bundle,export,locking} -name '*.py' -o -name '*.toml' |
+  key=$(find android_demo/model tools/demo_model sdk/python/corelocker/{artifacts,bundle,exporting,locking} -name '*.py' -o -name '*.toml' |
     sort | xargs cat | sha256sum)
   [ "$(cat "$folder/.key" 2>/dev/null)" = "$key" ] && return
   rm -rf "$folder"
@@ -203,7 +203,7 @@ demo_model() {
 
 # Packages of the demo app, with the development key's code in the emulator flavor alone.
 gate_apk() {
-  local demo=() flavor
+  local demo=() flavor folder
   demo_model || return
   for flavor in play emulator; do
     local android=$build/android

@@ -42,7 +42,7 @@ android {
     androidResources { noCompress += listOf("pte", "clkey") }
 
     // The library's own native code holds ExecuTorch; that of the stock package would be a second copy.
-    packaging { jniLibs { excludes += "**/libexecutorch_jni.so" } }
+    packaging { jniLibs { excludes += "**/libexecutorch.so" } }
 
     compileOptions {
         sourceCompatibility = JavaVersion.VERSION_17

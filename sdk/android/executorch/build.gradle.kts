@@ -66,6 +66,6 @@ mavenPublishing {
 dependencies {
     api(project(":android"))
     // The Java classes alone. Leave its native library out of the app, which needs ours only:
-    //     android { packaging { jniLibs { excludes += "**/libexecutorch_jni.so" } } }
+    //     android { packaging { jniLibs { excludes += "**/libexecutorch.so" } } }
     api(libs.executorch.android)
 }

@@ -61,7 +61,11 @@ internal class DeviceKeysOnPhoneTest {
 
     /** Some certificate, and a key; the service of these tests looks at neither. */
     private fun developmentPem(): String {
-        val key = KeyPairGenerator.getInstance("EC").generateKeyPair().private.encoded
+        val key =
+            KeyPairGenerator
+                .getInstance("EC")
+                .generateKeyPair()
+                .private.encoded
         val certificate = certificateOfTheSystem()
         return pem("CERTIFICATE", certificate) + pem("PRIVATE KEY", key)
     }

@@ -5,7 +5,20 @@ import java.nio.ByteBuffer
 /** ExecuTorch with the data loader of CoreLocker (libcorelocker_executorch.so). Errors are ExecuTorch's numbers, 0 is none. */
 internal object NativeModule {
     init {
-        System.loadLibrary("corelocker_executorch")
+        try {
+            System.loadLibrary("corelocker_executorch")
+        } catch (missing: UnsatisfiedLinkError) {
+            loadFromExecuTorch(missing)
+        }
+    }
+
+    /** An app may have built these functions into ExecuTorch's own library. */
+    private fun loadFromExecuTorch(missing: UnsatisfiedLinkError) {
+        try {
+            System.loadLibrary("executorch")
+        } catch (_: UnsatisfiedLinkError) {
+            throw missing
+        }
     }
 
     /** Takes over the handles of restored files; [data] is 0 where there are no external weights. 0 when there is no memory. */
