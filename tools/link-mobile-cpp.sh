@@ -135,9 +135,10 @@ check_exports() {
 
 # check_natives LIBRARY KOTLIN_FILE CLASS: each external function of the class is there.
 check_natives() {
-  local name
+  local name exported
+  exported=$(symbols --defined-only "$1")
   for name in $(sed -nE 's/.*external fun ([A-Za-z0-9]+).*/\1/p' "$2"); do
-    symbols --defined-only "$1" | grep -qx "Java_${3}_$name" || { echo "$1 has no function for $3.$name" && exit 1; }
+    grep -qx "Java_${3}_$name" <<<"$exported" || { echo "$1 has no function for $3.$name" && exit 1; }
   done
 }
 
@@ -166,6 +167,15 @@ link_android_jni() {
   symbols --defined-only "$executorch" libcorelocker.so | grep -v ':$' >offered
   check_symbols
   echo "$target: $(stat -c %s libcorelocker.so libcorelocker_executorch.so | tr '\n' ' ')bytes"
+}
+
+# Methods that ExecuTorch implements without exporting them.
+check_methods() {
+  local method
+  "$llvm/bin/llvm-nm" --defined-only --format=just-symbols "$1" >methods
+  for method in '-[ExecuTorchMethodMetadata initWithMethodMetadata:error:]' '-[ExecuTorchModule executeMethod:withInputs:error:]'; do
+    grep -qxF -- "$method" methods || { echo "ExecuTorch has no $method" && exit 1; }
+  done
 }
 
 link_ios() {
