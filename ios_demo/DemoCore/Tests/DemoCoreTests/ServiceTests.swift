@@ -71,7 +71,8 @@ struct ServiceTests {
         #expect(pictures.images.count == 500)
         #expect(pictures.samples.map(\.garment) == Garment.allCases)
         return DemoModel(
-            locker: phone, store: Store(phone: phone, transactions: transactions), catalog: catalog, loader: FakeLoader(), pictures: pictures)
+            locker: phone, store: Store(phone: phone, transactions: transactions), catalog: catalog, loader: FakeLoader(),
+            pictures: pictures)
     }
 
     private func wait(_ model: DemoModel, until title: Message) async throws {
