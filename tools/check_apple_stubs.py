@@ -1,9 +1,10 @@
 """Looks up what the stubs of tests/apple/stubs declare in lists of the real API. Prints what a list lacks; the status is then 1.
 
-python tools/check_apple_stubs.py TYPES_FOLDER [STUBS_FOLDER]
+python -m tools.check_apple_stubs TYPES_FOLDER [STUBS_FOLDER]
 
 A comment "ObjC: NAME" names a class, a function, an enumeration, a constant, or Class.member in the type declarations of npm's
-@nativescript/types-ios. "ExecuTorch: NAME" and "RestoredModule: NAME" name a type or a selector in Objective-C headers.
+@nativescript/types-ios, and its signature is compared. "ExecuTorch: NAME" and "RestoredModule: NAME" name a type or a selector in
+Objective-C headers.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+
+from tools import apple_signatures
 
 ROOT = Path(__file__).resolve().parents[1]
 STUBS = ROOT / "tests/apple/stubs"
@@ -58,10 +61,16 @@ def wanted(stubs: Path) -> list[tuple[str, str, str]]:
 
 def main(types: str, stubs: str | None = None) -> int:
     known = {"ObjC": declared(Path(types))} | {api: declared_in_headers(folder) for api, folder in HEADERS.items()}
-    names = wanted(Path(stubs) if stubs else STUBS)
-    missing = [f"{file}: {api} has no {name}" for file, api, name in names if name not in known[api]]
-    print("\n".join(missing) or f"{len(names)} stub declarations are in the real API")
-    return int(bool(missing) or not names)
+    folder = Path(stubs) if stubs else STUBS
+    names = wanted(folder)
+    wrong = [f"{file}: {api} has no {name}" for file, api, name in names if name not in known[api]]
+    listed, compared = apple_signatures.listed_signatures(Path(types)), 0
+    for file in sorted(folder.rglob("*.swift")):
+        count, differences = apple_signatures.differences(file.read_text("utf-8"), listed)
+        compared += count
+        wrong += [f"{file.name}: {difference}" for difference in differences]
+    print("\n".join(wrong) or f"{len(names)} stub declarations are in the real API, {compared} signatures agree")
+    return int(bool(wrong) or not compared)
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ gate_docs() {
 }
 
 # The stubs themselves, against lists of the real API.
-gate_stubs() { .venv/bin/python tools/check_apple_stubs.py "$types"; }
+gate_stubs() { .venv/bin/python -m tools.check_apple_stubs "$types"; }
 
 # The Swift client, the real unlock service and the C core, on this machine.
 gate_end-to-end() { PYTHONPATH=sdk/python:tests/python:. .venv/bin/python tests/apple/end_to_end.py "$build"; }

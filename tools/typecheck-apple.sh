@@ -43,3 +43,18 @@ if swiftc -typecheck "${common[@]}" -package-name corelocker -I "$build/release"
   exit 1
 fi
 grep -q "has no member 'isSupportd'" "$build/wrong.log"
+
+# The second package's manifest: the products that it wants are there. A package without content stands for ExecuTorch's.
+second=$build/second
+mkdir -p "$second/executorch/Sources/executorch"
+echo 'public let executorch = 0' >"$second/executorch/Sources/executorch/executorch.swift"
+cat >"$second/executorch/Package.swift" <<'MANIFEST'
+// swift-tools-version: 6.0
+import PackageDescription
+let package = Package(
+    name: "executorch", products: [.library(name: "executorch", targets: ["executorch"])], targets: [.target(name: "executorch")])
+MANIFEST
+cp -r sdk/apple/ExecuTorch "$second/CoreLockerExecuTorch"
+sed -i -e "s|path: \"../../..\"|path: \"$PWD\"|" -e 's|url: "https://github.com/pytorch/executorch.git", branch: executorch|path: "../executorch"|' \
+  "$second/CoreLockerExecuTorch/Package.swift"
+swift package --package-path "$second/CoreLockerExecuTorch" --scratch-path "$second/build" show-dependencies
