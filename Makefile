@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 PYTHON := .venv/bin/python
 
-.PHONY: help demo test test-python test-pythons thorough exports test-cpp test-android test-apple lint bench fuzz vectors setup setup-cpp setup-android setup-apple clean
+.PHONY: help demo test test-python test-pythons thorough exports test-cpp soak test-android test-apple lint bench fuzz vectors setup setup-cpp setup-android setup-apple clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -36,6 +36,9 @@ test-pythons: setup ## the wheel without extras under each declared Python
 
 test-cpp: setup-cpp ## C++ tests: host, sanitizers, arm64, cross-compile gates
 	@tools/test-cpp.sh
+
+soak: setup-cpp ## C++ threads and the fuzz target for long (CORELOCKER_ROUNDS, SECONDS_EACH)
+	@tools/soak-cpp.sh
 
 test-android: setup-android ## Android gates without Gradle: Kotlin, JNI, Keystore code, ExecuTorch end to end
 	@tools/test-android.sh

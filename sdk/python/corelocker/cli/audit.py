@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -35,11 +33,6 @@ from corelocker.cli.lock import (
     Source,
     lock_options,
 )
-
-if TYPE_CHECKING:
-    from corelocker.artifacts import Artifact
-    from corelocker.audit.options import LockedInput
-    from corelocker.locking.plan import Plan
 
 
 def audit(
@@ -99,28 +92,7 @@ def audit(
     --criterion bn-scale --tiers free=0.045,plus=0.01,full=0 --quick
     """
     from corelocker.audit.options import AuditOptions
-    from corelocker.audit.report import html
-    from corelocker.audit.run import audit as run_audit
-    from corelocker.errors import FileAccessError, OutputExistsError
-    from corelocker.files import write_atomically
-    from corelocker.locking.choose import choose_channels
-    from corelocker.locking.presets import preset as preset_of
-
-    if out.exists() and not force:
-        raise OutputExistsError(f"{out} exists already", hint="Choose another --out or pass --force")
-    if not os.access(out.absolute().parent, os.W_OK):  # an audit may take hours: say so before
-        raise FileAccessError(f"{out}: its folder is missing or cannot be written")
-    lock = lock_options(
-        preset=preset, tiers=tiers, criterion=criterion, scope=scope, fill=fill, consumers=consumers, include_io=include_io,
-        exclude=exclude, source=source, model=model_factory or model, input_stats=input_stats,
-    )  # fmt: skip
-    named = preset_of(preset) if preset is not None else None
-    ranked = criterion or (named.criterion if named else "l1")
-
-    def planned(
-        artifacts: Sequence[Artifact], secret: bytes, scorer: Any, show: Callable[[str, int, int], None]
-    ) -> Plan:
-        return choose_channels(artifacts, lock, secret, show, scorer if ranked == "sensitivity" else None)
+    from corelocker.audit.to_file import audit_to_file, locked_input
 
     options = AuditOptions(
         model,
@@ -129,41 +101,26 @@ def audit(
         train_data=train_data,
         base=base,
         metric=metric,
-        criterion=ranked,
-        scope=scope or (named.scope if named else "global" if ranked == "sensitivity" else "layer"),
-        fill=fill or (named.fill if named else "decoy"),
-        consumers=consumers,
-        include_io=include_io or (named is not None and named.include_io),
-        exclude=tuple(exclude or ()),
-        source=source,
-        plan=plan,
         seed=seed,
         quick=quick,
         attacks=attacks,
         work=work,
-        input_stats=input_stats,
-        choose=planned,
-        preset=preset,
     )
-    sealed = None if bundle is None else _sealed(Path(model), bundle, publisher, keystore, passphrase_file)
+    lock = lock_options(
+        preset=preset, tiers=tiers, criterion=criterion, scope=scope, fill=fill, consumers=consumers, include_io=include_io,
+        exclude=exclude, source=source, plan=plan, model=model_factory or model, input_stats=input_stats,
+    )  # fmt: skip
+    sealed = None
+    if bundle is not None:
+        sealed = locked_input(
+            Path(model),
+            bundle,
+            publisher_thumbprint(publisher),
+            lambda bundle_id: open_keystore(keystore, passphrase_file).content_key(bundle_id),
+        )
     with progress_bar(json) as show:
-        document = run_audit(options, sealed, show)
-    with write_atomically(out, force=force, mode=0o600) as file:
-        file.write(html(document).encode())
+        document = audit_to_file(options, lock, out, sealed=sealed, force=force, progress=show)
     emit(json, document | {"report": str(out)}, lambda: _print(document, out))
-
-
-def _sealed(
-    model: Path, bundle: Path, publisher: str | None, keystore: Path | None, passphrase_file: Path | None
-) -> LockedInput:
-    """A locked model with its bundle and content key."""
-    from corelocker.audit.options import LockedInput
-    from corelocker.bundle.clkey import KeyBundle
-    from corelocker.runtime.locate import locate_files
-
-    opened = KeyBundle.open(bundle, publisher_thumbprint(publisher))
-    files = [(file.path, file.artifact, file.file) for file in locate_files(model, opened)]
-    return LockedInput(opened, open_keystore(keystore, passphrase_file).content_key(opened.id), files)
 
 
 def _print(document: dict[str, Any], out: Path) -> None:

@@ -15,10 +15,10 @@ from types import ModuleType
 from typing import Any, TextIO
 
 from corelocker.errors import CoreLockerError, ExportError, MissingExtraError
+from corelocker.factories import short
 from corelocker.progress import Progress, no_progress
 
 MAX_HELD = 1 << 16  # characters
-MESSAGE = 240  # characters of another library's message that an error repeats
 
 
 def need(module: str) -> ModuleType:
@@ -46,15 +46,6 @@ def step(name: str, progress: Progress = no_progress) -> Iterator[_Muted]:
     except (Exception, SystemExit) as error:
         raise ExportError(f"{name}: {short(error)}") from error
     progress(name, 1, 1)
-
-
-def short(error: BaseException) -> str:
-    """The kind of an exception and the first line of its message (with the next one, where that is what it announces)."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if not lines:
-        return type(error).__name__
-    text = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
-    return f"{type(error).__name__}: {text if len(text) <= MESSAGE else f'{text[:MESSAGE]}...'}"
 
 
 @contextmanager

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from corelocker.errors import ExportError
-from corelocker.exporting._steps import need, short, step
+from corelocker.errors import ConfigError, ExportError
+from corelocker.exporting._steps import need, step
+from corelocker.factories import call, find_function
 
 Inputs = tuple[Any, ...]
 SEED = 0
@@ -75,31 +73,23 @@ def load_model(spec: str) -> ExportSource:
     """
     if spec.endswith(".pt2"):
         return _load_pt2(Path(spec))
-    module_name, colon, factory_name = spec.partition(":")
-    if not colon or not module_name or not factory_name:
+    if ":" not in spec:
         raise ExportError(f"{spec!r} is neither package.module:factory nor a .pt2 file")
-    need("torch")
-    return capture(spec, _call_factory(spec, module_name, factory_name))
+    return capture(spec, _call_factory(spec))
 
 
-def _call_factory(spec: str, module_name: str, factory_name: str) -> Any:
-    here = str(Path.cwd())
-    if sys.path[:1] != [here]:
-        sys.path.insert(0, here)
+def _call_factory(spec: str) -> Any:
+    torch = need("torch")
     try:
-        module = importlib.import_module(module_name)
-        factory = attrgetter(factory_name)(module)
-    except (Exception, SystemExit) as error:
-        raise ExportError(f"{spec}: cannot be imported: {short(error)}") from error
-    if isinstance(factory, need("torch").nn.Module) or not callable(factory):
-        raise ExportError(
-            f"{spec}: is a {type(factory).__name__}, not a factory",
-            hint="Name a function that returns (module, example_inputs)",
-        )
-    try:
-        return _seeded(factory)
-    except (Exception, SystemExit) as error:
-        raise ExportError(f"{spec}: the factory failed: {short(error)}") from error
+        factory = find_function(spec)
+        if isinstance(factory, torch.nn.Module):
+            raise ExportError(
+                f"{spec}: is a {type(factory).__name__}, not a function",
+                hint="Name a function that returns (module, example_inputs)",
+            )
+        return call(spec, lambda: _seeded(factory))
+    except ConfigError as error:
+        raise ExportError(str(error)) from error
 
 
 def _seeded(call: Callable[[], Any]) -> Any:
