@@ -6,17 +6,21 @@ import XCTest
 final class FashionDemoUITests: XCTestCase {
     private static let patience: TimeInterval = 30
 
+    /// The store is there as long as its session.
+    private var store: SKTestSession?
+
     @MainActor
-    private func launch(_ arguments: String...) throws -> (app: XCUIApplication, store: SKTestSession) {
+    private func launch(language: String = "en") throws -> XCUIApplication {
         continueAfterFailure = false
         let store = try SKTestSession(configurationFileNamed: "Products")
         store.resetToDefaultState()
         store.clearTransactions()
         store.disableDialogs = true
         let app = XCUIApplication()
-        app.launchArguments = ["--forget-licenses", "-AppleLanguages", "(en)"] + arguments
+        app.launchArguments = ["--forget-licenses", "-AppleLanguages", "(\(language))"]
         app.launch()
-        return (app, store)
+        self.store = store
+        return app
     }
 
     @MainActor
@@ -41,7 +45,7 @@ final class FashionDemoUITests: XCTestCase {
 
     @MainActor
     func testTheLockedModelClassifiesWithBothRuntimes() throws {
-        let (app, _) = try launch()
+        let app = try launch()
         seeState("Locked", in: app)
         app.buttons["sample.sneaker"].tap()
         XCTAssertTrue(app.buttons["sample.sneaker"].isSelected)
@@ -52,7 +56,7 @@ final class FashionDemoUITests: XCTestCase {
 
     @MainActor
     func testThePaywallShowsTheTiers() throws {
-        let (app, _) = try launch()
+        let app = try launch()
         app.buttons["state.action"].tap()
         for product in ["plus", "full", "full.monthly"] { see(app.buttons["buy.com.example.fashion.\(product)"], product) }
         app.buttons["Close"].tap()
@@ -61,7 +65,7 @@ final class FashionDemoUITests: XCTestCase {
 
     @MainActor
     func testMeasuresTheLockedModel() throws {
-        let (app, _) = try launch()
+        let app = try launch()
         app.tabBars.buttons["Compare"].tap()
         app.buttons["measure"].tap()
         see(element("chart.latency", in: app), "the chart")
@@ -70,7 +74,7 @@ final class FashionDemoUITests: XCTestCase {
     @MainActor
     func testAPurchaseUnlocks() throws {
         try XCTSkipUnless(ProcessInfo.processInfo.environment["UNLOCK_SERVICE"] == "1", "no unlock service")
-        let (app, _) = try launch()
+        let app = try launch()
         app.buttons["sample.sneaker"].tap()
         app.buttons["state.action"].tap()
         let buy = app.buttons["buy.com.example.fashion.full"]
@@ -85,13 +89,13 @@ final class FashionDemoUITests: XCTestCase {
 
     @MainActor
     func testSpeaksGerman() throws {
-        let (app, _) = try launch("-AppleLanguages", "(de)")
+        let app = try launch(language: "de")
         seeState("Gesperrt", in: app)
     }
 
     @MainActor
     func testEveryScreenIsAccessible() throws {
-        let (app, _) = try launch()
+        let app = try launch()
         for tab in ["Classify", "Compare", "License"] {
             app.tabBars.buttons[tab].tap()
             try app.performAccessibilityAudit(for: [.sufficientElementDescription, .trait])
