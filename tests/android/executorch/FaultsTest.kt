@@ -1,8 +1,6 @@
 package org.corelocker.executorch
 
-import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.delay
-import kotlinx.coroutines.launch
 import kotlinx.coroutines.runBlocking
 import kotlinx.serialization.json.Json
 import kotlinx.serialization.json.JsonObject
@@ -11,8 +9,8 @@ import kotlinx.serialization.json.jsonObject
 import okhttp3.OkHttpClient
 import org.corelocker.core.ErrorCode
 import org.corelocker.core.LockState
-import org.corelocker.core.Purchase
 import org.corelocker.core.RetryPolicy
+import org.corelocker.core.UnlockClient
 import org.corelocker.core.UnlockResult
 import org.corelocker.core.text
 import org.corelocker.executorch.FaultyLine.Fault
@@ -24,7 +22,6 @@ import org.junit.jupiter.api.Test
 import java.time.Instant
 import java.util.UUID
 import java.util.concurrent.TimeUnit
-import kotlin.time.Duration.Companion.milliseconds
 
 /** The real service behind a line that is slow, drops connections, or is busy; and rights that shrink. */
 internal class FaultsTest : PhoneTest() {
@@ -36,22 +33,22 @@ internal class FaultsTest : PhoneTest() {
     fun stop() = line.close()
 
     /** The state while it waits before each new try, for an unlock that goes well in the end. */
-    private fun waits(vararg faults: Fault): List<LockState.Unlocking> {
+    private fun waits(
+        vararg faults: Fault,
+        http: OkHttpClient = OkHttpClient(),
+    ): List<LockState.Unlocking> {
         line.faults += faults
-        // An app that gives up on an answer after a second.
-        val http = OkHttpClient.Builder().callTimeout(1, TimeUnit.SECONDS).build()
-        val client = client(config = behindTheLine, http = http, retry = RetryPolicy(attempts = 10, firstWait = 400.milliseconds))
-        val seen = LinkedHashSet<LockState>()
-        runBlocking(Dispatchers.Default) {
-            val watch = launch { client.state.collect(seen::add) }
-            val result = client.unlock(Purchase.grant(world.grant()))
-            watch.cancel()
-            log(client, result)
-            assertTrue(result is UnlockResult.Unlocked, "$result")
-        }
+        val seen = ArrayList<LockState>()
+        lateinit var client: UnlockClient
+        client =
+            client(config = behindTheLine, http = http, retry = RetryPolicy(attempts = 10)) {
+                seen += client.state.value
+                delay(it)
+            }
+        assertTrue(unlock(client) is UnlockResult.Unlocked)
         assertEquals("full", (client.state.value as LockState.Unlocked).tier)
         assertArrayEquals(original, run(client))
-        return seen.filterIsInstance<LockState.Unlocking>().filter { it.waitingUntil != null }
+        return seen.map { it as LockState.Unlocking }
     }
 
     @Test
@@ -62,8 +59,12 @@ internal class FaultsTest : PhoneTest() {
     }
 
     @Test
-    fun `a service that is slow`() {
-        assertEquals(listOf(ErrorCode.SERVICE_UNREACHABLE), waits(Fault.SLOW).map { it.cause })
+    fun `a service that is slower than an app waits`() {
+        val http = OkHttpClient.Builder().callTimeout(FaultyLine.DELAY_SECONDS / 2, TimeUnit.SECONDS).build()
+        val waits = waits(Fault.SLOW, http = http)
+        assertEquals(setOf(ErrorCode.SERVICE_UNREACHABLE), waits.map { it.cause }.toSet())
+        // An app that waits longer gets its answer.
+        assertEquals(emptyList<LockState>(), waits(Fault.SLOW))
     }
 
     @Test
@@ -84,10 +85,10 @@ internal class FaultsTest : PhoneTest() {
     fun `a license that is downgraded restores less`() {
         val client = client()
         val purchase = "purchase" to UUID.randomUUID().toString()
-        // The right to all of it ends soon, that to a part of it stays.
-        val end = now() + 4
         assertTrue(unlock(client, "plus", world.grant(purchase, "product" to "plus")) is UnlockResult.Unlocked)
         val plus = run(client)
+        // The right to all of it ends soon, that to a part of it stays.
+        val end = now() + 6
         assertTrue(unlock(client, "full", world.grant(purchase, "product" to "full", "until" to end)) is UnlockResult.Unlocked)
         assertArrayEquals(original, run(client))
         runBlocking {

@@ -27,7 +27,7 @@ internal class FaultyLine(
         /** The service has done what was asked; the answer gets lost. */
         LOSE_ANSWER,
 
-        /** The answer takes two seconds. */
+        /** The answer takes [DELAY_SECONDS]. */
         SLOW,
 
         /** A proxy in front of the service answers 503, to come back in a second. */
@@ -68,7 +68,7 @@ internal class FaultyLine(
             }
 
             Fault.SLOW -> {
-                forward(request).headersDelay(2, TimeUnit.SECONDS).build()
+                forward(request).headersDelay(DELAY_SECONDS, TimeUnit.SECONDS).build()
             }
 
             Fault.BUSY -> {
@@ -105,4 +105,8 @@ internal class FaultyLine(
     }
 
     override fun close() = server.close()
+
+    companion object {
+        const val DELAY_SECONDS = 4L
+    }
 }

@@ -54,7 +54,6 @@ internal object Locks {
     fun restore(
         file: String,
         restored: Boolean = true,
-        bytes: LockedBytes = LockedBytes.InFile(locked(file)),
     ): RestoredFile {
         val place = bundle.place(file, null)
         val patches =
@@ -64,7 +63,7 @@ internal object Locks {
                 bundle
                     .patches(place, null, 0, 0)
             }
-        return patches.use { RestoredFile.open(bytes, it, FullCheck.OFF) }
+        return patches.use { RestoredFile.open(LockedBytes.InFile(locked(file)), it, FullCheck.OFF) }
     }
 
     /** The original file, opened without a patch. */

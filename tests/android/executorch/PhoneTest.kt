@@ -1,6 +1,8 @@
 package org.corelocker.executorch
 
 import android.util.Log
+import kotlinx.coroutines.Dispatchers
+import kotlinx.coroutines.delay
 import kotlinx.coroutines.runBlocking
 import okhttp3.OkHttpClient
 import org.corelocker.android.DevelopmentKeys
@@ -16,6 +18,7 @@ import org.corelocker.core.LicenseFiles
 import org.corelocker.core.Patches
 import org.corelocker.core.Purchase
 import org.corelocker.core.RetryPolicy
+import org.corelocker.core.ServiceClient
 import org.corelocker.core.UnlockClient
 import org.corelocker.core.UnlockResult
 import org.junit.jupiter.api.Assertions.assertTrue
@@ -25,6 +28,7 @@ import org.pytorch.executorch.Tensor
 import java.io.File
 import java.nio.ByteBuffer
 import java.nio.ByteOrder
+import kotlin.time.Duration
 
 /** A phone with the app on it, in the world that all these tests share. */
 @OptIn(CoreLockerInternal::class)
@@ -41,12 +45,14 @@ internal abstract class PhoneTest {
         bundle: File = world.bundle,
         retry: RetryPolicy = RetryPolicy(),
         http: OkHttpClient = OkHttpClient(),
+        pause: suspend (Duration) -> Unit = { delay(it) },
     ): UnlockClient {
         val app = AppConfig.parse(config.toByteArray())
         val files = LicenseFiles(folder)
         val clock = { ClockReading(System.currentTimeMillis() / 1000 + ahead, System.nanoTime() / 1_000_000_000, "boot") }
         val device = Device(DevelopmentKeys(world.developmentKey, folder), files, files, clock)
-        return UnlockClient(app, KeyBundle.open(bundle, app.publisher), device, http, retry)
+        val service = ServiceClient(app.service, http, retry, pause)
+        return UnlockClient(app, KeyBundle.open(bundle, app.publisher), device, service, Dispatchers.IO)
     }
 
     protected fun unlocked(folder: File = this.folder): UnlockClient =

@@ -64,7 +64,8 @@ public class CoreLocker internal constructor(
 
     /**
      * The bytes of a model among the app's assets, restored as far as the license goes. The asset has to be stored without
-     * compression (`androidResources { noCompress += "pte" }`), and its last name is that of the artifact that was locked.
+     * compression (`androidResources { noCompress += "pte" }`), and its last name is that of the artifact that was locked,
+     * or of one of its files.
      *
      * @param upTo the tier to stop at, though the license goes further: to compare, or to show what a tier is worth.
      * @param check when the whole file is read and compared. By default the app package's signature vouches for what a patch
@@ -104,7 +105,7 @@ public class CoreLocker internal constructor(
          * Reads `corelocker.json` and the key bundle from the app's assets, and the license that the app holds.
          *
          * @param bundle the asset of the key bundle; by default the only one that ends with `.clkey`.
-         * @param http is used for the unlock service.
+         * @param http is used for the unlock service. Its call time-out counts where it is shorter than the library's 20 seconds.
          * @param integrityToken gets a token of the Play Integrity API for a request's digest, where the service asks for one. It
          *   may block; it is called off the main thread.
          * @throws CoreLockerException with APP_CONFIG, a BUNDLE_* code or FILE_ACCESS.
