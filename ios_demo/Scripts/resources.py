@@ -59,7 +59,7 @@ def lock(state: Path, keystore: Path) -> Path:
 
 
 def own_keystore(state: Path) -> Path:
-    """A keystore for trying out. A publisher's own has a passphrase (CORELOCKER_PASSPHRASE) or an HSM."""
+    """A keystore for trying out. A publisher's own has a passphrase (CORELOCKER_PASSPHRASE_FILE) or an HSM."""
     keystore = state / "keys.json"
     if not keystore.exists():
         state.mkdir(parents=True, exist_ok=True)
