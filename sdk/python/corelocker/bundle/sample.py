@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -22,17 +22,20 @@ END = 64  # bytes at most of each end of a run
 
 _PREFIX = b"corelocker sample v1"
 _SIZE = struct.Struct("<Q")
-_AT_ONCE = 1 << 12  # runs whose ends are gathered at a time
+_AT_ONCE = 1 << 10  # runs whose ends are gathered at a time
 
 Bytes = npt.NDArray[np.uint8]
 Int64Array = npt.NDArray[np.int64]
 
 
-def sample(file: Bytes, table: Table) -> bytes:
-    """The sample of a file (uint8, (size,)) with the runs `table` (n,) of a patch that was checked for its size; 32 bytes."""
+def sample(file: Bytes, table: Table, between: Callable[[], object] = lambda: None) -> bytes:
+    """The sample of a file (uint8, (size,)) with the runs `table` (n,) of a patch that was checked for its size; 32 bytes.
+
+    `between` is called when some runs were read, so that a mapped file can leave memory.
+    """
     windows = np.array(window_places(file.size), np.int64).reshape(-1, 2)
     in_windows = file if file.size <= SHORT else _gather(file, windows[:, 0], windows[:, 1])
-    return sample_of(file.size, [in_windows], run_ends(file, table))
+    return sample_of(file.size, [in_windows], run_ends(file, table, between))
 
 
 def sample_of_file(descriptor: int, size: int, table: Table) -> bytes:
@@ -74,11 +77,12 @@ def piece_ends(pieces: Bytes, length: int) -> Bytes:
     return np.concatenate((pieces[:, :end], pieces[:, -end:]), axis=1)
 
 
-def run_ends(file: Bytes, table: Table) -> Iterator[Bytes]:
-    """The ends of the runs `table` (n,) in a file, in run order."""
+def run_ends(file: Bytes, table: Table, between: Callable[[], object] = lambda: None) -> Iterator[Bytes]:
+    """The ends of the runs `table` (n,) in a file, in run order; `between` as for `sample`."""
     for first in range(0, len(table), _AT_ONCE):
         starts, sizes = end_places(table[first : first + _AT_ONCE])
         yield _gather(file, starts, sizes)
+        between()
 
 
 def end_places(table: Table) -> tuple[Int64Array, Int64Array]:

@@ -45,10 +45,10 @@ from corelocker.errors import (
 )
 from corelocker.files import file_stamp, write_atomically
 from corelocker.runtime.checked_files import CheckedFile, remember, was_checked
+from corelocker.runtime.clean_pages import parts
 
 Check = Literal["off", "once", "always"]
 
-_CHUNK = 1 << 20
 _FEW_RUNS = 1 << 10  # whose ends are read one by one
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -137,7 +137,10 @@ class RestoredFile(mmap.mmap):
 
     def verify(self) -> None:
         """Read the whole file and compare its SHA-256. Raises RestoredBytesError when it differs or is not known."""
-        self.compare(hashlib.sha256(self).digest())
+        sha256 = hashlib.sha256()
+        for part in parts(self):
+            sha256.update(part)
+        self.compare(sha256.digest())
 
     def compare(self, sha256: bytes) -> None:
         """Raise RestoredBytesError when `sha256` is not the digest that the whole file must have."""
@@ -164,7 +167,7 @@ class RestoredFile(mmap.mmap):
         found = [
             sample_of_file(descriptor, len(self), patch.table)
             if len(patch.table) <= _FEW_RUNS
-            else sample(np.frombuffer(self, np.uint8), patch.table)
+            else sample(np.frombuffer(self, np.uint8), patch.table, self._release)
             for patch in patches
         ]
         if found == [section.section.locked_sample for section in sections]:
@@ -178,6 +181,11 @@ class RestoredFile(mmap.mmap):
         raise ReplacedBytesError(
             "the file is not the locked file of the key bundle", hint="Take the file and the bundle of one lock"
         )
+
+    def _release(self) -> None:
+        """Let all pages leave memory, while none is changed: the kernel maps their neighbors with those that are read."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self.madvise(mmap.MADV_DONTNEED)
 
     def _apply(self, sections: Sequence[DecryptedSection], patches: Sequence[Patch]) -> None:
         # An address and not a view of the mapping, which could not be closed while the view is alive.
@@ -265,10 +273,9 @@ def restore_to_file(
         write_atomically(Path(out), force=force) as file,
     ):
         sha256 = hashlib.sha256()
-        for position in range(0, len(restored), _CHUNK):
-            chunk = restored[position : position + _CHUNK]
-            sha256.update(chunk)
-            file.write(chunk)
+        for part in parts(restored):
+            sha256.update(part)
+            file.write(part)
         restored.compare(sha256.digest())
 
 
