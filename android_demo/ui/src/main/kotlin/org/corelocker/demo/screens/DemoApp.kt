@@ -9,6 +9,7 @@ import androidx.compose.material3.MaterialTheme
 import androidx.compose.material3.NavigationBar
 import androidx.compose.material3.NavigationBarItem
 import androidx.compose.material3.Scaffold
+import androidx.compose.material3.SnackbarDuration
 import androidx.compose.material3.SnackbarHost
 import androidx.compose.material3.SnackbarHostState
 import androidx.compose.material3.Text
@@ -65,25 +66,24 @@ fun DemoApp(
 ) {
     val access by models.access.state.collectAsStateWithLifecycle()
     var tab by rememberSaveable { mutableStateOf(Tab.CLASSIFY) }
-    var plans by rememberSaveable { mutableStateOf(false) }
+    // The tier that counted when the plans were opened; a higher one closes them.
+    var plansFrom by rememberSaveable { mutableStateOf<Int?>(null) }
+    val plans = plansFrom?.let { access.place <= it } ?: false
+    LaunchedEffect(plans) { if (!plans) plansFrom = null }
     val actions =
         AccessActions(
             onPlans = {
-                plans = true
                 models.access.loadOffers()
+                plansFrom = access.place
             },
             onRestore = models.access::restorePurchases,
             onRenew = models.access::renew,
             onForget = models.access::forget,
         )
-    val message = access.message
-    DemoScaffold(tab.takeIf { !plans }, { tab = it }, message?.let { words(it) }, models.access::messageShown) {
+    DemoScaffold(tab.takeIf { !plans }, { tab = it }, access.message?.let { words(it) }, models.access::messageShown) {
         val notice = @Composable { StateNotice(access, actions) }
         if (plans) {
-            val onClose = { plans = false }
-            // A purchase that went well closes the plans.
-            LaunchedEffect(message) { if (message == Message.Unlocked || message == Message.AcknowledgeLater) plans = false }
-            PlansScreen(access, models.access::buy, models.access::loadOffers, models.access::restorePurchases, onClose) {
+            PlansScreen(access, models.access::buy, models.access::loadOffers, models.access::restorePurchases, { plansFrom = null }) {
                 StateNotice(access)
             }
         } else {
@@ -147,7 +147,7 @@ fun DemoScaffold(
     val snackbar = remember { SnackbarHostState() }
     LaunchedEffect(message) {
         if (message != null) {
-            snackbar.showSnackbar(message, strings.dismiss)
+            snackbar.showSnackbar(message, strings.dismiss, duration = SnackbarDuration.Long)
             onMessageShown()
         }
     }
