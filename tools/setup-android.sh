@@ -29,7 +29,9 @@ debian_packages() {
   # The tools of packages: aapt2, apksigner, and the framework's resources.
   wanted+=(aapt apksigner android-framework-res unzip)
   for package in cmake ninja-build g++; do command -v "${package%-build}" >/dev/null || wanted+=("$package"); done
-  [ ${#wanted[@]} -eq 0 ] || tools/debian.sh "${wanted[@]}"
+  # To draw the demo's screens as a phone does.
+  wanted+=(libgl1 libfontconfig1 libfreetype6 libx11-6 fonts-roboto-unhinted)
+  tools/debian.sh "${wanted[@]}"
 }
 
 class_paths() {

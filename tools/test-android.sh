@@ -2,7 +2,8 @@
 # Builds and runs every gate of the Android library without Gradle and says at the end what passed, was skipped and failed.
 #
 # Usage: tools/test-android.sh [GATE..], by default all. A gate that cannot run prints "SKIPPED <gate>: <reason>"; with
-# CI=true that fails. tools/setup-android.sh installs what the gates need. UPDATE_ABI=1 writes the dumps of the public API.
+# CI=true that fails. tools/setup-android.sh installs what the gates need. UPDATE_ABI=1 writes the dumps of the public API,
+# UPDATE_GOLDENS=1 the pictures of the demo's screens.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 source tools/gates.sh
@@ -17,6 +18,9 @@ types=$cache/types-android/lib/android/android-platform-21-37-merged.d.ts
 executorch_jar=$cache/react-native-executorch/android/libs/classes.jar
 min_sdk=26
 
+source tools/android/demo-gates.sh
+all_gates+=("${demo_gates[@]}")
+
 class_path() { cat "$cache/classpaths/$1.cp"; }
 
 # Why a gate cannot run; nothing when it can.
@@ -24,6 +28,7 @@ obstacle() {
   command -v java >/dev/null || echo "no java"
   [ -e "$cache/classpaths/.key" ] || echo "no class paths in ${cache#"$root"/}"
   case $1 in
+    demo-*) demo_obstacle "$1" ;;
     core-tests | android) [ -d "$build/core" ] || echo "core was not compiled" ;;
     phone-tests) [ -d "$build/android" ] || echo "android was not compiled" ;;
     native) command -v cmake >/dev/null && command -v ninja >/dev/null || echo "no cmake or ninja" ;;
@@ -235,12 +240,14 @@ gate_abi() {
 
 gate_ktlint() {
   java --add-opens java.base/java.lang=ALL-UNNAMED -cp "$(class_path ktlint)" com.pinterest.ktlint.Main --relative \
-    --editorconfig="$sdk/.editorconfig" 'sdk/android/**/*.kt' 'sdk/android/**/*.kts' 'tests/android/**/*.kt'
+    --editorconfig="$sdk/.editorconfig" 'sdk/android/**/*.kt' 'sdk/android/**/*.kts' 'tests/android/**/*.kt' \
+    'android_demo/**/*.kt' 'android_demo/**/*.kts'
 }
 
 gate_detekt() {
   (cd "$sdk" && java -cp "$(class_path detekt)" io.gitlab.arturbosch.detekt.cli.Main --build-upon-default-config \
-    --config detekt.yml --input . --includes '**/src/main/**,**/src/debug/**') && "$python" tools/android/kdoc.py "$sdk"/*/src/{main,debug}
+    --config detekt.yml --input .,../../android_demo --includes '**/src/main/**,**/src/debug/**,**/src/play/**,**/src/emulator/**') &&
+    "$python" tools/android/kdoc.py "$sdk"/*/src/{main,debug}
 }
 
 gate_catalog() { "$python" tools/android/catalog.py "$sdk/gradle/libs.versions.toml" tools/android/gates.toml "$sdk" android_demo; }

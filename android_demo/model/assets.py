@@ -24,7 +24,7 @@ DEMO = Path(__file__).resolve().parents[1]
 DATA = DEMO.parent / "tools" / "demo_model" / "data"
 APP = "org.corelocker.demo"
 # What an emulator calls the machine that it runs on; `corelocker service run` listens there on loopback.
-EMULATOR_SERVICE = "http://10.0.2.2:8440"
+EMULATOR_HOST = "10.0.2.2"
 IMAGES_PER_CLASS = 20
 # Each new installation of the app is a new device: more of them than a customer has.
 DEVICES = 1000
@@ -64,7 +64,7 @@ def images(out: Path) -> None:
     shutil.copy(DATA / "LICENSE.fashion-mnist", out / "LICENSE.fashion-mnist")
 
 
-def development(model_folder: Path, out: Path, state: Path) -> None:
+def development(model_folder: Path, out: Path, state: Path, port: int) -> None:
     """What the emulator flavor trusts, a development key, and a grant for each tier that can be bought.
 
     Sets up a development service for this bundle beside the keystore; one for an older bundle is replaced.
@@ -75,12 +75,13 @@ def development(model_folder: Path, out: Path, state: Path) -> None:
         shutil.rmtree(service, ignore_errors=True)
         products = [f"--product={tier}={bundle['bundle']}:{tier}" for tier in bundle["tiers"][1:]]
         keystore = state / "keys.json"
-        corelocker("service", "init", service, "--app", f"{APP}.emulator", "--keystore", keystore, *products)
+        corelocker("service", "init", service, "--app", f"{APP}.emulator", "--keystore", keystore,
+                   "--port", str(port), *products)  # fmt: skip
         with config.open("a") as settings:
             settings.write(f"\n[licenses]\ndevices = {DEVICES}\n")
         print(f"assets: a new service; start it with: corelocker service run --config {config}")
     out.mkdir(parents=True, exist_ok=True)
-    app_config(model_folder, out, EMULATOR_SERVICE, config)
+    app_config(model_folder, out, f"http://{EMULATOR_HOST}:{port}", config)
     phone = state / "service" / "emulator"
     shutil.rmtree(phone, ignore_errors=True)
     root = service / "development-root-key.pem"
@@ -106,6 +107,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="the folder")
     parser.add_argument("--state", type=Path, default=DEMO / ".local", help="keys and the development service")
     parser.add_argument("--model", type=Path, help="what the command model has written")
+    parser.add_argument("--port", type=int, default=8440, help="development: where the service will listen")
     parser.add_argument("--service", default="", help="production: the unlock service's URL")
     parser.add_argument("--service-config", type=Path, help="production: its service.toml")
     asked = parser.parse_args()
@@ -116,7 +118,7 @@ def main() -> None:
     elif asked.model is None:
         parser.error("--model is missing")
     elif asked.command == "development":
-        development(asked.model, asked.out, asked.state)
+        development(asked.model, asked.out, asked.state, asked.port)
     elif not asked.service or asked.service_config is None:
         parser.error(
             "the play flavor needs your unlock service: -Pcorelocker.service=https://unlock.example.com "

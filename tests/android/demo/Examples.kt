@@ -17,6 +17,7 @@ import org.corelocker.demo.model.tierOf
 import org.corelocker.demo.screens.AccessState
 import org.corelocker.demo.screens.ClassifyState
 import org.corelocker.demo.screens.CompareState
+import org.corelocker.demo.screens.Failure
 import org.corelocker.demo.screens.Offers
 import org.corelocker.demo.screens.Subject
 import org.corelocker.demo.words.English
@@ -53,10 +54,27 @@ internal object Examples {
 
     fun classify(lock: LockState): ClassifyState {
         val tier = lock.tierOf(tiers) ?: "free"
-        val scores = if (tier == "free") floatArrayOf(.1f, .2f, .1f, .7f, .2f, .1f, .2f, .1f, 1.4f, .3f) else FloatArray(10) { if (it == 5) 5.1f else 1.4f - .3f * it }
+        val scores =
+            if (tier ==
+                "free"
+            ) {
+                floatArrayOf(.1f, .2f, .1f, .7f, .2f, .1f, .2f, .1f, 1.4f, .3f)
+            } else {
+                FloatArray(10) {
+                    if (it ==
+                        5
+                    ) {
+                        5.1f
+                    } else {
+                        1.4f - .3f * it
+                    }
+                }
+            }
         val sandal = 5
         return ClassifyState(gallery, Subject.OfGallery(sandal, sandal), gallery[sandal], tier, predictions(scores))
     }
+
+    fun failure(lock: LockState) = classify(lock).copy(predictions = emptyList(), failure = Failure.ModelFails("memory"))
 
     /** A pullover on a table, as a phone would see it. */
     val photo: ImageBitmap by lazy {

@@ -15,7 +15,6 @@ import org.corelocker.demo.screens.ClassifyState
 import org.corelocker.demo.screens.CompareScreen
 import org.corelocker.demo.screens.CompareState
 import org.corelocker.demo.screens.DemoScaffold
-import org.corelocker.demo.screens.Failure
 import org.corelocker.demo.screens.Offers
 import org.corelocker.demo.screens.PlansScreen
 import org.corelocker.demo.screens.Progress
@@ -105,7 +104,7 @@ private fun others(look: Look): List<Picture> {
     val (locked, unlocked) = Examples.locks.getValue("locked") to Examples.locks.getValue("unlocked")
     return listOf(
         classify("photo", unlocked, Examples.photo(), look),
-        classify("failure", locked, Examples.classify(locked).copy(predictions = emptyList(), failure = Failure.ModelFails("memory")), look),
+        classify("failure", locked, Examples.failure(locked), look),
         compare("start", locked, CompareState(), look),
         compare("running", unlocked, Examples.compare(locked).copy(progress = Progress("plus", 120, 200)), look),
         Picture("plans-loading-${look.name}", look, 800) { Plans(Examples.access(locked).copy(offers = Offers.Loading)) },
@@ -144,5 +143,4 @@ private fun Notice(lock: LockState) = StateNotice(Examples.access(lock), AccessA
 private fun Access(state: AccessState) = Place(Tab.ACCESS) { AccessScreen(state, AccessActions()) { StateNotice(state) } }
 
 @Composable
-private fun Plans(state: AccessState) =
-    Place(null) { PlansScreen(state, {}, {}, {}, {}) { StateNotice(state) } }
+private fun Plans(state: AccessState) = Place(null) { PlansScreen(state, {}, {}, {}, {}) { StateNotice(state) } }

@@ -70,12 +70,20 @@ class DemoAppTest {
                 DemoTheme(strings) { DemoApp(models, onPickPhoto = { photosAsked++ }) }
             }
         }
-        waitFor { models.classify.state.value.predictions.isNotEmpty() }
+        waitFor {
+            models.classify.state.value.predictions
+                .isNotEmpty()
+        }
     }
 
     private fun waitFor(condition: () -> Boolean) = rule.waitUntil(10_000) { condition() }
 
-    private fun click(text: String) = rule.onAllNodes(hasText(text) and hasClickAction()).onLast().performScrollIfPossible().performClick()
+    private fun click(text: String) =
+        rule
+            .onAllNodes(hasText(text) and hasClickAction())
+            .onLast()
+            .performScrollIfPossible()
+            .performClick()
 
     private fun SemanticsNodeInteraction.performScrollIfPossible() =
         try {
@@ -89,7 +97,10 @@ class DemoAppTest {
         start()
         rule.onNodeWithText("Locked").assertIsDisplayed()
         rule.onNodeWithContentDescription("Test picture 4").performScrollTo().performClick()
-        waitFor { models.classify.state.value.predictions.isNotEmpty() }
+        waitFor {
+            models.classify.state.value.predictions
+                .isNotEmpty()
+        }
         rule.onNodeWithText("Wrong").assertExists()
         click("See plans")
         waitFor { rule.onAllNodesWithText("€4.99").fetchSemanticsNodes().isNotEmpty() }
@@ -106,7 +117,11 @@ class DemoAppTest {
         click("Unlock Full for €4.99")
         waitFor { app.state.value == LockState.Unlocked("full", null) }
         click("Classify")
-        waitFor { models.classify.state.value.tier == "full" && models.classify.state.value.predictions.isNotEmpty() }
+        waitFor {
+            models.classify.state.value.tier == "full" &&
+                models.classify.state.value.predictions
+                    .isNotEmpty()
+        }
         rule.onNodeWithText("Right").assertExists()
         val served = listOf("plus", "full").flatMap { listOf("buy $it", "unlock $it", "acknowledge $it") }
         assertEquals(served, journal.lines)
@@ -134,7 +149,10 @@ class DemoAppTest {
         start()
         click("Compare")
         click("Measure on this phone")
-        waitFor { models.compare.state.value.run { measured.size == 3 && progress == null } }
+        waitFor {
+            models.compare.state.value
+                .run { measured.size == 3 && progress == null }
+        }
         rule.onNodeWithContentDescription("Free: 10.0\u00a0%, 1 of 10 right").assertExists()
         rule.onNodeWithContentDescription("Full: 100.0\u00a0%, 10 of 10 right").assertExists()
     }
@@ -185,8 +203,9 @@ class DemoAppTest {
         val nodes = rule.onAllNodes(hasClickAction()).fetchSemanticsNodes()
         assertTrue(nodes.size > 2)
         for (node in nodes) {
-            val words = node.config.getOrElse(SemanticsProperties.Text) { emptyList() }.map { it.text } +
-                node.config.getOrElse(SemanticsProperties.ContentDescription) { emptyList() }
+            val words =
+                node.config.getOrElse(SemanticsProperties.Text) { emptyList() }.map { it.text } +
+                    node.config.getOrElse(SemanticsProperties.ContentDescription) { emptyList() }
             assertTrue("$node", words.any(String::isNotBlank))
             with(rule.density) { assertTrue("$words: ${node.touchBoundsInRoot}", node.touchBoundsInRoot.height >= 47.dp.toPx()) }
         }
@@ -199,7 +218,11 @@ class DemoAppTest {
         click("See plans")
         waitFor { rule.onAllNodesWithText("€4.99").fetchSemanticsNodes().isNotEmpty() }
         rule.onNodeWithText("Pictures never leave the phone").performScrollTo().assertIsDisplayed()
-        rule.onNodeWithText("Unlock Full for €4.99").performScrollTo().assertIsDisplayed().performClick()
+        rule
+            .onNodeWithText("Unlock Full for €4.99")
+            .performScrollTo()
+            .assertIsDisplayed()
+            .performClick()
         waitFor { app.state.value == LockState.Unlocked("full", null) }
     }
 

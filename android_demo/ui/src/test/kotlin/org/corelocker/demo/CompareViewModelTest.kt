@@ -18,7 +18,9 @@ class CompareViewModelTest {
     private val app = FakeApp()
     private val model by lazy { CompareViewModel(app, fakeSamples(2), main.dispatcher) }
 
-    private fun correct() = model.state.value.measured.map { it.tier to it.correct }
+    private fun correct() =
+        model.state.value.measured
+            .map { it.tier to it.correct }
 
     @Test
     fun `measures each tier that is open`() {

@@ -68,7 +68,11 @@ class WordsTest {
     @Test
     fun `German is another language in every text`() {
         val same = setOf("getDismiss", "getApp", "getCodeLabel")
-        val texts = Strings::class.java.methods.filter { it.parameterCount == 0 && it.returnType in setOf(String::class.java, Words::class.java) }
+        val texts =
+            Strings::class.java.methods.filter {
+                it.parameterCount == 0 &&
+                    it.returnType in setOf(String::class.java, Words::class.java)
+            }
         assertTrue(texts.size > 50)
         for (text in texts.filterNot { it.name in same }) assertNotEquals(text.name, text.invoke(English), text.invoke(German))
         assertEquals(10, German.classes.size)

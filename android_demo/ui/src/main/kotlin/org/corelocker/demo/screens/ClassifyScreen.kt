@@ -96,7 +96,12 @@ private fun Pictures(state: ClassifyState) {
     val photo = (state.subject as? Subject.Photo)?.bitmap
     Box {
         val shown = photo ?: state.seen ?: return@Box
-        val description = if (photo != null) strings.yourPhoto else (state.subject as? Subject.OfGallery)?.let { strings.sample(it.index + 1) }
+        val description =
+            when (val subject = state.subject) {
+                is Subject.OfGallery -> strings.sample(subject.index + 1)
+                is Subject.Photo -> strings.yourPhoto
+                null -> null
+            }
         Picture(shown, 136.dp, RoundedCornerShape(20.dp), description, pixels = photo == null)
         if (photo != null && state.seen != null) {
             val corner = RoundedCornerShape(12.dp)
@@ -160,8 +165,7 @@ private fun Verdict(state: ClassifyState) {
 private fun Mark(right: Boolean) {
     val strings = LocalStrings.current
     val scheme = MaterialTheme.colorScheme
-    val (paper, ink) = if (right) scheme.tertiaryContainer to scheme.onTertiaryContainer else scheme.errorContainer to scheme.onErrorContainer
-    Surface(shape = CircleShape, color = paper, contentColor = ink) {
+    Surface(shape = CircleShape, color = if (right) scheme.tertiaryContainer else scheme.errorContainer) {
         Row(
             Modifier.padding(start = 8.dp, end = 12.dp, top = 4.dp, bottom = 4.dp),
             horizontalArrangement = Arrangement.spacedBy(4.dp),
@@ -207,7 +211,13 @@ internal fun Bar(
             .clip(CircleShape)
             .background(MaterialTheme.colorScheme.surfaceContainerHighest),
     ) {
-        Box(Modifier.fillMaxHeight().fillMaxWidth(share.coerceIn(0.012f, 1f)).clip(CircleShape).background(color))
+        Box(
+            Modifier
+                .fillMaxHeight()
+                .fillMaxWidth(share.coerceIn(0.012f, 1f))
+                .clip(CircleShape)
+                .background(color),
+        )
     }
 }
 

@@ -81,7 +81,10 @@ class ClassifyViewModel(
     init {
         chooseSample(0)
         viewModelScope.launch {
-            app.state.mapNotNull { it.tierOf(app.tiers) }.distinctUntilChanged().collect { classify(reload = true) }
+            app.state
+                .mapNotNull { it.tierOf(app.tiers) }
+                .distinctUntilChanged()
+                .collect { classify(reload = true) }
         }
     }
 

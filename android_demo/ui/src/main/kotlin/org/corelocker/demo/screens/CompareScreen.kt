@@ -123,7 +123,8 @@ private fun AccuracyChart(rows: List<Measured>) {
                 .height(168.dp)
                 .drawBehind {
                     val y = size.height * (1 - GUESS)
-                    drawLine(line, Offset(0f, y), Offset(size.width, y), 1.dp.toPx(), pathEffect = PathEffect.dashPathEffect(floatArrayOf(8f, 8f)))
+                    val dashes = PathEffect.dashPathEffect(floatArrayOf(4.dp.toPx(), 4.dp.toPx()))
+                    drawLine(line, Offset(0f, y), Offset(size.width, y), 1.dp.toPx(), pathEffect = dashes)
                 },
             horizontalArrangement = Arrangement.SpaceEvenly,
         ) {

@@ -190,13 +190,34 @@ private fun Navigation(
 private fun words(message: Message): String {
     val strings = LocalStrings.current
     return when (message) {
-        Message.Unlocked -> strings.unlocked
-        Message.AcknowledgeLater -> strings.acknowledgeLater
-        Message.Renewed -> strings.renewed
-        Message.Removed -> strings.removed
-        Message.NothingToRestore -> strings.nothingToRestore
-        Message.PaymentPending -> strings.statePending.text
-        Message.ShopUnavailable -> strings.shopUnavailable
+        Message.Unlocked -> {
+            strings.unlocked
+        }
+
+        Message.AcknowledgeLater -> {
+            strings.acknowledgeLater
+        }
+
+        Message.Renewed -> {
+            strings.renewed
+        }
+
+        Message.Removed -> {
+            strings.removed
+        }
+
+        Message.NothingToRestore -> {
+            strings.nothingToRestore
+        }
+
+        Message.PaymentPending -> {
+            strings.statePending.text
+        }
+
+        Message.ShopUnavailable -> {
+            strings.shopUnavailable
+        }
+
         is Message.Refused -> {
             val advice = strings.trouble(Trouble.of(message.refusal.code)).text
             message.refusal.retryAt?.let { "$advice ${strings.placeFreeAt(strings.date(it))}" } ?: advice

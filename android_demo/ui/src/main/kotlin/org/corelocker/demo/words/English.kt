@@ -128,7 +128,8 @@ object English : Strings {
         time: String,
     ) = Words(
         if (cause == Trouble.NO_CONNECTION) "Waiting for a connection" else "The service is busy",
-        "Try $attempt starts at $time. " + if (cause == Trouble.NO_CONNECTION) "Check your internet connection." else "Nothing to do for you.",
+        "Try $attempt starts at $time. " +
+            if (cause == Trouble.NO_CONNECTION) "Check your internet connection." else "Nothing to do for you.",
     )
 
     override fun stateUnlockedUntil(date: String) = "Until $date. It renews by itself."
@@ -148,21 +149,57 @@ object English : Strings {
 
     override fun trouble(trouble: Trouble) =
         when (trouble) {
-            Trouble.NO_CONNECTION -> Words("No connection", "The unlock service did not answer. Check the internet connection and try again.")
-            Trouble.BUSY -> Words("Service busy", "The unlock service has too much to do. Try again in a few minutes.")
-            Trouble.WRONG_NETWORK -> Words("Network in between", "Something else answered. Sign in to the Wi-Fi, or use another network.")
-            Trouble.CLOCK -> Words("Clock is wrong", "Set date and time of the phone to automatic, then try again.")
-            Trouble.DEVICE_UNSUPPORTED ->
+            Trouble.NO_CONNECTION -> {
+                Words("No connection", "The unlock service did not answer. Check the connection and try again.")
+            }
+
+            Trouble.BUSY -> {
+                Words("Service busy", "The unlock service has too much to do. Try again in a few minutes.")
+            }
+
+            Trouble.WRONG_NETWORK -> {
+                Words("Network in between", "Something else answered. Sign in to the Wi-Fi, or use another network.")
+            }
+
+            Trouble.CLOCK -> {
+                Words("Clock is wrong", "Set date and time of the phone to automatic, then try again.")
+            }
+
+            Trouble.DEVICE_UNSUPPORTED -> {
                 Words("Phone not supported", "Unlocking needs Android 12 and newer secure hardware. The free model still works.")
-            Trouble.DEVICE_LIMIT -> Words("Too many phones", "Your purchase is in use on as many phones as it allows. Remove it from one.")
-            Trouble.DEVICE_REFUSED ->
+            }
+
+            Trouble.DEVICE_LIMIT -> {
+                Words("Too many phones", "Your purchase is in use on as many phones as it allows. Remove it from one.")
+            }
+
+            Trouble.DEVICE_REFUSED -> {
                 Words("Phone not trusted", "This phone could not prove that its system is unchanged. Unlocked boot loaders are not served.")
-            Trouble.PURCHASE_PENDING -> statePending
-            Trouble.PURCHASE_ENDED -> Words("Purchase ended", "What was paid for is over. A new plan unlocks the model again.")
-            Trouble.PURCHASE_REFUSED -> Words("Purchase not accepted", "The shop did not confirm the purchase. If you were charged, ask the support.")
-            Trouble.LICENSE -> Words("License does not fit", "The license is not for this phone or app. Restore your purchases to get a new one.")
-            Trouble.UPDATE -> Words("Update needed", "Install the newest version of the app, then unlock again.")
-            Trouble.APP -> Words("The app is damaged", "Install it again. If that does not help, tell the support the code.")
+            }
+
+            Trouble.PURCHASE_PENDING -> {
+                statePending
+            }
+
+            Trouble.PURCHASE_ENDED -> {
+                Words("Purchase ended", "What was paid for is over. A new plan unlocks the model again.")
+            }
+
+            Trouble.PURCHASE_REFUSED -> {
+                Words("Purchase not accepted", "The shop did not confirm it. If you were charged, ask the support.")
+            }
+
+            Trouble.LICENSE -> {
+                Words("License does not fit", "It is not for this phone or app. Restore your purchases to get a new one.")
+            }
+
+            Trouble.UPDATE -> {
+                Words("Update needed", "Install the newest version of the app, then unlock again.")
+            }
+
+            Trouble.APP -> {
+                Words("The app is damaged", "Install it again. If that does not help, tell the support the code.")
+            }
         }
 
     override fun placeFreeAt(date: String) = "A place becomes free on $date."

@@ -143,27 +143,63 @@ object German : Strings {
         when (code) {
             ErrorCode.PURCHASE_REVOKED -> Words("Kauf erstattet", "Der Kauf wurde rückgängig gemacht; das Modell ist wieder gesperrt.")
             ErrorCode.PURCHASE_SUPERSEDED -> Words("Kauf ersetzt", "Ein anderer Kauf trat an seine Stelle. Stelle deine Käufe wieder her.")
-            ErrorCode.DEVICE_INACTIVE -> Words("Auf ein anderes Telefon gewechselt", "Ein anderes Telefon nutzt deinen Kauf. Stelle ihn wieder her.")
+            ErrorCode.DEVICE_INACTIVE -> Words("Auf ein anderes Telefon gewechselt", "Ein anderes nutzt deinen Kauf. Hol ihn zurück.")
             else -> Words("Lizenz widerrufen", "Der Anbieter hat die Lizenz zurückgenommen. Frage den Support nach dem Grund.")
         }
 
     override fun trouble(trouble: Trouble) =
         when (trouble) {
-            Trouble.NO_CONNECTION -> Words("Keine Verbindung", "Der Freischaltdienst antwortet nicht. Prüfe die Internetverbindung.")
-            Trouble.BUSY -> Words("Dienst ausgelastet", "Der Freischaltdienst hat zu viel zu tun. Versuche es in ein paar Minuten wieder.")
-            Trouble.WRONG_NETWORK -> Words("Netz dazwischen", "Etwas anderes antwortet. Melde dich im WLAN an oder nimm ein anderes Netz.")
-            Trouble.CLOCK -> Words("Uhr geht falsch", "Stelle Datum und Uhrzeit des Telefons auf automatisch.")
-            Trouble.DEVICE_UNSUPPORTED ->
+            Trouble.NO_CONNECTION -> {
+                Words("Keine Verbindung", "Der Freischaltdienst antwortet nicht. Prüfe die Internetverbindung.")
+            }
+
+            Trouble.BUSY -> {
+                Words("Dienst ausgelastet", "Der Freischaltdienst hat zu viel zu tun. Versuche es in ein paar Minuten wieder.")
+            }
+
+            Trouble.WRONG_NETWORK -> {
+                Words("Netz dazwischen", "Etwas anderes antwortet. Melde dich im WLAN an oder nimm ein anderes Netz.")
+            }
+
+            Trouble.CLOCK -> {
+                Words("Uhr geht falsch", "Stelle Datum und Uhrzeit des Telefons auf automatisch.")
+            }
+
+            Trouble.DEVICE_UNSUPPORTED -> {
                 Words("Telefon zu alt", "Freischalten braucht Android 12 und neuere Sicherheitshardware. Das Gratismodell läuft trotzdem.")
-            Trouble.DEVICE_LIMIT -> Words("Zu viele Telefone", "Dein Kauf ist auf so vielen Telefonen in Gebrauch, wie er erlaubt. Entferne eins.")
-            Trouble.DEVICE_REFUSED ->
+            }
+
+            Trouble.DEVICE_LIMIT -> {
+                Words("Zu viele Telefone", "Dein Kauf ist auf so vielen in Gebrauch, wie er erlaubt. Entferne eins.")
+            }
+
+            Trouble.DEVICE_REFUSED -> {
                 Words("Telefon nicht vertrauenswürdig", "Es konnte nicht beweisen, dass sein System unverändert ist.")
-            Trouble.PURCHASE_PENDING -> statePending
-            Trouble.PURCHASE_ENDED -> Words("Kauf beendet", "Was bezahlt war, ist vorbei. Ein neues Angebot schaltet das Modell wieder frei.")
-            Trouble.PURCHASE_REFUSED -> Words("Kauf nicht angenommen", "Der Laden hat ihn nicht bestätigt. Wurde er bezahlt, frage den Support.")
-            Trouble.LICENSE -> Words("Lizenz passt nicht", "Sie ist nicht für dieses Telefon oder diese App. Stelle deine Käufe wieder her.")
-            Trouble.UPDATE -> Words("Aktualisieren", "Installiere die neueste Version der App und schalte dann wieder frei.")
-            Trouble.APP -> Words("Die App ist beschädigt", "Installiere sie neu. Hilft das nicht, nenne dem Support den Code.")
+            }
+
+            Trouble.PURCHASE_PENDING -> {
+                statePending
+            }
+
+            Trouble.PURCHASE_ENDED -> {
+                Words("Kauf beendet", "Was bezahlt war, ist vorbei. Ein neues Angebot schaltet wieder frei.")
+            }
+
+            Trouble.PURCHASE_REFUSED -> {
+                Words("Kauf nicht angenommen", "Der Laden hat ihn nicht bestätigt. War er bezahlt, frage den Support.")
+            }
+
+            Trouble.LICENSE -> {
+                Words("Lizenz passt nicht", "Sie ist nicht für dieses Telefon. Stelle deine Käufe wieder her.")
+            }
+
+            Trouble.UPDATE -> {
+                Words("Aktualisieren", "Installiere die neueste Version der App und schalte dann wieder frei.")
+            }
+
+            Trouble.APP -> {
+                Words("Die App ist beschädigt", "Installiere sie neu. Hilft das nicht, nenne dem Support den Code.")
+            }
         }
 
     override fun placeFreeAt(date: String) = "Ein Platz wird frei am $date."

@@ -24,16 +24,36 @@ data class Notice(
 /** The words for each state. */
 fun Strings.notice(state: LockState): Notice =
     when (state) {
-        LockState.Locked -> Notice(Tone.LOCKED, stateLocked, Remedy.PLANS)
-        is LockState.Unlocking -> Notice(Tone.WORKING, unlocking(state))
-        is LockState.Unlocked ->
+        LockState.Locked -> {
+            Notice(Tone.LOCKED, stateLocked, Remedy.PLANS)
+        }
+
+        is LockState.Unlocking -> {
+            Notice(Tone.WORKING, unlocking(state))
+        }
+
+        is LockState.Unlocked -> {
             Notice(
                 Tone.UNLOCKED,
-                Words("${tierName(state.tier)} · $stateUnlocked", state.until?.let { stateUnlockedUntil(date(it)) } ?: stateUnlockedForGood),
+                Words(
+                    "${tierName(state.tier)} · $stateUnlocked",
+                    state.until?.let { stateUnlockedUntil(date(it)) } ?: stateUnlockedForGood,
+                ),
             )
-        is LockState.OfflineUntil -> Notice(Tone.OFFLINE, stateOffline(tierName(state.tier), date(state.until)), Remedy.RENEW)
-        LockState.Expired -> Notice(Tone.WARNING, stateExpired, Remedy.RENEW)
-        is LockState.Revoked -> Notice(Tone.WARNING, revoked(state.code), remedy(state.code), state.code.word)
+        }
+
+        is LockState.OfflineUntil -> {
+            Notice(Tone.OFFLINE, stateOffline(tierName(state.tier), date(state.until)), Remedy.RENEW)
+        }
+
+        LockState.Expired -> {
+            Notice(Tone.WARNING, stateExpired, Remedy.RENEW)
+        }
+
+        is LockState.Revoked -> {
+            Notice(Tone.WARNING, revoked(state.code), remedy(state.code), state.code.word)
+        }
+
         is LockState.Refused -> {
             val trouble = Trouble.of(state.code)
             Notice(Tone.REFUSED, trouble(trouble), remedy(trouble), state.code.word)
@@ -51,8 +71,7 @@ private fun remedy(revoked: ErrorCode): Remedy =
 
 private fun remedy(trouble: Trouble): Remedy? =
     when (trouble) {
-        Trouble.NO_CONNECTION, Trouble.BUSY, Trouble.WRONG_NETWORK, Trouble.CLOCK, Trouble.LICENSE, Trouble.PURCHASE_PENDING -> Remedy.RESTORE
-        Trouble.DEVICE_LIMIT, Trouble.DEVICE_REFUSED -> Remedy.RESTORE
         Trouble.PURCHASE_ENDED, Trouble.PURCHASE_REFUSED -> Remedy.PLANS
         Trouble.DEVICE_UNSUPPORTED, Trouble.UPDATE, Trouble.APP -> null
+        else -> Remedy.RESTORE
     }

@@ -142,6 +142,11 @@ internal class LicenseCheck(
     private fun now(
         license: License,
         graceSeconds: Long,
+    ): Long = synchronized(marks) { moveMark(license, graceSeconds) } // models are restored while licenses are renewed
+
+    private fun moveMark(
+        license: License,
+        graceSeconds: Long,
     ): Long {
         val reading = clock.read()
         val mark = marks.loadMark()

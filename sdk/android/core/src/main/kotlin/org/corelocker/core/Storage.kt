@@ -99,6 +99,7 @@ public class LicenseFiles(
             throw CoreLockerException(ErrorCode.FILE_ACCESS, "${file.name} cannot be read")
         }
 
+    @Synchronized
     private fun write(
         file: File,
         data: ByteArray,

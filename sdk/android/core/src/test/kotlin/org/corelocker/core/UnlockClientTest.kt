@@ -3,6 +3,7 @@ package org.corelocker.core
 import kotlinx.coroutines.CancellationException
 import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.async
+import kotlinx.coroutines.awaitAll
 import kotlinx.coroutines.flow.first
 import kotlinx.coroutines.runBlocking
 import kotlinx.coroutines.yield
@@ -15,6 +16,8 @@ import org.junit.jupiter.api.Assertions.assertEquals
 import org.junit.jupiter.api.Assertions.assertThrows
 import org.junit.jupiter.api.Assertions.assertTrue
 import org.junit.jupiter.api.Test
+import org.junit.jupiter.api.io.TempDir
+import java.io.File
 import java.time.Instant
 import kotlin.time.Duration
 import kotlin.time.Duration.Companion.seconds
@@ -94,6 +97,18 @@ internal class UnlockClientTest {
             assertEquals(LockState.Expired, client.refresh())
         }
         assertEquals("license-expired", outcome { client.license() })
+    }
+
+    @Test
+    fun `many threads may read the license at once`(
+        @TempDir folder: File,
+    ) {
+        hold()
+        val client = client(marks = LicenseFiles(folder))
+        runBlocking(Dispatchers.IO) {
+            val ids = List(8) { async { List(50) { client.license().id } } }.awaitAll().flatten()
+            assertEquals(setOf(license.id), ids.toSet())
+        }
     }
 
     @Test
