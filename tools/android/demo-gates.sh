@@ -43,7 +43,8 @@ gate_demo-pictures() {
   local classes=$build/demo-ui:$build/core:$(class_path demo-ui-test)
   assets images && compose demo-pictures "$root/tests/android/demo" -- -opt-in=androidx.compose.ui.ExperimentalComposeUiApi -cp "$classes" &&
     desktop demo-pictures "$classes" "-Ddemo.images=$build/demo/images" "-Ddemo.fonts=$fonts" \
-      "-Ddemo.goldens=$root/tests/android/demo/goldens" "-Ddemo.pictures=$build/demo/pictures"
+      "-Ddemo.goldens=$root/tests/android/demo/goldens" "-Ddemo.pictures=$build/demo/pictures" \
+      "-Ddemo.readme=$root/docs/images"
 }
 
 # Both flavors and their instrumented tests, against the classes of Android, AndroidX and Play Billing themselves.

@@ -90,7 +90,7 @@ class DemoEndToEndTest {
     fun `a purchase makes the demo right`() {
         val app = HostApp(assets, folder.root)
         assertEquals(setOf("free"), measured(app).keys)
-        assertTrue(measured(app).getValue("free").accuracy < 0.2f)
+        assertTrue(measured(app).getValue("free").accuracy < 0.3f)
         val classify = ClassifyViewModel(app, samples)
         classify.state.await { it.tier == "free" && it.predictions.isNotEmpty() }
 

@@ -43,21 +43,7 @@ fun AccessScreen(
             Heading(strings.license)
             state.license?.let { Details(it) } ?: Text(strings.noLicense, style = MaterialTheme.typography.bodyMedium)
         }
-        Column(Modifier.fillMaxWidth(), verticalArrangement = Arrangement.spacedBy(8.dp)) {
-            if (state.place < state.tiers.lastIndex) {
-                Button(onClick = actions.onPlans, modifier = Modifier.fillMaxWidth()) { Text(strings.plans) }
-            }
-            val wide = Modifier.fillMaxWidth()
-            OutlinedButton(onClick = actions.onRestore, enabled = !state.busy, modifier = wide) { Text(strings.restorePurchases) }
-            if (state.license != null || state.lock == LockState.Expired) {
-                OutlinedButton(onClick = actions.onRenew, enabled = !state.busy, modifier = wide) { Text(strings.renewNow) }
-            }
-            if (state.license != null) {
-                TextButton(onClick = { removing = true }, enabled = !state.busy, modifier = Modifier.align(Alignment.CenterHorizontally)) {
-                    Text(strings.remove, color = MaterialTheme.colorScheme.error)
-                }
-            }
-        }
+        Buttons(state, actions, onRemove = { removing = true })
     }
     if (removing) {
         ConfirmRemoval(
@@ -67,6 +53,35 @@ fun AccessScreen(
                 actions.onForget()
             },
         )
+    }
+}
+
+/** What helps most is the filled one. */
+@Composable
+private fun Buttons(
+    state: AccessState,
+    actions: AccessActions,
+    onRemove: () -> Unit,
+) {
+    val strings = LocalStrings.current
+    val wide = Modifier.fillMaxWidth()
+    val expired = state.lock == LockState.Expired
+    Column(wide, verticalArrangement = Arrangement.spacedBy(8.dp)) {
+        if (expired) Button(onClick = actions.onRenew, enabled = !state.busy, modifier = wide) { Text(strings.renewNow) }
+        if (state.place < state.tiers.lastIndex) {
+            if (expired) {
+                OutlinedButton(onClick = actions.onPlans, modifier = wide) { Text(strings.plans) }
+            } else {
+                Button(onClick = actions.onPlans, modifier = wide) { Text(strings.plans) }
+            }
+        }
+        OutlinedButton(onClick = actions.onRestore, enabled = !state.busy, modifier = wide) { Text(strings.restorePurchases) }
+        if (state.license != null) {
+            OutlinedButton(onClick = actions.onRenew, enabled = !state.busy, modifier = wide) { Text(strings.renewNow) }
+            TextButton(onClick = onRemove, enabled = !state.busy, modifier = Modifier.align(Alignment.CenterHorizontally)) {
+                Text(strings.remove, color = MaterialTheme.colorScheme.error)
+            }
+        }
     }
 }
 

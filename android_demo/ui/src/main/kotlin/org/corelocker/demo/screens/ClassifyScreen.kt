@@ -140,10 +140,13 @@ private fun Verdict(state: ClassifyState) {
         Modifier.semantics(mergeDescendants = true) { liveRegion = LiveRegionMode.Polite },
         verticalArrangement = Arrangement.spacedBy(4.dp),
     ) {
-        when (val failure = state.failure) {
-            null -> Unit
-            Failure.PhotoUnreadable -> Text(strings.photoUnreadable, color = MaterialTheme.colorScheme.error)
-            is Failure.ModelFails -> Text(strings.modelFails(failure.code), color = MaterialTheme.colorScheme.error)
+        state.failure?.let {
+            val words =
+                when (it) {
+                    Failure.PhotoUnreadable -> strings.photoUnreadable
+                    is Failure.ModelFails -> strings.modelFails(it.code)
+                }
+            Text(words, color = MaterialTheme.colorScheme.error, style = MaterialTheme.typography.bodyMedium)
         }
         if (best == null) return@Column
         Text(strings.itIs, style = MaterialTheme.typography.labelMedium, color = MaterialTheme.colorScheme.onSurfaceVariant)

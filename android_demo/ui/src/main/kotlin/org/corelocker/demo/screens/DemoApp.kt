@@ -28,6 +28,7 @@ import androidx.compose.ui.semantics.semantics
 import androidx.lifecycle.compose.collectAsStateWithLifecycle
 import org.corelocker.demo.ui.Icons
 import org.corelocker.demo.ui.NoticeCard
+import org.corelocker.demo.ui.hasLargeLetters
 import org.corelocker.demo.words.LocalStrings
 import org.corelocker.demo.words.Remedy
 import org.corelocker.demo.words.Strings
@@ -154,11 +155,9 @@ fun DemoScaffold(
     Scaffold(
         topBar = {
             if (tab != null) {
-                TopAppBar(
-                    title = {
-                        Text(tab.title(strings), Modifier.semantics { heading() }, style = MaterialTheme.typography.headlineMedium)
-                    },
-                )
+                val type = MaterialTheme.typography
+                val style = if (hasLargeLetters) type.titleLarge else type.headlineMedium
+                TopAppBar(title = { Text(tab.title(strings), Modifier.semantics { heading() }, style = style) })
             }
         },
         bottomBar = { if (tab != null) Navigation(tab, onTab) },
