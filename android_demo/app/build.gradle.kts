@@ -52,6 +52,8 @@ android {
     lint {
         abortOnError = true
         warningsAsErrors = true
+        // What is new in the world is no fault of the code.
+        disable += setOf("AndroidGradlePluginVersion", "GradleDependency", "NewerVersionAvailable", "OldTargetApi")
     }
 }
 
@@ -115,7 +117,7 @@ fun assetsTask(
     name: String,
     does: String,
     command: List<String>,
-    configure: AssetsTask.() -> Unit,
+    more: AssetsTask.() -> Unit,
 ) = tasks.register<AssetsTask>(name) {
     group = "corelocker"
     description = does
@@ -123,7 +125,7 @@ fun assetsTask(
     this.command = command
     repository = root
     sources.from(root.file("android_demo/model/assets.py"))
-    configure()
+    more()
 }
 
 val lockModel =

@@ -16,6 +16,10 @@ android {
 
     buildFeatures { compose = true }
 
+    sourceSets {
+        for (tests in listOf("test", "androidTest")) getByName(tests).kotlin.directories += "src/sharedTest/kotlin"
+    }
+
     compileOptions {
         sourceCompatibility = JavaVersion.VERSION_17
         targetCompatibility = JavaVersion.VERSION_17
@@ -24,6 +28,8 @@ android {
     lint {
         abortOnError = true
         warningsAsErrors = true
+        // What is new in the world is no fault of the code.
+        disable += setOf("AndroidGradlePluginVersion", "GradleDependency", "NewerVersionAvailable", "OldTargetApi")
     }
 }
 

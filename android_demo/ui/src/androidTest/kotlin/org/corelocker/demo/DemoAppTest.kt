@@ -55,6 +55,7 @@ class DemoAppTest {
     private val app = FakeApp(journal)
     private val shop = FakeShop(journal)
     private var photosAsked = 0
+    private var back: (() -> Unit)? = null
     private lateinit var models: DemoModels
 
     private fun start(
@@ -67,7 +68,9 @@ class DemoAppTest {
         rule.setContent {
             val density = Density(LocalDensity.current.density, fontScale)
             CompositionLocalProvider(LocalLifecycleOwner provides owner, LocalDensity provides density) {
-                DemoTheme(strings) { DemoApp(models, onPickPhoto = { photosAsked++ }) }
+                DemoTheme(strings) {
+                    DemoApp(models, onPickPhoto = { photosAsked++ }, backHandler = { enabled, onBack -> back = onBack.takeIf { enabled } })
+                }
             }
         }
         waitFor {
@@ -93,7 +96,7 @@ class DemoAppTest {
         }
 
     @Test
-    fun `a plan turns wrong answers into right ones`() {
+    fun aPlanTurnsWrongAnswersIntoRightOnes() {
         start()
         rule.onNodeWithText("Locked").assertIsDisplayed()
         rule.onNodeWithContentDescription("Test picture 4").performScrollTo().performClick()
@@ -128,7 +131,7 @@ class DemoAppTest {
     }
 
     @Test
-    fun `shows the license and removes it`() {
+    fun showsTheLicenseAndRemovesIt() {
         app.state.value = LockState.Unlocked("full", null)
         start()
         click("Access")
@@ -144,7 +147,7 @@ class DemoAppTest {
     }
 
     @Test
-    fun `compares what is open`() {
+    fun comparesWhatIsOpen() {
         app.state.value = LockState.Unlocked("full", null)
         start()
         click("Compare")
@@ -158,7 +161,7 @@ class DemoAppTest {
     }
 
     @Test
-    fun `says why a purchase is refused, and the way out`() {
+    fun saysWhyAPurchaseIsRefusedAndTheWayOut() {
         start()
         shop.orders += FakeShop.order("full")
         app.refusal = Refusal(ErrorCode.DEVICE_LIMIT)
@@ -172,7 +175,7 @@ class DemoAppTest {
     }
 
     @Test
-    fun `classifies a photo`() {
+    fun classifiesAPhoto() {
         start()
         click("Pick a photo")
         assertEquals(1, photosAsked)
@@ -184,7 +187,7 @@ class DemoAppTest {
     }
 
     @Test
-    fun `TalkBack has words for all that can be pressed`() {
+    fun talkBackHasWordsForAllThatCanBePressed() {
         start()
         for (place in listOf("Classify", "Compare", "Access")) {
             click(place)
@@ -213,7 +216,7 @@ class DemoAppTest {
     }
 
     @Test
-    fun `with the largest letters everything can be reached`() {
+    fun withTheLargestLettersEverythingCanBeReached() {
         start(fontScale = 2f)
         click("See plans")
         waitFor { rule.onAllNodesWithText("€4.99").fetchSemanticsNodes().isNotEmpty() }
@@ -227,11 +230,22 @@ class DemoAppTest {
     }
 
     @Test
-    fun `speaks German`() {
+    fun speaksGerman() {
         start(German)
         rule.onNodeWithText("Gesperrt").assertIsDisplayed()
         rule.onNodeWithText("Vergleich").performClick()
         rule.onNodeWithText("Auf diesem Telefon messen").assertExists()
+    }
+
+    @Test
+    fun backClosesThePlans() {
+        start()
+        assertEquals(null, back)
+        click("See plans")
+        rule.onNodeWithText("Unlock the model").assertIsDisplayed()
+        rule.runOnIdle { checkNotNull(back)() }
+        rule.onNodeWithText("Test pictures").assertExists()
+        rule.runOnIdle { assertEquals(null, back) }
     }
 
     private fun hasDescription(text: String) = SemanticsMatcher.expectValue(SemanticsProperties.ContentDescription, listOf(text))

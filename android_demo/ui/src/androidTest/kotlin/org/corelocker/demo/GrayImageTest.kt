@@ -32,7 +32,7 @@ class GrayImageTest {
     ) = input[y * GrayImage.SIDE + x]
 
     @Test
-    fun `things become light on black, whatever their colors`() {
+    fun thingsBecomeLightOnBlackWhateverTheirColors() {
         for ((background, ink) in listOf(Color.White to Color.Black, Color.Black to Color.White, Color.Blue to Color.Yellow)) {
             val input = GrayImage.of(picture(112, 112, background, ink)).toInput()
             assertEquals(1f, at(input, 14, 14), 0.01f)
@@ -42,20 +42,20 @@ class GrayImageTest {
     }
 
     @Test
-    fun `takes the middle square of a wide or tall photo`() {
+    fun takesTheMiddleSquareOfAWideOrTallPhoto() {
         val square = GrayImage.of(picture(112, 112, Color.White, Color.Black)).toInput()
         assertArrayEquals(square, GrayImage.of(picture(300, 112, Color.White, Color.Black)).toInput(), 0f)
         assertArrayEquals(square, GrayImage.of(picture(112, 312, Color.White, Color.Black)).toInput(), 0f)
     }
 
     @Test
-    fun `an empty photo stays black, and a tiny one is refused`() {
+    fun anEmptyPhotoStaysBlackAndATinyOneIsRefused() {
         assertTrue(GrayImage.of(picture(64, 64, Color.Gray, Color.Gray)).toInput().all { it < 0.05f })
         assertThrows(IllegalArgumentException::class.java) { GrayImage.of(ImageBitmap(27, 200)) }
     }
 
     @Test
-    fun `a bitmap shows each pixel`() {
+    fun aBitmapShowsEachPixel() {
         val pixels = ByteArray(784) { (it % 251).toByte() }
         val argb = IntArray(784)
         GrayImage(pixels).toBitmap().readPixels(argb)

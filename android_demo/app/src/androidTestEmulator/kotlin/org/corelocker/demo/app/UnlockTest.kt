@@ -22,7 +22,7 @@ class UnlockTest {
     private val samples by lazy { SampleSet.parse(asset("images.idx"), asset("labels.idx")) }
 
     @Test
-    fun `a development purchase restores the model`() =
+    fun aDevelopmentPurchaseRestoresTheModel() =
         runBlocking {
             CoreLocker.open(context).use { locker ->
                 val app = LockerApp(locker)

@@ -6,6 +6,7 @@ import android.os.Build
 import android.os.Bundle
 import android.provider.MediaStore
 import androidx.activity.ComponentActivity
+import androidx.activity.compose.BackHandler
 import androidx.activity.compose.rememberLauncherForActivityResult
 import androidx.activity.compose.setContent
 import androidx.activity.enableEdgeToEdge
@@ -80,7 +81,11 @@ class MainActivity : ComponentActivity() {
             },
             pause = { start.shop.activity = null },
         )
-        DemoApp(DemoModels(classify, compare, access)) { picker.launch(PickVisualMediaRequest(PickVisualMedia.ImageOnly)) }
+        DemoApp(
+            DemoModels(classify, compare, access),
+            onPickPhoto = { picker.launch(PickVisualMediaRequest(PickVisualMedia.ImageOnly)) },
+            backHandler = { enabled, onBack -> BackHandler(enabled, onBack) },
+        )
     }
 
     /** The photo as a bitmap whose pixels can be read, no larger than the screen needs; null when it is none. */

@@ -59,11 +59,17 @@ class DemoModels(
     val access: AccessViewModel,
 )
 
-/** The whole app. [onPickPhoto] opens the platform's photo picker; what is picked goes to [ClassifyViewModel.choosePhoto]. */
+/**
+ * The whole app.
+ *
+ * @param onPickPhoto opens the platform's photo picker; what is picked goes to [ClassifyViewModel.choosePhoto].
+ * @param backHandler calls its second argument when the user goes back and its first is true.
+ */
 @Composable
 fun DemoApp(
     models: DemoModels,
     onPickPhoto: () -> Unit,
+    backHandler: @Composable (Boolean, () -> Unit) -> Unit = { _, _ -> },
 ) {
     val access by models.access.state.collectAsStateWithLifecycle()
     var tab by rememberSaveable { mutableStateOf(Tab.CLASSIFY) }
@@ -71,6 +77,7 @@ fun DemoApp(
     var plansFrom by rememberSaveable { mutableStateOf<Int?>(null) }
     val plans = plansFrom?.let { access.place <= it } ?: false
     LaunchedEffect(plans) { if (!plans) plansFrom = null }
+    backHandler(plans) { plansFrom = null }
     val actions =
         AccessActions(
             onPlans = {
