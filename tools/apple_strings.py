@@ -17,6 +17,8 @@ _USES = re.compile(
     r"(?:\b(?:Message|Text|Label|Button|Section|Picker|LabeledContent)|\.(?:value|navigationTitle|confirmationDialog|alert))"
     r'\(\s*"((?:[^"\\]|\\.)*)"'
 )
+# A key after a condition, as in Text(isOn ? "On" : "Off"), is none of the above.
+_CONDITIONAL = re.compile(r'\b(?:Message|Text|Label|Button|Section|Picker|LabeledContent)\([^"()]*\?\s*"')
 _SPECIFIER = re.compile(r"%(?:(\d+)\$)?(@|lld|lf|%)")
 
 
@@ -52,7 +54,10 @@ def check_strings(catalog: Path, sources: Iterable[Path], languages: Iterable[st
     strings = json.loads(catalog.read_bytes())["strings"]
     used: dict[str, str] = {}
     for path in sources:
-        for key in used_keys(path.read_text("utf-8")):
+        source = path.read_text("utf-8")
+        if _CONDITIONAL.search(source):
+            yield f"{path.name}: a key that depends on a condition; choose between two views or messages"
+        for key in used_keys(source):
             used.setdefault(key, path.name)
     for key, file in sorted(used.items()):
         if "\\(" in key:

@@ -172,6 +172,11 @@ def test_interpolated_keys_are_refused(demo: Path) -> None:
     assert any("interpolation" in found for found in findings(demo))
 
 
+def test_conditional_keys_are_refused(demo: Path) -> None:
+    replace(demo / "App/Views/PaywallView.swift", 'Button("Close")', 'Button(paywall.isBusy ? "Close" : "Cancel")')
+    assert any("depends on a condition" in found for found in findings(demo))
+
+
 def test_localized_plist(demo: Path) -> None:
     edit_json(demo / "Resources/InfoPlist.xcstrings", lambda own: own["strings"].pop("NSLocalNetworkUsageDescription"))
     assert any("InfoPlist.xcstrings" in found for found in findings(demo))
