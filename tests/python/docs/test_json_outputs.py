@@ -114,6 +114,9 @@ def _service(call: Commands, folder: Path) -> None:
     with ServiceProcess(settings, port):
         call("device unlock", "phone", *bundle, "--grant", "grant.jwt")
         held = call("device renew", "phone", *bundle)
+        (folder / "forged.jwt").write_text(grant[:-8] + "A" * 8)
+        assert run(["device", "unlock", "phone", *bundle, "--grant", "forged.jwt"]) == 1
+    call("service status", *config)
     _device(call, folder, bundle)
     shown = call("license show", held["license_id"], *config)
     call("license list", *config)

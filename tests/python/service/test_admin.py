@@ -462,6 +462,7 @@ COMMANDS = [
     ["service", "check-config"],
     ["service", "migrate"],
     ["service", "audit"],
+    ["service", "status"],
     ["service", "run"],
     ["license", "list"],
     ["license", "show", "x"],

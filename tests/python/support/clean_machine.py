@@ -38,10 +38,13 @@ class CleanMachine:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def command(self, *words: str, user: str | None = None) -> list[str]:
-        """What runs these words inside, as root or as a user; it ends when its process here does."""
+    def command(self, *words: str, user: str | None = None, network: bool = True) -> list[str]:
+        """What runs these words inside, as root or as a user; it ends when its process here does.
+
+        Without `network` they have a loopback of their own, so that they may use any port.
+        """
         inside = ["/usr/bin/setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"] if user else []
-        return ["/usr/bin/unshare", "--mount", "--pid", "--fork", "--kill-child", "--uts", f"--mount-proc={self.root}/proc",
+        return ["/usr/bin/unshare", "--mount", "--pid", "--fork", "--kill-child", "--uts", *([] if network else ["--net"]), f"--mount-proc={self.root}/proc",
                 "/usr/sbin/chroot", str(self.root), *inside, *words]  # fmt: skip
 
     def environment(self, **more: str) -> dict[str, str]:
@@ -58,7 +61,7 @@ class CleanMachine:
     ) -> str:
         """What a Bash script prints; it stops at the first command that fails, and that is an error here."""
         done = subprocess.run(
-            self.command("bash", "-euo", "pipefail", "-c", script, user=user),
+            self.command("bash", "-euo", "pipefail", "-c", loopback + script, user=user, network=network),
             env=self.environment(**dict(environment or {})), stdin=subprocess.DEVNULL, text=True, timeout=seconds,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip

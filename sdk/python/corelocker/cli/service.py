@@ -262,6 +262,37 @@ def audit(
     emit(json, {"rows": [vars(row) for row in rows]}, text)
 
 
+@service.command("status")
+def status(
+    config: ConfigOption = DEFAULT_CONFIG,
+    hours: Annotated[float, typer.Option(help="Count the decisions of so many hours.", min=0.01)] = 24,
+    json: Json = False,
+) -> None:
+    """Show how the service is doing: unlocks, refusals by reason, devices per purchase, what waits, how old keys are.
+
+    It reads the database and the keystore, so it works beside the running service. Example: corelocker service status
+    --hours 1
+    """
+    with opened_storage(config) as (loaded, storage):
+        from corelocker.service.status import status as read
+
+        found = read(loaded, storage, hours)
+
+    def text() -> None:
+        print(f"last {hours:g} hours: {found.decisions['unlock']} unlocks, {found.decisions['renew']} renewals")
+        for refused in found.refusals:
+            print(f"  refused: {refused['number']} x {refused['event']}, {refused['code']}")
+        used = ", ".join(f"{number} on {devices}" for devices, number in found.devices.items()) or "none"
+        print(f"purchases by devices that use them: {used}")
+        print(f"waiting: {found.waiting['acknowledgements']} acknowledgements to Google Play")
+        print("stored: " + ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in found.stored.items()))
+        for key in found.keys:
+            age = "in a token" if key["days"] is None else f"{key['days']} days old"
+            print(f"key {key['thumbprint']}: {age}{', signs licenses' if key['signs'] else ''}")
+
+    emit(json, vars(found), text)
+
+
 @service.command("run")
 def run(config: ConfigOption = DEFAULT_CONFIG) -> None:
     """Run the service until it is told to stop (SIGTERM, Ctrl-C). SIGHUP makes it read its configuration and keys anew.
