@@ -1,22 +1,29 @@
 """Runs the unlock service at half of its capacity for minutes, and looks for growth of its memory and for errors.
 
-    .venv/bin/python tools/soak.py [--minutes 10] [--database sqlite|postgresql] [--workers 2] [--clients 4] [--json]
+    .venv/bin/python tools/soak.py [--minutes 10] [--database sqlite|postgresql] [--workers 2] [--clients 4]
+                                   [--kill SECONDS] [--json]
 
 Capacity is what the same clients reach in a closed loop before. The traffic is what a service sees: first unlocks,
 unlocks by devices that have a place, renewals of both kinds, devices beyond the limit, replayed requests and rubbish. An
 error is an answer other than the one that belongs to the request, or none. Memory is the proportional set size (PSS) of
 the service's processes, read every second; caches fill up in the first third of the run, what grows after that is a
 leak. The exit code is 1 when there was an error, or when the last third has more than 4 MiB + 5 % above the second.
+
+With `--kill`, a worker or the database is killed (SIGKILL) at random, on average after so many seconds. A request that
+gets no answer, or 503, is interrupted then and no error. Afterwards every license that was answered has to be in the
+database, and no purchase may have more devices than it allows.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import http.client
 import json
 import multiprocessing
 import os
 import random
+import signal
 import statistics
 import sys
 import tempfile
@@ -33,11 +40,16 @@ from corelocker.bundle import jose
 from corelocker.licensing.attested_request import AttestedRequest, renewal_token
 from corelocker.licensing.device_key import SoftwareDeviceKey, prove
 from corelocker.licensing.evidence import Format, evidence_to_json
+from corelocker.service.records import PurchaseKey
 from support.postgres import PostgresServer
 from support.unlock_world import APP, Phone, ServiceProcess, World
 
 PLACES = 3
 MIX = {"first": 25, "again": 30, "renew": 20, "renew-by-key": 10, "limit": 5, "replay": 5, "rubbish": 5}
+
+
+class InterruptedRequestError(Exception):
+    """No answer, or one that says that the service cannot decide now."""
 
 
 class Client:
@@ -49,21 +61,29 @@ class Client:
         self.purchases = 0
         self.connection = http.client.HTTPConnection("127.0.0.1", world.port, timeout=30)
         self.known: list[tuple[Phone, str, str]] = []  # phone, purchase, its newest license
+        self.answered: list[tuple[str, str]] = []  # purchase, license
 
     def post(self, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         try:
             self.connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
             answer = self.connection.getresponse()
-            return answer.status, json.loads(answer.read())
+            status, members = answer.status, json.loads(answer.read())
         except (OSError, http.client.HTTPException, ValueError):
             self.connection.close()
-            raise
+            raise InterruptedRequestError from None
+        if status == 503:
+            raise InterruptedRequestError
+        return status, members
 
     def challenge(self, **members: Any) -> dict[str, Any]:
         return self.post("/v1/challenges", members)[1]
 
     def unlock(self, phone: Phone, purchase: str) -> tuple[int, dict[str, Any]]:
-        return self.post("/v1/licenses", phone.unlock_body(self.challenge()["challenge"], self.world.grant(purchase)))
+        body = phone.unlock_body(self.challenge()["challenge"], self.world.grant(purchase))
+        status, answer = self.post("/v1/licenses", body)
+        if status == 201:
+            self.answered.append((purchase, answer["license_id"]))
+        return status, answer
 
     def first(self) -> int:
         self.purchases += 1
@@ -98,6 +118,7 @@ class Client:
         status, answer = self.post(f"/v1/licenses/{license_id}/renew", body)
         if status == 201:
             self.known[place] = phone, purchase, answer["license_id"]
+            self.answered.append((purchase, answer["license_id"]))
         return status
 
     def limit(self) -> int:
@@ -116,14 +137,16 @@ class Client:
     def rubbish(self) -> int:
         return self.post("/v1/licenses", {"challenge": "x" * random.randrange(1000), "app": [random.random()]})[0]
 
-    def run(self, kind: str) -> bool:
-        """One request of this kind; whether the answer is the one that belongs to it."""
+    def run(self, kind: str) -> bool | None:
+        """One request of this kind; whether the answer is the one that belongs to it, None when it was interrupted."""
         actions = {"first": self.first, "again": self.again, "renew": self.renew, "limit": self.limit,
                    "renew-by-key": lambda: self.renew(by_key=True), "replay": self.replay, "rubbish": self.rubbish}  # fmt: skip
         expected = {"limit": 409, "replay": 409, "rubbish": 400}.get(kind, 201)
         try:
             return actions[kind]() == expected
-        except (OSError, http.client.HTTPException, ValueError, KeyError):
+        except InterruptedRequestError:
+            return None
+        except KeyError:
             return False
 
 
@@ -132,7 +155,7 @@ def client(world: World, number: int, control: Connection) -> None:
     random.seed(number)
     one = Client(world, number)
     kinds, weights = list(MIX), list(MIX.values())
-    for _ in range(5):
+    while len(one.known) < 5:
         one.run("first")
     while (order := control.recv()) is not None:
         rate, seconds = order
@@ -148,12 +171,14 @@ def client(world: World, number: int, control: Connection) -> None:
             if due >= end:
                 break
             (kind,) = random.choices(kinds, weights)
-            if not one.run(kind):
-                wrong[kind] += 1
+            right = one.run(kind)
+            if not right:
+                wrong["interrupted" if right is None else kind] += 1
             done += 1
             # From when it was due, so that a service that stalls does not look well.
             latencies.append(time.monotonic() - due)
-        control.send((done, wrong, latencies))
+        control.send((done, wrong, latencies, one.answered))
+        one.answered = []
 
 
 def processes_of(parent: int) -> list[int]:
@@ -177,40 +202,104 @@ def files(parent: int) -> int:
     return sum(len(os.listdir(f"/proc/{process}/fd")) for process in processes_of(parent))
 
 
-def order_all(controls: list[Connection], rate: float | None, seconds: float) -> tuple[int, Counter[str], list[float]]:
+def order_all(
+    controls: list[Connection], rate: float | None, seconds: float, answered: dict[str, set[str]]
+) -> tuple[int, Counter[str], list[float]]:
     for control in controls:
         control.send((None if rate is None else rate / len(controls), seconds))
     done, wrong, latencies = 0, Counter[str](), []
     for control in controls:
-        more, errors, waits = control.recv()
+        more, errors, waits, given = control.recv()
+        for purchase, license_id in given:
+            answered.setdefault(purchase, set()).add(license_id)
         done, wrong, latencies = done + more, wrong + errors, latencies + waits
     return done, wrong, sorted(latencies)
 
 
-def soak(world: World, minutes: float, clients: int, say: Any) -> dict[str, Any]:
+class Killer(threading.Thread):
+    """Kills a worker, a process of the database, or the whole database, and starts that again."""
+
+    def __init__(self, service: ServiceProcess, server: PostgresServer | None, seconds: float) -> None:
+        super().__init__()
+        self._service, self._server, self._seconds = service, server, seconds
+        self.ended = threading.Event()
+        self.kills: Counter[str] = Counter()
+
+    def run(self) -> None:
+        chance = random.Random(7)
+        while not self.ended.wait(chance.uniform(0.5, 1.5) * self._seconds):
+            kind = chance.choice(("worker", "backend", "database") if self._server else ("worker",))
+            with contextlib.suppress(OSError, IndexError):
+                if kind == "database" and self._server is not None:
+                    self._server.kill()
+                    self._server.start()
+                else:
+                    parent = self._service.process.pid
+                    if kind == "backend" and self._server is not None:
+                        parent = self._server.pid
+                    os.kill(chance.choice(processes_of(parent)[1:]), signal.SIGKILL)
+                self.kills[kind] += 1
+
+
+def lost_and_doubled(world: World, answered: dict[str, set[str]]) -> tuple[int, int]:
+    """Licenses that were answered and are not in the database; purchases with more devices than they allow."""
+    lost = doubled = 0
+    with world.storage() as storage:
+        for purchase, license_ids in answered.items():
+            key = PurchaseKey("grant", APP, f"sub:{purchase}")
+            stored = storage.list_licenses(purchase=key, limit=100_000)
+            known = storage.entitlement(key)
+            places = known.entitlement.places if known is not None else ()
+            lost += len(license_ids - {entry.jti for entry in stored})
+            doubled += len(places) > PLACES or len({entry.device for entry in stored}) > PLACES
+    return lost, doubled
+
+
+def soak(
+    world: World, minutes: float, clients: int, say: Any, server: PostgresServer | None = None, kill: float = 0
+) -> dict[str, Any]:
     context = multiprocessing.get_context("fork")
     pipes = [context.Pipe() for _ in range(clients)]
     workers = [
         context.Process(target=client, args=(world, number, theirs), daemon=True)
         for number, (_, theirs) in enumerate(pipes)
     ]
+    answered: dict[str, set[str]] = {}
     with world.start() as service:
         for worker in workers:
             worker.start()
         controls = [ours for ours, _ in pipes]
-        order_all(controls, None, 3)  # warm up
-        done, wrong, _ = order_all(controls, None, 10)
-        capacity = done / 10
+        measured = min(10.0, minutes * 20)
+        order_all(controls, None, measured / 3, answered)  # warm up
+        done, wrong, _ = order_all(controls, None, measured, answered)
+        capacity = done / measured
         say(f"capacity {capacity:.0f} requests/s with {clients} clients; {sum(wrong.values())} errors")
-        result = watch(service, controls, capacity / 2, minutes, say)
+        killer = Killer(service, server, kill) if kill else None
+        if killer is not None:
+            killer.start()
+        result = watch(service, controls, capacity / 2, minutes, say, answered)
+        if killer is not None:
+            killer.ended.set()
+            killer.join()
+            # What is under way ends before it is counted.
+            time.sleep(2)
+            result["kills"] = dict(killer.kills)
         for control in controls:
             control.send(None)
         result |= {"capacity": round(capacity, 1), "exit": service.stop()}
         result["errors"] += sum(wrong.values())
-    return result
+    lost, doubled = lost_and_doubled(world, answered)
+    return result | {"licenses": sum(map(len, answered.values())), "lost": lost, "doubled": doubled}
 
 
-def watch(service: ServiceProcess, controls: list[Connection], rate: float, minutes: float, say: Any) -> dict[str, Any]:
+def watch(
+    service: ServiceProcess,
+    controls: list[Connection],
+    rate: float,
+    minutes: float,
+    say: Any,
+    answered: dict[str, set[str]],
+) -> dict[str, Any]:
     samples: list[float] = []
     pauses: list[float] = []
     stop = threading.Event()
@@ -227,18 +316,21 @@ def watch(service: ServiceProcess, controls: list[Connection], rate: float, minu
 
     thread = threading.Thread(target=sample)
     thread.start()
-    total, errors = 0, Counter[str]()
+    total, interrupted, errors = 0, 0, Counter[str]()
+    descriptors: list[int] = []
     start = time.monotonic()
     # A last piece of a minute would weigh as much as a whole one in the table.
     step = min(60.0, minutes * 60 / 3)
     while time.monotonic() - start < minutes * 60 - step / 2:
-        done, wrong, latencies = order_all(controls, rate, step)
+        done, wrong, latencies = order_all(controls, rate, step, answered)
+        interrupted += wrong.pop("interrupted", 0)
         total, errors = total + done, errors + wrong
+        descriptors.append(files(service.process.pid))
         p50, p95 = (latencies[int(len(latencies) * share)] * 1e3 for share in (0.5, 0.95))
         now = (time.monotonic() - start) / 60
         say(
             f"{now:5.1f} min  {done / step:6.1f}/s  p50 {p50:5.1f} ms  p95 {p95:6.1f} ms  "
-            f"errors {sum(errors.values())}  memory {samples[-1]:.1f} MiB  open files {files(service.process.pid)}"
+            f"errors {sum(errors.values())}  memory {samples[-1]:.1f} MiB  open files {descriptors[-1]}"
         )
     stop.set()
     thread.join()
@@ -247,6 +339,8 @@ def watch(service: ServiceProcess, controls: list[Connection], rate: float, minu
     return {
         "requests": total,
         "errors": sum(errors.values()),
+        "interrupted": interrupted,
+        "open_files": descriptors,
         "errors_by_kind": dict(errors),
         "memory_mib": [round(value, 1) for value in thirds],
         "machine_paused_s": pauses,
@@ -260,6 +354,7 @@ def main() -> None:
     parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--clients", type=int, default=4)
+    parser.add_argument("--kill", type=float, default=0, metavar="SECONDS", help="kill something about so often")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
 
@@ -275,16 +370,21 @@ def main() -> None:
             world = World(folder, url)
             world.configure(devices=PLACES, workers=options.workers)
             world.migrate()
-            result = soak(world, options.minutes, options.clients, say)
+            result = soak(world, options.minutes, options.clients, say, server, options.kill)
         finally:
             if server is not None:
                 server.stop()
-    failed = result["errors"] > 0 or result["grows"] or result["exit"] != 0
+    failed = any(result[name] for name in ("errors", "grows", "exit", "lost", "doubled"))
+    failed = failed or (not options.kill and result["interrupted"] > 0)
     if options.json:
         print(json.dumps(result, indent=1))
     else:
         first, second, last = result["memory_mib"]
         print(f"{result['requests']} requests, {result['errors']} errors {result['errors_by_kind'] or ''}")
+        print(f"{result['interrupted']} interrupted by kills {result.get('kills', {})}")
+        print(
+            f"{result['licenses']} licenses answered, {result['lost']} lost, {result['doubled']} purchases with too many devices"
+        )
         print(
             f"memory in thirds of the run: {first} MiB, {second} MiB, {last} MiB: {'GROWS' if result['grows'] else 'steady'}"
         )

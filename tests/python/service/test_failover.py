@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import resource
+import signal
 import socket
 import threading
 import time
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import requests
 from corelocker.licensing.errors import StorageError
 from corelocker.service.records import AuditRow
 from corelocker.service.storage import Storage
@@ -162,3 +165,30 @@ def test_a_database_that_takes_no_writes_is_not_ready(world: World, postgres: Po
             problem(server.request("GET", "/readyz"), 503, "storage-unavailable")
         assert eventually(lambda: server.request("GET", "/readyz").status_code == 200, 10)
         assert server.unlock(Phone(world), world.grant("lost")).status_code == 201
+
+
+def test_workers_that_die_while_the_database_is_away(postgres: PostgresServer, tmp_path: Path) -> None:
+    """Their successors cannot start. The service goes on trying, and serves again once the database is back."""
+    server = PostgresServer(durable=True)
+    try:
+        world = World(tmp_path, server.new_database())
+        world.migrate()
+        with world.start() as service:
+            server.kill()
+            pid = service.process.pid
+            children = Path(f"/proc/{pid}/task/{pid}/children")
+            os.kill(int(children.read_text()), signal.SIGKILL)
+            # More often than workers that fail for good are replaced.
+            assert eventually(lambda: service.log.read_text().count('"worker-died"') >= 7, 60)
+            server.start()
+            assert eventually(lambda: ready(service.url), 60)
+            assert service.stop() == 0
+    finally:
+        server.stop()
+
+
+def ready(url: str) -> bool:
+    with requests.Session() as session, suppress(requests.ConnectionError):
+        session.trust_env = False
+        return session.get(f"{url}/readyz", timeout=10).status_code == 200
+    return False

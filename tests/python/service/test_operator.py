@@ -68,7 +68,7 @@ def wheel(folder: Path) -> None:
 def prepare(machine: CleanMachine, folder: Path) -> None:
     """What the page takes for granted: the package in a registry, a copy of the repository, a model, systemd."""
     wheel(folder)
-    shutil.copytree(folder / "wheels", machine.root / "opt/wheels")
+    shutil.copytree(folder / "wheels", machine.root / "srv/corelocker-wheels")
     shutil.copytree(ROOT / "deploy", machine.root / "usr/local/src/corelocker/deploy")
     (model,) = MODEL.glob("*.pte")
     shutil.copy2(model, machine.root / "root/scanner.pte")
@@ -82,7 +82,10 @@ def test_the_commands_of_the_page_lead_to_an_unlock(tmp_path: Path) -> None:
     assert len(rest) >= 10
     with clean_machine() as machine:
         prepare(machine, tmp_path)
-        packages = {"PIP_FIND_LINKS": "/opt/wheels", "PIP_CONSTRAINT": "/opt/wheels/constraints.txt"}
+        packages = {
+            "PIP_FIND_LINKS": "/srv/corelocker-wheels",
+            "PIP_CONSTRAINT": "/srv/corelocker-wheels/constraints.txt",
+        }
         machine.run(f"cd /root\n{install}", environment=packages | {"DEBIAN_FRONTEND": "noninteractive"})
         try:
             printed = machine.run("set -x; cd /root; umask 022\n" + "\n".join(rest), network=False)
@@ -90,6 +93,4 @@ def test_the_commands_of_the_page_lead_to_an_unlock(tmp_path: Path) -> None:
             log = machine.root / "var/log/corelocker.log"
             pytest.fail(f"{error}\n{log.read_text()[-3000:] if log.exists() else ''}")
     assert "last 24 hours: 1 unlocks, 0 renewals" in printed
-    assert printed.count("tier full") >= 3 or printed.count("full") >= 3
-    log_lines = printed.splitlines()
-    assert any("accepted: the database was" in line for line in log_lines)
+    assert "accepted: the database was" in printed

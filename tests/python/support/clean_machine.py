@@ -44,7 +44,8 @@ class CleanMachine:
         Without `network` they have a loopback of their own, so that they may use any port.
         """
         inside = ["/usr/bin/setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"] if user else []
-        return ["/usr/bin/unshare", "--mount", "--pid", "--fork", "--kill-child", "--uts", *([] if network else ["--net"]), f"--mount-proc={self.root}/proc",
+        own = ["--mount", "--pid", "--uts", *([] if network else ["--net"])]
+        return ["/usr/bin/unshare", *own, "--fork", "--kill-child", f"--mount-proc={self.root}/proc",
                 "/usr/sbin/chroot", str(self.root), *inside, *words]  # fmt: skip
 
     def environment(self, **more: str) -> dict[str, str]:
@@ -55,17 +56,18 @@ class CleanMachine:
         self,
         script: str,
         *,
-        user: str | None = None,
+        network: bool = True,
         seconds: float = 600,
         environment: Mapping[str, str] | None = None,
     ) -> str:
         """What a Bash script prints; it stops at the first command that fails, and that is an error here."""
+        loopback = "" if network else "ip link set lo up\n"
         done = subprocess.run(
-            self.command("bash", "-euo", "pipefail", "-c", loopback + script, user=user, network=network),
+            self.command("bash", "-euo", "pipefail", "-c", loopback + script, network=network),
             env=self.environment(**dict(environment or {})), stdin=subprocess.DEVNULL, text=True, timeout=seconds,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
-        assert done.returncode == 0, f"{script}\n{done.stdout[-4000:]}"
+        assert done.returncode == 0, done.stdout[-4000:]
         return done.stdout
 
 
@@ -92,6 +94,8 @@ def clean_machine() -> Iterator[CleanMachine]:
         mount(base / "root", "-t", "overlay", "-o", layers, "overlay")
         root = base / "root"
         mount(root / "dev", "--bind", "/dev")
+        subprocess.run(["mount", "--make-private", str(root / "dev")], check=True)
+        mount(root / "dev/shm", "-t", "tmpfs", "-o", "mode=1777", "tmpfs")
         mount(root / "tmp", "-t", "tmpfs", "tmpfs")
         (root / "tmp").chmod(0o1777)
         mount(root / "run", "-t", "tmpfs", "tmpfs")

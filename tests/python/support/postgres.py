@@ -81,6 +81,11 @@ class PostgresServer:
                 time.sleep(0.05)
         raise RuntimeError("the server does not start: " + (self.folder / "log").read_text("utf-8", "replace")[-2000:])
 
+    @property
+    def pid(self) -> int:
+        """Of the server's first process."""
+        return int(self._process.pid)
+
     def kill(self) -> None:
         """What a power cut leaves behind, as far as a process can tell: no shutdown, no last checkpoint."""
         self._process.send_signal(signal.SIGQUIT)

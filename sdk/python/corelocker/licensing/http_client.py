@@ -130,6 +130,8 @@ def exchange(
             timeout=(limits.connect, limits.answer),
             stream=True,
             allow_redirects=False,
+            # Else REQUESTS_CA_BUNDLE of the environment would replace the session's own authorities.
+            verify=session.verify,
             auth=_keep_authorization,
         ) as response:
             body = bytearray()

@@ -156,7 +156,8 @@ class Storage:
                 connection.execute(sa.text("SELECT 1"))
             return
         with self.transaction(durable=False) as transaction:
-            transaction.set_setting("last-write-check", str(int(time.time())))
+            # As large as a decision is: on a disk that is almost full, a smaller one would still find room.
+            transaction.set_setting("last-write-check", f"{int(time.time())} {secrets.token_hex(4000)}")
 
     @property
     def shared(self) -> bool:

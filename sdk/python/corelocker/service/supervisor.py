@@ -28,7 +28,7 @@ from corelocker.service.limits import Limiters
 from corelocker.service.logs import Log
 from corelocker.service.metrics import MetricsServer, forget_process
 from corelocker.service.reloading import reread
-from corelocker.service.worker import DRAIN_SIGNAL, drain_seconds, work
+from corelocker.service.worker import DRAIN_SIGNAL, TRY_AGAIN, drain_seconds, work
 
 # A worker that dies sooner after its start than this is not replaced at once.
 _RESTART_PAUSE = 1.0
@@ -136,7 +136,9 @@ class Supervisor:
     def _replace_dead(self) -> None:
         for worker in [worker for worker in self._workers if worker.exitcode is not None]:
             lived = time.monotonic() - self._workers.pop(worker)
-            self._failures = self._failures + 1 if lived < _FAILURE_SECONDS else 0
+            # A database that is away comes back, and the service with it. One that was killed had not failed.
+            if worker.exitcode != TRY_AGAIN and (worker.exitcode != -signal.SIGKILL or lived < _RESTART_PAUSE):
+                self._failures = self._failures + 1 if lived < _FAILURE_SECONDS else 0
             self._log.write("error", "worker-died", pid=worker.pid, exit=worker.exitcode)
             forget_process(worker.pid)
             if self._failures >= _FAILURES:

@@ -18,6 +18,7 @@ import time
 from multiprocessing.connection import Connection as Pipe
 
 from corelocker.errors import CoreLockerError
+from corelocker.licensing.errors import StorageError
 from corelocker.service.config import HttpConfig, ServiceConfig
 from corelocker.service.connections import KEEP_ALIVE_SECONDS, make_server
 from corelocker.service.core import UnlockService
@@ -31,6 +32,7 @@ from corelocker.service.shared_limits import SharedLimits
 from corelocker.service.storage import Storage
 
 DRAIN_SIGNAL = signal.SIGUSR1
+TRY_AGAIN = os.EX_TEMPFAIL
 _MAINTENANCE_SECONDS = 30
 _SHARE_SECONDS = 1
 _COLLECT_EVERY = 20_000  # objects
@@ -44,7 +46,9 @@ def drain_seconds(http: HttpConfig) -> float:
 def work(
     config: ServiceConfig, listener: socket.socket, limiters: Limiters, serves: Pipe, core: int | None = None
 ) -> None:
-    """The body of a worker process; ends it with status 1 when the service cannot be made. `serves` gets a byte before.
+    """The body of a worker process. `serves` gets a byte when it serves.
+
+    When the service cannot be made it ends with status 1, or TRY_AGAIN when that may pass.
 
     All its threads stay on `core`. The interpreter runs one of them at a time, and handing over to one on another core
     takes as long as everything else together (tools/bench/unlock).
@@ -65,7 +69,7 @@ def work(
         _serve(config, listener, limiters, log, serves)
     except CoreLockerError as error:
         log.write("error", "worker-cannot-start", code=error.code, message=str(error))
-        sys.exit(1)
+        sys.exit(TRY_AGAIN if isinstance(error, StorageError) else 1)
     except Exception as error:
         log.failure("worker-failed", error)
         sys.exit(1)
