@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -25,6 +26,45 @@ def file_stamp(status: os.stat_result) -> Stamp:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading. Raises FileAccessError, also for what is no file of its own: a symbolic link, a FIFO, a device."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        _refuse_special(path)
+        raise FileAccessError(f"{path}: {error.strerror or error}") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        _refuse_special(path)
+        raise FileAccessError(f"{path}: no regular file")
+    return os.fdopen(descriptor, "rb")
+
+
+def refuse_special_files(path: Path) -> None:
+    """Raise FileAccessError unless `path` is a regular file, or a folder with nothing but regular files and folders below it.
+
+    Links are not followed: what a model's folder holds must not lead elsewhere.
+    """
+    _refuse_special(path)
+    if path.is_dir():
+        for folder, folders, files in os.walk(path):
+            for name in (*folders, *files):
+                _refuse_special(Path(folder, name))
+
+
+def _refuse_special(path: Path) -> None:
+    try:
+        mode = os.lstat(path).st_mode
+    except OSError as error:
+        raise FileAccessError(f"{path}: {error.strerror or error}") from None
+    if stat.S_ISLNK(mode):
+        raise FileAccessError(
+            f"{path}: a symbolic link, which is not followed", hint="Name the file itself, or copy it"
+        )
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise FileAccessError(f"{path}: neither a file nor a folder", hint="Models are regular files")
+
+
 class MappedFile:
     """A file mapped for reading.
 
@@ -39,7 +79,7 @@ class MappedFile:
         self.path = path
         self.name = name
         try:
-            with open(path, "rb") as file:
+            with open_regular(path) as file:
                 status = os.fstat(file.fileno())
                 self.stamp = file_stamp(status)
                 size = status.st_size

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from corelocker.artifacts.git_lfs import POINTER, refuse_pointer
 from corelocker.artifacts.weights import Artifact
 from corelocker.errors import FileAccessError, UnknownFormatError
+from corelocker.files import open_regular, refuse_special_files
 
 
 def open_artifacts(paths: Sequence[Path]) -> list[Artifact]:
@@ -38,8 +40,9 @@ def open_artifact(path: Path, data: Sequence[Path] = ()) -> Artifact:
 
     Raises FileAccessError, UnknownFormatError, MalformedArtifactError, UnsupportedLayoutError or NothingToLockError.
     """
-    if not path.exists():
+    if not os.path.lexists(path):
         raise FileAccessError(f"{path}: no such file or folder")
+    refuse_special_files(path)
     if path.is_file():
         refuse_pointer(path, _head(path))
     # Adapters are imported late: a `.safetensors` lock must not pay for the schema of `.pte`.
@@ -72,7 +75,7 @@ def open_artifact(path: Path, data: Sequence[Path] = ()) -> Artifact:
 
 def _head(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return file.read(len(POINTER))
     except OSError as error:
         raise FileAccessError(f"{path}: {error.strerror or error}") from None

@@ -215,9 +215,11 @@ def require_service_extra() -> None:
 
 def _open(folder: Path, ca_file: Path | None = None) -> SoftwareDevice:
     require_service_extra()
+    from corelocker.core_dumps import no_core_dumps
     from corelocker.device.folder import DeviceFolder
     from corelocker.device.software import SoftwareDevice
 
+    no_core_dumps()
     if not DeviceFolder(folder).exists:
         raise FileAccessError(f"{folder}: no device there", hint=f"Make one with `corelocker device init {folder}`")
     return SoftwareDevice(folder, ca_file=ca_file)

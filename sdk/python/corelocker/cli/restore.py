@@ -41,8 +41,10 @@ def verify(
     Example: corelocker verify dist/A.pte --bundle dist/scanner.clkey
     """
     from corelocker.bundle.clkey import KeyBundle
+    from corelocker.core_dumps import no_core_dumps
     from corelocker.runtime.whole import verify as verify_files
 
+    no_core_dumps()
     opened = KeyBundle.open(bundle, publisher_thumbprint(publisher))
     key = None
     if full and ((keystore or DEFAULT_KEYSTORE).exists() or keystore is not None):
@@ -89,8 +91,10 @@ def restore(
     Example: corelocker restore dist/A.pte --bundle dist/scanner.clkey --keystore keys.json --tier plus --out restored.pte
     """
     from corelocker.bundle.clkey import KeyBundle
+    from corelocker.core_dumps import no_core_dumps
     from corelocker.runtime.whole import restore_to_files
 
+    no_core_dumps()
     opened = KeyBundle.open(bundle, publisher_thumbprint(publisher))
     index = opened.tier(tier) if tier is not None else len(opened.tiers) - 1
     key = open_keystore(keystore, passphrase_file).content_key(opened.id)

@@ -11,6 +11,7 @@ import tempfile
 from contextlib import closing
 from pathlib import Path
 
+from corelocker.core_dumps import no_core_dumps
 from corelocker.errors import ConfigError
 from corelocker.service.checks import OTHER_FILES, check_config
 from corelocker.service.config import HttpConfig, ServiceConfig
@@ -40,6 +41,7 @@ def serve(config: ServiceConfig) -> None:
     # Said once, before there are workers that die of it; the connections are closed before the fork.
     with closing(Storage.open(config.database_url, migrate=config.sqlite_path is not None)) as storage:
         Epoch.of(config, storage).advance()
+    no_core_dumps()
     raise_file_limit(config.http)
     listener = listen(config.http)
     metrics_folder = Path(tempfile.mkdtemp(prefix="corelocker-metrics-"))

@@ -23,7 +23,7 @@ from corelocker.errors import (
     UnknownFormatError,
     UnsupportedLayoutError,
 )
-from corelocker.files import MappedFile
+from corelocker.files import MappedFile, open_regular
 
 MAX_SPECIFICATION = 256 << 20
 MAX_MANIFEST = 1 << 20
@@ -110,7 +110,7 @@ def _artifact(form: str, path: Path, folder: PurePosixPath, program: Callable[[]
 
 def _bytes(path: Path, limit: int) -> bytes:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             data = file.read(limit + 1)
     except OSError as error:
         raise FileAccessError(f"{path}: {error.strerror or error}") from None
