@@ -5,7 +5,8 @@
 The slow clients are of four kinds, in equal numbers: one says nothing, one sends its head and one its body a byte a
 second, one asks for many answers and reads none. Who is cut off connects again at once. They come from addresses of
 127.0.0.0/8, eight of each, or all from one with `--one-address`, where the limit of one client's connections holds.
-The honest client makes complete unlocks at a fixed pace, each on a connection of its own, as phones do. The figures are
+The honest client makes complete unlocks at a fixed pace, each from an address and on a connection of its own, as phones
+do. The service has its usual limits. The figures are
 those without and with the slow clients, measured in this order in one run. The exit code is 1 when an unlock failed.
 """
 
@@ -27,6 +28,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests/python"))
 
+from corelocker.service.config import HttpConfig
 from support.unlock_world import Phone, World
 
 HEAD = b"POST /v1/challenges HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
@@ -85,11 +87,12 @@ def slow_clients(port: int, count: int, one_address: bool) -> None:
     asyncio.run(run())
 
 
-def unlock(world: World) -> tuple[float, int]:
+def unlock(world: World, number: int) -> tuple[float, int]:
     """How long a complete unlock took, seconds, and the status of its last answer."""
     phone, purchase = Phone(world), world.grant()
     started = time.monotonic()
-    connection = http.client.HTTPConnection("127.0.0.1", world.port, timeout=30)
+    own = (f"127.2.{number // 250 % 250}.{number % 250 + 1}", 0)
+    connection = http.client.HTTPConnection("127.0.0.1", world.port, timeout=30, source_address=own)
     try:
         challenge = post(connection, "/v1/challenges", {})[1]["challenge"]
         status, _ = post(connection, "/v1/licenses", phone.unlock_body(challenge, purchase))
@@ -115,7 +118,7 @@ def honest(world: World, seconds: float) -> dict[str, Any]:
         due = begin + number / PACE
         time.sleep(max(0.0, due - time.monotonic()))
         behind = max(0.0, time.monotonic() - due)
-        took, status = unlock(world)
+        took, status = unlock(world, number)
         failed += status != 201
         waits.append(behind + took)
     waits.sort()
@@ -125,6 +128,8 @@ def honest(world: World, seconds: float) -> dict[str, Any]:
 
 def measure(world: World, slow: int, seconds: float, one_address: bool) -> dict[str, Any]:
     """Both figures, and how many slow connections the service held in between."""
+    text = world.config_path.read_text()
+    world.config_path.write_text(text.replace("rate_limit = 0\n", f"rate_limit = {HttpConfig().rate_limit}\n"))
     with world.start() as service:
         honest(world, 1)
         alone = honest(world, seconds)
