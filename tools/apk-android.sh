@@ -5,7 +5,7 @@
 # API 29, without the newer attributes, which are named; dx makes the classes dex files; model and key bundle are the demo's; the
 # native libraries are those of the link check. Debian's apksigner signs it with a key of this run. Not one to install: the
 # native libraries lack ExecuTorch, and a phone's framework has to read it yet. Env: CLASS_PATH and DX (jars), PYTHON, LINKED (folder
-# with link-ABI), MODEL (folder with .pte and .clkey), DEX_CACHE (folder).
+# with link-ABI), ASSETS (folders, with a colon between them), DEX_CACHE (folder).
 set -euo pipefail
 flavor=$1 out=$2
 shift 2
@@ -56,7 +56,8 @@ dex_libraries() {
   folder=$DEX_CACHE/$key
   if [ ! -d "$folder" ]; then
     mkdir -p "$folder.new"
-    tr : '\n' <<<"$CLASS_PATH" | xargs "${helper[@]}" classes "$out/library-classes" && dx "$folder.new" "$out/library-classes"
+    tr : '\n' <<<"$CLASS_PATH" | xargs "${helper[@]}" classes "$out/library-classes"
+    dx "$folder.new" "$out/library-classes"
     mv "$folder.new" "$folder"
   fi
   cp "$folder"/*.dex "$out/dex/"
@@ -68,7 +69,8 @@ dex() {
   mkdir -p "$out/dex" "$out/own"
   dex_libraries
   for file in $(ls -r "$out/dex"); do mv "$out/dex/$file" "$out/dex/library-$file"; done
-  "${helper[@]}" classes "$out/own-classes" "$@" && dx "$out/own" "$out/own-classes"
+  "${helper[@]}" classes "$out/own-classes" "$@"
+  dx "$out/own" "$out/own-classes"
   mv "$out/own/classes.dex" "$out/dex/classes.dex"
   for file in "$out"/own/classes*.dex "$out"/dex/library-*.dex; do
     [ ! -e "$file" ] || mv "$file" "$out/dex/classes$((number++)).dex"
@@ -76,9 +78,11 @@ dex() {
 }
 
 pack() {
-  local files=() file abi
+  local files=() file abi folder
   for file in "$out"/dex/*.dex; do files+=("$file=$(basename "$file")"); done
-  for file in "$MODEL"/*.pte "$MODEL"/*.clkey; do files+=("$file=assets/$(basename "$file")"); done
+  for folder in ${ASSETS//:/ }; do
+    for file in "$folder"/*; do files+=("$file=assets/$(basename "$file")"); done
+  done
   for abi in arm64-v8a x86_64; do
     for file in "$LINKED/link-$abi"/lib*.so; do files+=("$file=lib/$abi/$(basename "$file")"); done
   done
@@ -105,6 +109,15 @@ dump() {
 tree() { dump "$1" xmltree "$out/app.apk" --file "$2"; }
 
 refuse() { echo "$flavor: $1" && return 1; }
+
+# Keys and code for emulators are in the emulator flavor alone.
+check_development() {
+  local wanted=1 key=1 code=1
+  [ "$flavor" = emulator ] && wanted=0
+  grep -q 'assets/corelocker-development.pem' "$out/entries.txt" && key=0
+  grep -aq 'Lorg/corelocker/android/DevelopmentKeys;' "$out/dex/classes.dex" && code=0
+  [ $key = $wanted ] && [ $code = $wanted ] || refuse "development keys are where they should not be, or not where they should"
+}
 
 # Clear text and backups, as the package has them.
 check_manifest() {
@@ -138,4 +151,5 @@ pack
 sign
 "${helper[@]}" check "$out/app.apk"
 check_manifest
+check_development
 echo "$flavor: $(stat -c %s "$out/app.apk") bytes, $(grep -c '\.dex$' "$out/entries.txt") dex files"

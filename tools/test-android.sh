@@ -13,13 +13,13 @@ sdk=$root/sdk/android
 cache=$root/.cache/android
 build=$root/.build/android
 logs=$build/logs
-all_gates=(core core-tests android phone-tests native android-tests asan executorch end-to-end soak link apk abi android-api ktlint detekt catalog)
+all_gates=(core core-tests android phone-tests native android-tests asan executorch end-to-end soak link abi android-api ktlint detekt catalog)
 types=$cache/types-android/lib/android/android-platform-21-37-merged.d.ts
 executorch_jar=$cache/react-native-executorch/android/libs/classes.jar
 min_sdk=26
 
 source tools/android/demo-gates.sh
-all_gates+=("${demo_gates[@]}")
+all_gates+=("${demo_gates[@]}" apk)
 
 class_path() { cat "$cache/classpaths/$1.cp"; }
 
@@ -62,6 +62,7 @@ obstacle() {
         echo "no aapt2, apksigner or framework"
       [ -e "$cache/classpaths/dx.cp" ] || echo "no class path of dx"
       [ -d "$build/executorch" ] && [ -e "$build/link-x86_64/libcorelocker_executorch.so" ] || echo "executorch was not compiled, or not linked"
+      [ -d "$build/demo-emulator" ] && [ -e "$build/demo/development/corelocker.json" ] || echo "the demo was not compiled, or its assets not made"
       ;;
     abi) [ -d "$build/executorch" ] || echo "executorch was not compiled" ;;
     android-api)
@@ -196,27 +197,17 @@ gate_link() {
   tools/link-mobile-cpp.sh android-arm64-jni "$build/link-arm64-v8a" && tools/link-mobile-cpp.sh android-x86_64-jni "$build/link-x86_64"
 }
 
-# The demo's model, locked: exported again when what makes it has changed.
-demo_model() {
-  local folder=$cache/demo-model key
-  key=$(find android_demo/model tools/demo_model sdk/python/corelocker/{artifacts,bundle,exporting,locking} -name '*.py' -o -name '*.toml' |
-    sort | xargs cat | sha256sum)
-  [ "$(cat "$folder/.key" 2>/dev/null)" = "$key" ] && return
-  rm -rf "$folder"
-  PYTHONPATH=sdk/python "$python" android_demo/model/assets.py model --out "$folder/assets" --state "$folder/state" && echo "$key" >"$folder/.key"
-}
-
-# Packages of the demo app, with the development key's code in the emulator flavor alone.
+# Packages of the demo app, with what the gates of the demo have compiled and made.
 gate_apk() {
-  local demo=() flavor folder
-  demo_model || return
+  local flavor android assets
   for flavor in play emulator; do
-    local android=$build/android
-    [ "$flavor" != play ] || android=$build/android-release
-    demo=()
-    for folder in "$build/demo-ui" "$build/demo-app-$flavor"; do [ ! -d "$folder" ] || demo+=("$folder"); done
-    CLASS_PATH=$(class_path apk):$executorch_jar DX=$(class_path dx) PYTHON=$python LINKED=$build MODEL=$cache/demo-model/assets \
-      DEX_CACHE=$cache/dex tools/apk-android.sh "$flavor" "$build/apk-$flavor" "$build/core" "$android" "$build/executorch" "${demo[@]}" || return
+    if [ "$flavor" = play ]; then
+      android=$build/android-release assets=$build/demo/model:$build/demo/images
+    else
+      android=$build/android assets=$build/demo/model:$build/demo/images:$build/demo/development
+    fi
+    CLASS_PATH=$(class_path apk):$executorch_jar DX=$(class_path dx) PYTHON=$python LINKED=$build ASSETS=$assets DEX_CACHE=$cache/dex \
+      tools/apk-android.sh "$flavor" "$build/apk-$flavor" "$build/core" "$android" "$build/executorch" "$build/demo-ui" "$build/demo-$flavor" || return
   done
 }
 
