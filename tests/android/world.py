@@ -26,7 +26,7 @@ import torch  # noqa: E402 - after the path
 from corelocker.artifacts import open_artifact  # noqa: E402
 from corelocker.bundle.content_keys import tier_keys  # noqa: E402
 from corelocker.locking.criteria import score  # noqa: E402
-from corelocker.locking.plan import make_plan  # noqa: E402
+from corelocker.locking.planning import make_plan  # noqa: E402
 from corelocker.locking.publish import publish  # noqa: E402
 from corelocker.locking.tiers import parse_tiers  # noqa: E402
 from make_fixtures import RECIPES, TIERS, export  # noqa: E402

@@ -25,7 +25,7 @@ from corelocker.artifacts import open_artifact
 from corelocker.bundle.clkey import KeyBundle
 from corelocker.bundle.content_keys import new_content_key, tier_keys
 from corelocker.locking.criteria import score
-from corelocker.locking.plan import make_plan
+from corelocker.locking.planning import make_plan
 from corelocker.locking.publish import publish
 from corelocker.locking.tiers import parse_tiers
 from cryptography.hazmat.primitives.asymmetric import ec

@@ -77,6 +77,7 @@ def test_a_model_with_weights_in_a_file_of_their_own(tmp_path: Path, keystore: c
         model_version=1,
         keystore=keystore,
         options=corelocker.LockOptions(tiers=corelocker.parse_tiers("free=0.3,plus=0.1,full=0")),
+        require="none",
         progress=lambda stage, done, total: stages.add(stage),
     )
     assert {"rank", "write"} <= stages

@@ -14,7 +14,8 @@ from corelocker.bundle.content_keys import new_content_key
 from corelocker.locking.choose import choose_channels
 from corelocker.locking.criteria import score
 from corelocker.locking.options import LockOptions
-from corelocker.locking.plan import Plan, make_plan
+from corelocker.locking.plan import Plan
+from corelocker.locking.planning import make_plan
 from corelocker.locking.publish import publish
 from corelocker.locking.tiers import parse_tiers
 from corelocker.runtime.restored import restore
@@ -108,9 +109,7 @@ def test_hardened_with_consumers_takes_more_and_is_restored(tmp_path: Path, name
     original, keys = path.read_bytes(), []
     for consumers in (False, True):
         artifact, out = open_artifact(path), tmp_path / str(consumers)
-        plan = choose_channels(
-            [artifact], LockOptions(preset="hardened", consumers=consumers), b"seed", lambda *_: None
-        )
+        plan = choose_channels([artifact], LockOptions(preset="cover", consumers=consumers), b"seed", lambda *_: None)
         bundle = published(artifact, plan, out)
         with restore(out / path.name, bundle, TOP, 1, key_tier=1, check="always") as restored:
             assert bytes(restored) == original

@@ -51,7 +51,7 @@ from corelocker.locking.criteria.sensitivity import SensitivityScorer  # noqa: E
 from corelocker.locking.criteria.synthetic import synthesize  # noqa: E402
 from corelocker.locking.hardened import hardened  # noqa: E402
 from corelocker.locking.options import PresetName  # noqa: E402
-from corelocker.locking.plan import make_plan  # noqa: E402
+from corelocker.locking.planning import make_plan  # noqa: E402
 from corelocker.locking.presets import preset  # noqa: E402
 from corelocker.locking.tiers import parse_tiers  # noqa: E402
 

@@ -94,6 +94,18 @@ class SampleReuseError(LockingError):
     code = "locking-sample"
 
 
+class WeakLockError(LockingError):
+    """A locked model is worth more than `--require` allows. Nothing was written."""
+
+    code = "locking-weak"
+
+
+class NotMeasuredError(LockingError):
+    """What a locked model is worth could not be measured, and its options do not make it safe. Nothing was written."""
+
+    code = "locking-not-measured"
+
+
 class PlanError(LockingError):
     """A saved plan is damaged or was made for another artifact."""
 

@@ -62,12 +62,18 @@ def accuracy(path: Path) -> float:
 
 def test_presets(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = {}
-    for name in ("minimal", "balanced", "hardened"):
-        result = call(capsys, *lock(name, "--preset", name, "--model", "sensitivity_factory:net", "--seed", "s"))
+    for name in ("minimal", "balanced", "hardened", "cover"):
+        # Half of the channels of so small a network may still work.
+        more = ("--require", "none") if name == "balanced" else ("--model", "sensitivity_factory:net")
+        result = call(capsys, *lock(name, "--preset", name, *more))
         found[name] = result["artifacts"][0]["locked_fraction"]
         assert result["fill"] == "decoy"
         assert [tier["name"] for tier in result["tiers"]] == ["free", "full"]
-    assert found["balanced"] < found["hardened"]
+        assert result["preset"] == name
+        if name != "balanced":
+            assert result["artifacts"][0]["agreement"]["free"]["collapsed"]
+            assert result["artifacts"][0]["not_measured"] is None
+    assert found["balanced"] < found["hardened"] < 0.032 < found["cover"]
     assert accuracy(work / "minimal" / "net.safetensors") < 0.4 < accuracy(work / "net.safetensors")
     assert accuracy(work / "hardened" / "net.safetensors") < 0.4
 
@@ -93,7 +99,10 @@ def test_a_calibrated_plan_locks_what_was_measured(work: Path, capsys: pytest.Ca
     assert free["removed"] > plus["removed"] > full["removed"] == 0
     assert free["utility"] < plus["utility"] <= full["utility"] == pytest.approx(accuracy(work / "net.safetensors"))
     assert len(found["evaluations"]) <= 14
-    result = call(capsys, *lock("dist", "--plan", "plan.json"))
+    assert run(lock("dist", "--plan", "plan.json")) == 1, "nothing was measured"
+    assert not (work / "dist").exists()
+    result = call(capsys, *lock("dist", "--plan", "plan.json", "--model", "sensitivity_factory:net"))
+    assert result["artifacts"][0]["agreement"]["free"]["value"] < result["artifacts"][0]["agreement"]["plus"]["value"]
     assert accuracy(work / "dist" / "net.safetensors") == pytest.approx(free["utility"])
     assert result["artifacts"][0]["locked_bytes"] == free["locked_bytes"]
     assert (work / "plan.json").stat().st_mode & 0o077 == 0

@@ -20,7 +20,7 @@ from corelocker.errors import ConfigError, CoreLockerError, FileAccessError
 from corelocker.exporting import ExportTarget, export_target
 from corelocker.exporting.source import capture
 from corelocker.locking.criteria import l1
-from corelocker.locking.plan import make_plan
+from corelocker.locking.planning import make_plan
 from corelocker.locking.tiers import parse_tiers
 from torch import nn
 

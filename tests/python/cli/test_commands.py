@@ -46,7 +46,19 @@ class Shell:
         return json.loads(self(*arguments, "--json", code=code, **variables).stdout)
 
     def lock(self, *arguments: str, code: int = 0) -> Any:
-        return self.json("lock", *arguments, "--model-id", "m", "--model-version", "3", "--tiers", TIERS, code=code)
+        return self.json(
+            "lock",
+            *arguments,
+            "--model-id",
+            "m",
+            "--model-version",
+            "3",
+            "--tiers",
+            TIERS,
+            "--require",
+            "none",
+            code=code,
+        )
 
     def read(self, name: str) -> bytes:
         return (self.folder / name).read_bytes()

@@ -10,7 +10,8 @@ import pytest
 from corelocker.errors import ConfigError
 from corelocker.exporting import config
 from corelocker.exporting.config import ExportTarget, parse_config
-from corelocker.locking.options import DEFAULT_TIERS, LockOptions
+from corelocker.locking.options import DEFAULT_PRESET, DEFAULT_TIERS, LockOptions
+from corelocker.locking.requirement import Requirement
 from support.configuration_page import rows, section
 
 FIELDS = {"model": config.MODEL, "lock": config.LOCK, "target": config.TARGET}
@@ -26,6 +27,8 @@ EXAMPLES: dict[str, object] = {
     "lock.seed": "s",
     "lock.source": "checkpoint.safetensors",
     "lock.input_stats": "0.5/0.2",
+    "lock.require": "at-most=0.5",
+    "lock.samples": "samples.npy",
     "lock.save_plan": "plan.json",
     "lock.keystore": "keys.json",
     "target.name": "scanner",
@@ -95,7 +98,9 @@ def test_defaults_of_the_page_are_those_of_the_code(tmp_path: Path) -> None:
     executorch, coreml = ExportTarget("a", "executorch"), ExportTarget("a", "coreml")
     assert page["target.backend"] == f"`{executorch.backend}`"
     assert page["target.precision"] == f"`{coreml.precision}`"
-    assert DEFAULT_TIERS in page["lock.tiers"]
+    assert all(tiers in page["lock.tiers"] for tiers in DEFAULT_TIERS.values())
+    assert page["lock.preset"].startswith(f"`{DEFAULT_PRESET}`")
+    assert page["lock.require"] == f"`{Requirement().kind}`"
     for name in ("lock.consumers", "lock.include_io", "target.external_weights"):
         made = executorch if name.startswith("target") else LockOptions()
         assert page[name] == json.dumps(getattr(made, name.split(".")[1])), name

@@ -17,7 +17,8 @@ from corelocker.locking.fill.candidates import WIDE, _permuted
 from corelocker.locking.fill.draw import _targets
 from corelocker.locking.fill.ordering import RankBias, Ticket
 from corelocker.locking.fill.statistics import CODE_STATISTICS, STATISTICS
-from corelocker.locking.plan import Plan, make_plan
+from corelocker.locking.plan import Plan
+from corelocker.locking.planning import make_plan
 from corelocker.locking.tiers import parse_tiers
 from numpy.typing import NDArray
 from support.detectors import detection

@@ -212,7 +212,7 @@ def test_the_preset_locks_along_the_graph() -> None:
     from corelocker.locking.options import LockOptions
 
     (artifact,) = open_artifacts([exported("resnet", "portable")])
-    plan = choose_channels([artifact], LockOptions(preset="hardened"), b"seed", lambda stage, done, total: None)
+    plan = choose_channels([artifact], LockOptions(preset="cover"), b"seed", lambda stage, done, total: None)
     layers = sizes(artifact)
     found = {name: int((map_ > 0).sum()) for name, map_ in plan.tier_of[0].items()}
     inputs = input_layers([artifact])
@@ -237,7 +237,7 @@ def test_the_cover_holds_the_input_layers_and_what_works_beside_them() -> None:
 
 @pytest.mark.parametrize(
     ("name", "preset", "warned"),
-    [("transformer", "hardened", True), ("transformer", "balanced", False), ("resnet", "hardened", False)],
+    [("transformer", "cover", True), ("transformer", "balanced", False), ("resnet", "cover", False)],
 )
 def test_what_was_not_shown_is_said_when_locking(
     name: str, preset: PresetName, warned: bool, recwarn: pytest.WarningsRecorder

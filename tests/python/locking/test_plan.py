@@ -10,7 +10,8 @@ import pytest
 from corelocker.artifacts import Artifact, open_artifact
 from corelocker.errors import CriterionError, LockingError, NothingToLockError, PlanError, TierError
 from corelocker.locking.criteria import Checkpoint, bn_scale, check_criterion, l1, score
-from corelocker.locking.plan import Plan, make_plan
+from corelocker.locking.plan import Plan
+from corelocker.locking.planning import make_plan
 from corelocker.locking.tiers import Tier, parse_tiers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st

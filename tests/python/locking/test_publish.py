@@ -19,7 +19,7 @@ from corelocker.bundle.keystore import FileKek, Kek, Keystore, StagedKey
 from corelocker.errors import FileAccessError, OutputExistsError, SampleReuseError
 from corelocker.files import read_buffer
 from corelocker.locking.criteria import score
-from corelocker.locking.plan import make_plan
+from corelocker.locking.planning import make_plan
 from corelocker.locking.publish import Publication, publish
 from corelocker.locking.tiers import parse_tiers
 from corelocker.runtime.restored import RestoredFile, restore

@@ -20,7 +20,7 @@ from corelocker.locking.criteria.sensitivity import SensitivityScorer
 from corelocker.locking.criteria.signal import Collapse
 from corelocker.locking.criteria.simulation import fillings, fold_batch_norms, replaced_state
 from corelocker.locking.criteria.synthetic import InputStats, flat_output, synthesize
-from corelocker.locking.plan import make_plan
+from corelocker.locking.planning import make_plan
 from corelocker.locking.tiers import parse_tiers
 from support.attack_subjects import task, trained
 from torch import nn

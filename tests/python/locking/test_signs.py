@@ -21,7 +21,8 @@ from corelocker.locking.choose import choose_channels
 from corelocker.locking.criteria import score
 from corelocker.locking.flipped import FlippedRun
 from corelocker.locking.options import LockOptions
-from corelocker.locking.plan import Plan, make_plan
+from corelocker.locking.plan import Plan
+from corelocker.locking.planning import make_plan
 from corelocker.locking.publish import Publication, publish
 from corelocker.locking.signs.masks import draw_flips
 from corelocker.locking.signs.reading import Signs, signs_of
@@ -372,7 +373,7 @@ def test_a_plan_of_signs_is_saved_and_replayed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"preset": "hardened"}, {"consumers": True}, {"fill": "zero"}], ids=lambda o: next(iter(o))
+    "options", [{"preset": "cover"}, {"consumers": True}, {"fill": "zero"}], ids=lambda o: next(iter(o))
 )
 def test_what_is_for_values_is_refused(tmp_path: Path, options: dict[str, object]) -> None:
     path = write_safetensors(tmp_path / "m.safetensors", {"a.weight": gaussian()})

@@ -30,7 +30,7 @@ from corelocker.bundle.patch import Patch
 from corelocker.bundle.patch_runs import Kind
 from corelocker.bundle.sample import sample
 from corelocker.locking.criteria import score
-from corelocker.locking.plan import make_plan
+from corelocker.locking.planning import make_plan
 from corelocker.locking.publish import publish
 from corelocker.locking.tiers import parse_tiers
 from corelocker.runs import single

@@ -22,7 +22,7 @@ from corelocker.artifacts.checkpoint_names import (
     module_name,
     rank_among_siblings,
 )
-from corelocker.artifacts.safetensors_header import FLOATS, TensorEntry, open_shards, read_header
+from corelocker.artifacts.safetensors_header import BITS, FLOATS, TensorEntry, open_shards, read_header
 from corelocker.artifacts.weights import Artifact, Kind, Part, Role, Skipped, WeightTensor
 from corelocker.errors import MalformedArtifactError, NothingToLockError, UnsupportedLayoutError
 from corelocker.files import MappedFile
@@ -58,6 +58,7 @@ def open_safetensors(path: Path) -> Artifact:
         untraced={t.name: "a checkpoint has no graph" for t in tensors},
         inputs=inputs,
         outputs=outputs,
+        weight_storage=sum(math.prod(e.shape) * BITS[e.dtype] // 8 for e in entries.values()),
     )
 
 

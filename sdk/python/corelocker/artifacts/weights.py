@@ -379,6 +379,7 @@ class Artifact:
         untraced: producer tensor name -> why its consumers could not be followed.
         inputs: names of tensors that read the model's input.
         outputs: names of tensors that produce the model's output.
+        weight_storage: bytes of all weights in the files, also of those that cannot be locked; 0 where it is not known.
         strip: paths inside the artifact that are left out of the locked copy, because they leak names.
     """
 
@@ -393,3 +394,14 @@ class Artifact:
     inputs: frozenset[str] = frozenset()
     outputs: frozenset[str] = frozenset()
     strip: tuple[str, ...] = ()
+    weight_storage: int = 0
+
+    @property
+    def lockable_bytes(self) -> int:
+        """Bytes of all lockable tensors, with what belongs to their channels."""
+        return sum(part.size for tensor in self.tensors for part in tensor.parts)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of all weights, also of those that cannot be locked."""
+        return max(self.weight_storage, self.lockable_bytes)

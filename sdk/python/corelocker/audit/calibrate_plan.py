@@ -8,15 +8,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from corelocker.artifacts import Artifact
 from corelocker.artifacts.detect import open_artifact
+from corelocker.audit.agreement.examined import Examined
+from corelocker.audit.agreement.runners import CannotRunError
 from corelocker.audit.calibrate import Evaluation, FoundFraction, calibrate, parse_targets
 from corelocker.audit.data import load_data, load_metric
 from corelocker.audit.evaluators import Evaluator
-from corelocker.audit.tier_bytes import states_of_plan
+from corelocker.audit.tier_bytes import State, states_of_plan
 from corelocker.audit.utility import Subject, TierUtility
 from corelocker.errors import ConfigError, OutputExistsError
 from corelocker.factories import call_factory
 from corelocker.locking.choose import choose_channels, sensitivity_scorer
+from corelocker.locking.criteria.synthetic import InputStats
 from corelocker.locking.options import LockOptions
 from corelocker.locking.plan import Plan
 from corelocker.locking.tiers import Tier, check_tiers
@@ -107,12 +111,26 @@ def calibrate_plan(
     )
     plan = plan_of([*(Tier(f.target.name, f.removed) for f in found), Tier(full, 0.0)])
     states, _, _ = states_of_plan(artifact, plan)
+    plan.tiers = _declared(artifact, plan.tiers, [state.files for state in states], options)
     tiers = [
         CalibratedTier(measured, tier.removed, of_target)
         for measured, tier, of_target in zip(subject.tiers(states), plan.tiers, [*found, None], strict=True)
     ]
     plan.save(out, force=force)
     return Calibration(plan, measured_by.name, len(subject.data), subject.chance, tiers, evaluations)
+
+
+def _declared(
+    artifact: Artifact, tiers: Sequence[Tier], states: Sequence[State], options: LockOptions
+) -> tuple[Tier, ...]:
+    """The tiers with what `corelocker lock` will measure of them as their utility; as they are where nothing can be measured."""
+    stats = None if options.input_stats is None else InputStats.parse(options.input_stats)
+    try:
+        examined = Examined(artifact, factory=options.model, samples=options.samples, stats=stats)
+        found = [replace(t, utility=examined.compare(s).value) for t, s in zip(tiers[:-1], states, strict=False)]
+        return (*found, tiers[-1])
+    except CannotRunError:
+        return tuple(tiers)
 
 
 def _module(factory: str | None) -> tuple[Any, Any]:

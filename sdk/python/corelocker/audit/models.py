@@ -24,7 +24,8 @@ from corelocker.errors import CriterionError, LockingError
 from corelocker.locking.criteria import Scores, check_criterion, score
 from corelocker.locking.groups import group_layers
 from corelocker.locking.options import Fill, Scope
-from corelocker.locking.plan import Plan, TierMap, make_plan
+from corelocker.locking.plan import Plan, TierMap
+from corelocker.locking.planning import make_plan
 from corelocker.locking.signs.reading import read_signs
 from corelocker.locking.tiers import Tier, Unit, check_tiers, parse_tiers
 

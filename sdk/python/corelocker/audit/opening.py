@@ -21,7 +21,8 @@ from corelocker.errors import ConfigError
 from corelocker.locking.criteria import Scores, check_criterion, l1, score
 from corelocker.locking.groups import Member
 from corelocker.locking.options import Fill
-from corelocker.locking.plan import Plan, Together, make_plan
+from corelocker.locking.plan import Plan
+from corelocker.locking.planning import Together, make_plan
 from corelocker.locking.tiers import Unit, parse_tiers
 from corelocker.progress import Progress
 

@@ -20,7 +20,7 @@ from corelocker.audit.tier_bytes import State, TierBytes, states_of_plan
 from corelocker.errors import LockingError
 from corelocker.locking.criteria import Scores
 from corelocker.locking.options import CriterionName, Fill, Scope
-from corelocker.locking.plan import make_plan
+from corelocker.locking.planning import make_plan
 from corelocker.locking.tiers import Tier
 from corelocker.progress import Progress, no_progress
 

@@ -19,9 +19,12 @@ from corelocker.cli.lock import (
     OptionalScope,
     OptionalTiers,
     PresetOption,
+    Require,
+    Samples,
     SavePlan,
     Seed,
     Source,
+    UnitOption,
     document,
     lock_options,
     report,
@@ -66,6 +69,7 @@ def export(
     ] = None,
     model_version: Annotated[int | None, typer.Option(min=0, help="Grows with every version; needed to lock.")] = None,
     preset: PresetOption = None,
+    unit: UnitOption = None,
     tiers: OptionalTiers = None,
     criterion: OptionalCriterion = None,
     scope: OptionalScope = None,
@@ -77,6 +81,8 @@ def export(
     input_stats: InputStatistics = None,
     seed: Seed = None,
     save_plan: SavePlan = None,
+    require: Require = "collapse",
+    samples: Samples = None,
     keystore: KeystorePath = None,
     passphrase_file: PassphraseFile = None,
     force: Force = False,
@@ -90,6 +96,7 @@ def export(
     """
     from corelocker.exporting import ExportConfig, ExportTarget, parse_config
     from corelocker.exporting import export as export_model
+    from corelocker.locking.requirement import Requirement
 
     if (model is None) == (config is None):
         raise ConfigError("name either a model (package.module:factory or a .pt2 file) or --config, not both")
@@ -110,11 +117,13 @@ def export(
         if lock and model_version is None:
             raise ConfigError("locking needs --model-version", hint="Or pass --no-lock")
         options = lock_options(
-            preset=preset, tiers=tiers, criterion=criterion, scope=scope, fill=fill, consumers=consumers,
+            preset=preset, unit=unit, tiers=tiers, criterion=criterion, scope=scope, fill=fill, consumers=consumers,
             include_io=include_io, exclude=exclude, source=source, model=str(model), input_stats=input_stats, seed=seed,
-            save_plan=save_plan,
+            save_plan=save_plan, samples=samples,
         )  # fmt: skip
-        build = ExportConfig(str(model), model_id or name, model_version, options, None, tuple(targets))
+        build = ExportConfig(
+            str(model), model_id or name, model_version, options, None, tuple(targets), Requirement.parse(require)
+        )
     wanted = build.lock if lock else None
     # Before the export: a wrong passphrase must not cost minutes.
     store = open_keystore(build.keystore or keystore, passphrase_file) if wanted is not None else None
@@ -127,6 +136,7 @@ def export(
             model_id=build.model_id,
             model_version=build.model_version,
             keystore=store,
+            require=build.require,
             force=force,
             progress=show,
         )

@@ -19,7 +19,7 @@ from corelocker.cli.app import (
     progress_bar,
     wide_console,
 )
-from corelocker.locking.options import DEFAULT_TIERS, CriterionName, Fill, PresetName, Scope
+from corelocker.locking.options import DEFAULT_PRESET, DEFAULT_TIERS, CriterionName, Fill, PresetName, Scope
 from corelocker.locking.tiers import Unit
 
 if TYPE_CHECKING:
@@ -28,13 +28,18 @@ if TYPE_CHECKING:
 
 ModelVersion = Annotated[int, typer.Option(min=0, help="Grows with every version.")]
 UnitOption = Annotated[
-    Unit,
-    typer.Option(help="What is taken of a locked channel: value, all its bytes, or sign, one bit a weight."),
+    Unit | None,
+    typer.Option(
+        help="What is taken of a locked channel: value, all its bytes, or sign, one bit a weight.",
+        show_default="the preset's; value for --tiers",
+    ),
 ]
 OptionalTiers = Annotated[
     str | None,
     typer.Option(
-        help="NAME=FRACTION of channels that stay removed, first what ships, last 0.", show_default=DEFAULT_TIERS
+        help="NAME=FRACTION of channels that stay removed, first what ships, last 0. NAME=FRACTION@UTILITY declares what a "
+        "tier may be worth.",
+        show_default=f"the preset's; {DEFAULT_TIERS['value']} by fractions",
     ),
 ]
 OptionalCriterion = Annotated[
@@ -68,7 +73,10 @@ Source = Annotated[
 ]
 ModelFactory = Annotated[
     str | None,
-    typer.Option("--model", help="package.module:factory of the trained torch module, for sensitivity."),
+    typer.Option(
+        "--model",
+        help="package.module:factory of the trained torch module: to measure a checkpoint, and for sensitivity.",
+    ),
 ]
 InputStatistics = Annotated[
     str | None,
@@ -79,8 +87,23 @@ InputStatistics = Annotated[
 PresetOption = Annotated[
     PresetName | None,
     typer.Option(
-        help="minimal: fewest bytes. balanced: a tenth of every layer. hardened: withstands fine-tuning; little "
-        "is known for language models."
+        help="hardened: the signs of all weights. balanced: those of the half with the largest norms. minimal: the fewest bytes, "
+        "found by running the model. cover: by value.",
+        show_default=f"{DEFAULT_PRESET}; none with --tiers, --criterion, --scope, --fill, --consumers or --unit value",
+    ),
+]
+Require = Annotated[
+    str,
+    typer.Option(
+        help="What the locked model may be worth, as its agreement with the original: collapse, at-most=0.6, or none (exit code 0 "
+        "whatever it is worth)."
+    ),
+]
+Samples = Annotated[
+    Path | None,
+    typer.Option(
+        help="Inputs to measure on: .npy, .npz or a folder of images.",
+        show_default="synthetic, from the file's signature",
     ),
 ]
 Seed = Annotated[
@@ -105,7 +128,7 @@ def lock(
     ],
     model_version: ModelVersion,
     preset: PresetOption = None,
-    unit: UnitOption = "value",
+    unit: UnitOption = None,
     tiers: OptionalTiers = None,
     criterion: OptionalCriterion = None,
     scope: OptionalScope = None,
@@ -119,6 +142,8 @@ def lock(
     seed: Seed = None,
     plan: Annotated[Path | None, typer.Option(help="Lock the channels of a saved plan.")] = None,
     save_plan: SavePlan = None,
+    require: Require = "collapse",
+    samples: Samples = None,
     keystore: KeystorePath = None,
     passphrase_file: PassphraseFile = None,
     force: Force = False,
@@ -126,22 +151,24 @@ def lock(
 ) -> None:
     """Lock finished models and pack their access keys into one encrypted, signed key bundle.
 
-    The originals stay as they are; the locked files have the same names and lengths.
+    The originals stay as they are; the locked files have the same names and lengths. Every locked file is run and compared with its
+    original, which needs corelocker[export]; one that still works is not written.
 
     Example: corelocker lock A.pte B.mlpackage --out dist --model-id scanner --model-version 3
-    --tiers free=0.05,plus=0.01,full=0
 
-    Example: corelocker lock A.pte --preset minimal --model shop.models:classifier --out dist --model-id scanner
-    --model-version 3
+    Example: corelocker lock A.pte --preset hardened --tiers free=1,plus=0.02,full=0 --out dist --model-id scanner --model-version 3
     """
     from concurrent.futures import ThreadPoolExecutor
+
+    from corelocker.locking.requirement import Requirement
 
     # What is wrong with the options is said before anybody is asked for a passphrase.
     options = lock_options(
         preset=preset, unit=unit, tiers=tiers, criterion=criterion, scope=scope, fill=fill, consumers=consumers,
         include_io=include_io, exclude=exclude, source=source, model=model, input_stats=input_stats, seed=seed, plan=plan,
-        save_plan=save_plan,
+        save_plan=save_plan, samples=samples,
     )  # fmt: skip
+    required = Requirement.parse(require)
     with ThreadPoolExecutor(1) as pool:
         store = open_keystore_beside(pool, keystore, passphrase_file)
         from corelocker.locking.lock import lock as lock_files
@@ -154,6 +181,7 @@ def lock(
                 model_version=model_version,
                 keystore=store,
                 options=options,
+                require=required,
                 force=force,
                 progress=show,
             )
@@ -161,13 +189,13 @@ def lock(
 
 
 def lock_options(
-    *, tiers: str | None = None, unit: Unit = "value", exclude: Sequence[str] | None = None, **given: Any
+    *, tiers: str | None = None, unit: Unit | None = None, exclude: Sequence[str] | None = None, **given: Any
 ) -> LockOptions:
     """The options of the command line as `LockOptions`. Raises TierError."""
-    from corelocker.locking.options import LockOptions
+    from corelocker.locking.options import LockOptions, default_unit
     from corelocker.locking.tiers import parse_tiers
 
-    parsed = None if tiers is None else parse_tiers(tiers, unit)
+    parsed = None if tiers is None else parse_tiers(tiers, unit or default_unit(given.get("preset")))
     return LockOptions(unit=unit, tiers=parsed, exclude=tuple(exclude or ()), **given)
 
 
@@ -177,6 +205,7 @@ def document(result: LockResult) -> dict[str, Any]:
         "bundle": str(result.bundle),
         "bundle_bytes": result.bundle_bytes,
         "tiers": [{"name": t.name, "removed": t.removed} for t in result.plan.tiers],
+        "preset": result.preset,
         "unit": result.plan.unit,
         "criterion": result.plan.criterion,
         "scope": result.plan.scope,
@@ -191,7 +220,20 @@ def document(result: LockResult) -> dict[str, Any]:
                 "weight_bytes": artifact.weight_bytes,
                 "locked_bytes": artifact.locked_bytes,
                 "locked_fraction": round(artifact.locked_fraction, 6),
+                "stored_bytes": artifact.stored_bytes,
                 "patch_bytes": artifact.patch_bytes,
+                "agreement": {
+                    tier.tier: {
+                        "kind": tier.kind,
+                        "value": round(tier.value, 6),
+                        "chance": round(tier.chance, 6),
+                        "error": round(tier.error, 6),
+                        "collapsed": tier.collapsed,
+                    }
+                    for tier in artifact.measured.tiers
+                },
+                "measured_on": {"inputs": artifact.measured.inputs, "samples": artifact.measured.samples},
+                "not_measured": artifact.measured.reason,
                 "by_value": artifact.by_value,
                 "open_signs": {
                     name: {"zeros": round(zeros, 6), "unpaired": round(unpaired, 6)}
@@ -213,13 +255,14 @@ def report(result: dict[str, Any], *, as_json: bool) -> None:
         from rich.table import Table
 
         console = wide_console()
-        table = Table("locked", "channels", "access key", "of weights")
+        table = Table("locked", "channels", "access key", "of weights", "agreement with the original", "chance")
         for entry in result["artifacts"]:
             table.add_row(
                 ", ".join(entry["outputs"]),
                 f"{entry['locked_channels']} of {entry['channels']}",
                 human(entry["locked_bytes"]),
                 f"{100 * entry['locked_fraction']:.2f} %",
+                *_agreement(entry),
             )
         console.print(table)
         tiers = " > ".join(tier["name"] for tier in result["tiers"])
@@ -227,6 +270,11 @@ def report(result: dict[str, Any], *, as_json: bool) -> None:
             f"key bundle: {result['bundle']} ({human(result['bundle_bytes'])}), tiers {tiers}", highlight=False
         )
         for entry in result["artifacts"]:
+            if entry["not_measured"]:
+                console.print(f"{entry['name']}: not measured: {entry['not_measured']}", highlight=False)
+            else:
+                on = entry["measured_on"]
+                console.print(f"{entry['name']}: measured on {on['samples']} {on['inputs']}", highlight=False)
             for key, words in (
                 ("by_value", "values taken"),
                 ("left_alone", "left alone"),
@@ -237,6 +285,17 @@ def report(result: dict[str, Any], *, as_json: bool) -> None:
                     console.print(f"{entry['name']}: {words}: {_some(entry[key])}", highlight=False)
 
     emit(as_json, result, text)
+
+
+def _agreement(entry: dict[str, Any]) -> tuple[str, str]:
+    """The cells of the table that say what each tier is worth."""
+    tiers = entry["agreement"]
+    if not tiers:
+        return "not measured", ""
+    first = next(iter(tiers.values()))
+    return ", ".join(
+        f"{name} {100 * found['value']:.1f} %" for name, found in tiers.items()
+    ), f"{100 * first['chance']:.1f} %"
 
 
 def _some(reasons: dict[str, str], most: int = 6) -> str:

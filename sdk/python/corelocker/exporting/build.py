@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from corelocker.bundle.keystore import Keystore
     from corelocker.locking.lock import LockResult
     from corelocker.locking.options import LockOptions
+    from corelocker.locking.requirement import Requirement
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ def export(
     model_id: str | None = None,
     model_version: int | None = None,
     keystore: Keystore | None = None,
+    require: str | Requirement = "collapse",
     force: bool = False,
     progress: Progress = no_progress,
 ) -> ExportResult:
@@ -54,6 +56,7 @@ def export(
         targets: the files to write.
         lock: how to lock; without it the exported files are written as they are. With it the unlocked files are not kept, and
             `model_id`, `model_version` and `keystore` are needed as for `corelocker.lock`.
+        require: what the locked files may be worth, as for `corelocker.lock`.
         force: replace outputs that exist.
         progress: called with (stage, done, total).
 
@@ -85,6 +88,7 @@ def export(
             model_version=model_version,
             keystore=keystore,
             options=lock,
+            require=require,
             force=force,
             progress=progress,
         )

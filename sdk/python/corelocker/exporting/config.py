@@ -6,9 +6,11 @@
     version = 3
 
     [lock]                                   # optional: without it the files are exported and not locked
-    tiers = "free=0.05,plus=0.01,full=0"
-    preset = "balanced"                      # minimal | balanced | hardened; the keys below count instead of it
-    unit = "value"                           # value | sign
+    preset = "hardened"                      # hardened | balanced | minimal | cover; the keys below count instead of it
+    tiers = "free=1,plus=0.02,full=0"
+    unit = "sign"                            # value | sign
+    require = "collapse"                     # collapse | at-most=FRACTION | none
+    samples = "inputs.npz"                   # what the locked files are measured on; .npy, .npz or a folder of images
     criterion = "l1"                         # l1 | bn-scale | random | sensitivity (runs the factory's module)
     scope = "layer"                          # layer | global
     fill = "decoy"                           # zero | decoy
@@ -40,13 +42,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from corelocker.configuration import Table, read_toml
 from corelocker.errors import ConfigError
-from corelocker.locking.options import CriterionName, Fill, LockOptions, PresetName, Scope
+from corelocker.locking.options import CriterionName, Fill, LockOptions, PresetName, Scope, default_unit
+from corelocker.locking.requirement import Requirement
 from corelocker.locking.tiers import Unit, parse_tiers
 
 Format = Literal["executorch", "coreml"]
@@ -116,6 +119,7 @@ class ExportConfig:
         lock: None when the file has no such section.
         keystore: that of the section, if it names one.
         targets: at least one; no two write the same file.
+        require: what the locked files may be worth.
     """
 
     factory: str
@@ -124,6 +128,7 @@ class ExportConfig:
     lock: LockOptions | None
     keystore: Path | None
     targets: tuple[ExportTarget, ...]
+    require: Requirement = field(default_factory=Requirement)
 
 
 Field = type | tuple[str, ...]
@@ -142,6 +147,8 @@ LOCK: dict[str, Field] = {
     "source": str,
     "input_stats": str,
     "save_plan": str,
+    "require": str,
+    "samples": str,
     "keystore": str,
 }
 TARGET: dict[str, Field] = {
@@ -165,8 +172,8 @@ def parse_config(path: Path) -> ExportConfig:
     model = top.optional_table("model", _model, None)
     if model is None:
         raise top.refuse("[model]", "missing; it needs the key factory")
-    unlocked: tuple[LockOptions | None, Path | None] = (None, None)
-    lock, keystore = top.optional_table("lock", lambda table: _lock(table, path.parent), unlocked)
+    unlocked: tuple[LockOptions | None, Path | None, Requirement] = (None, None, Requirement())
+    lock, keystore, require = top.optional_table("lock", lambda table: _lock(table, path.parent), unlocked)
     targets: list[ExportTarget] = []
     for table in top.tables("target"):
         values = _read(table, TARGET, required=("name", "format"))
@@ -188,7 +195,7 @@ def parse_config(path: Path) -> ExportConfig:
             if key not in model:
                 raise top.refuse(f"model.{key}", "missing; locking needs it")
         lock = replace(lock, model=factory)
-    return ExportConfig(factory, model.get("id"), model.get("version"), lock, keystore, tuple(targets))
+    return ExportConfig(factory, model.get("id"), model.get("version"), lock, keystore, tuple(targets), require)
 
 
 def _model(table: Table) -> dict[str, Any]:
@@ -198,30 +205,31 @@ def _model(table: Table) -> dict[str, Any]:
     return model
 
 
-def _lock(table: Table, folder: Path) -> tuple[LockOptions | None, Path | None]:
-    """The options of the section, and the keystore that it names."""
+def _lock(table: Table, folder: Path) -> tuple[LockOptions | None, Path | None, Requirement]:
+    """The options of the section, the keystore that it names, and what it requires."""
     given = _read(table, LOCK)
     if "tiers" in given:
-        given["tiers"] = parse_tiers(given["tiers"], given.get("unit", "value"))
-    for key in ("source", "save_plan", "keystore"):
+        given["tiers"] = parse_tiers(given["tiers"], given.get("unit") or default_unit(given.get("preset")))
+    for key in ("source", "save_plan", "samples", "keystore"):
         if key in given:
             given[key] = folder / given[key]
     keystore = given.pop("keystore", None)
-    return LockOptions(**given), keystore
+    require = Requirement.parse(given.pop("require", "collapse"))
+    return LockOptions(**given), keystore, require
 
 
 def _read(table: Table, fields: Mapping[str, Field], required: tuple[str, ...] = ()) -> dict[str, Any]:
     """The entries of a table that are there, by the type that each has."""
     values: dict[str, Any] = {}
-    for name, field in fields.items():
+    for name, kind in fields.items():
         value: Any
-        if isinstance(field, tuple):
-            value = table.optional_choice(name, *field)
-        elif field is bool:
+        if isinstance(kind, tuple):
+            value = table.optional_choice(name, *kind)
+        elif kind is bool:
             value = table.flag(name, False) or None
-        elif field is int:
+        elif kind is int:
             value = table.optional_integer(name, 0, MAX_VERSION)
-        elif field is list:
+        elif kind is list:
             value = table.texts(name) or None
         else:
             value = table.optional_text(name)

@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING
 from corelocker.artifacts import Artifact, WeightTensor
 from corelocker.errors import ConfigError
 from corelocker.locking.criteria import Scores, check_criterion, score
-from corelocker.locking.hardened import hardened
+from corelocker.locking.hardened import hardened, with_embeddings
 from corelocker.locking.options import CriterionName, Fill, LockOptions, LockWarning, Scope, default_tiers
-from corelocker.locking.plan import Plan, make_plan
+from corelocker.locking.plan import Plan
+from corelocker.locking.planning import MOST_FOR_SIGNS, make_plan
 from corelocker.locking.presets import Preset, caveat, preset
-from corelocker.locking.tiers import Tier
+from corelocker.locking.tiers import Tier, Unit
 from corelocker.progress import Progress, no_progress
 
 if TYPE_CHECKING:
     from corelocker.locking.criteria.sensitivity import SensitivityScorer
 
+MARGIN = 2.0  # times the bytes at which the gradient's ranking makes the model collapse
 Tiers = Sequence[Tier] | Callable[[], Sequence[Tier]]
 
 
@@ -27,6 +29,7 @@ Tiers = Sequence[Tier] | Callable[[], Sequence[Tier]]
 class _Choice:
     """Options with their preset and the defaults filled in."""
 
+    unit: Unit
     criterion: CriterionName
     scope: Scope
     fill: Fill
@@ -35,11 +38,12 @@ class _Choice:
 
     @classmethod
     def of(cls, options: LockOptions) -> _Choice:
-        named = preset(options.preset) if options.preset else None
+        named = preset(options.effective_preset) if options.effective_preset else None
         criterion = options.criterion or (named.criterion if named else "l1")
         scope = options.scope or (named.scope if named else "global" if criterion == "sensitivity" else "layer")
         fill = options.fill or (named.fill if named else "decoy")
-        return cls(criterion, scope, fill, options.include_io or (named is not None and named.include_io), named)
+        unit = options.unit or (named.unit if named else "value")
+        return cls(unit, criterion, scope, fill, options.include_io or named is not None, named)
 
 
 def choose_channels(
@@ -48,20 +52,22 @@ def choose_channels(
     seed: bytes,
     progress: Progress = no_progress,
     scorer: SensitivityScorer | None = None,
+    attempt: int = 0,
 ) -> Plan:
-    """The plan of these options.
+    """The plan of these options, for any preset but one that is searched.
 
     Args:
         seed: secret randomness of the decoys, and of the criterion "random".
         scorer: for sensitivity, where the caller needs its ranking again; else it is made from `options.model`.
+        attempt: of a preset's layers that are locked by value, each attempt locks twice as much as the one before.
 
     Warns with LockWarning when a preset was not shown to keep its promise for such models. Raises ConfigError,
     CriterionError, NothingToLockError or TierError.
     """
+    check_options(options)
     choice = _Choice.of(options)
-    if options.unit == "sign":
-        _check_signs(options)
-    if options.preset and (doubts := caveat(options.preset, artifacts)):
+    named = choice.preset
+    if options.effective_preset and (doubts := caveat(options.effective_preset, artifacts)):
         warnings.warn(doubts, LockWarning, stacklevel=2)
     rank: Callable[[WeightTensor], Scores]
     if choice.criterion == "sensitivity":
@@ -70,7 +76,7 @@ def choose_channels(
     else:
         check_criterion(choice.criterion, list(artifacts), options.source)
         rank = score(choice.criterion, seed, options.source)
-    share = choice.preset.share if choice.preset else None
+    limit = named.by_value if named and choice.unit == "sign" else None
     return make_plan(
         artifacts,
         _tiers(options, choice, scorer if choice.criterion == "sensitivity" else None),
@@ -79,23 +85,38 @@ def choose_channels(
         scope=choice.scope,
         fill=choice.fill,
         seed=seed,
-        unit=options.unit,
+        unit=choice.unit,
         consumers=options.consumers,
         include_io=choice.include_io,
         exclude=options.exclude,
-        counts=None if share is None else hardened(share, artifacts),
+        counts=None if named is None or named.cover is None else hardened(named.cover, artifacts),
+        by_value=None if limit is None else with_embeddings(min(1.0, limit * 2**attempt), artifacts),
+        most_for_signs=1.0 if attempt else MOST_FOR_SIGNS,
         progress=lambda done, total: progress("rank", done, total),
     )
 
 
-def _check_signs(options: LockOptions) -> None:
-    for given, name in (
-        (options.preset is not None, "--preset"),
-        (options.consumers, "--consumers"),
-        (options.fill == "zero", "--fill zero"),
-    ):
-        if given:
-            raise ConfigError(f"{name} is for values, not for signs", hint="Leave it out, or use --unit value")
+def check_options(options: LockOptions) -> None:
+    """Refuse options that exclude each other. Raises ConfigError."""
+    choice = _Choice.of(options)
+    if choice.unit == "sign":
+        for given, name in ((options.consumers, "--consumers"), (options.fill == "zero", "--fill zero")):
+            if given:
+                raise ConfigError(f"{name} is for values, not for signs", hint="Leave it out, or use --unit value")
+    if choice.preset is not None and choice.preset.cover is not None and options.unit == "sign":
+        raise ConfigError("preset cover is for values", hint="Leave --unit out, or use preset hardened")
+    if choice.preset is not None and choice.preset.removed is not None and options.unit == "value":
+        raise ConfigError(f"preset {options.preset} is for signs", hint="Leave --unit out, or use preset cover")
+    if choice.preset is not None and choice.preset.searched:
+        for value, name in (
+            (options.tiers, "--tiers"), (options.criterion, "--criterion"), (options.scope, "--scope"),
+            (options.consumers or None, "--consumers"), (options.fill, "--fill"), (options.source, "--source"),
+        ):  # fmt: skip
+            if value is not None:
+                raise ConfigError(
+                    f"preset {options.preset} finds its channels by running the model; {name} does not go with it",
+                    hint=f"Leave {name} out, or the preset",
+                )
 
 
 def sensitivity_scorer(options: LockOptions, progress: Progress = no_progress) -> SensitivityScorer:
@@ -113,15 +134,10 @@ def sensitivity_scorer(options: LockOptions, progress: Progress = no_progress) -
 
 def _tiers(options: LockOptions, choice: _Choice, scorer: SensitivityScorer | None) -> Tiers:
     named = choice.preset
-    if options.tiers is not None or named is None:
-        return options.tiers or default_tiers()
-    if named.removed is not None:
+    if options.tiers is not None:
+        return options.tiers
+    if named is not None and named.removed is not None:
         return (Tier("free", named.removed), Tier("full", 0.0))
-    if named.margin is not None:
-        if scorer is None:
-            raise ConfigError(
-                f"preset {options.preset} measures where the model collapses; criterion {choice.criterion} cannot",
-                hint="Leave --criterion out, or give --tiers",
-            )
-        return lambda: (Tier("free", scorer.fraction_to_collapse(named.margin or 1.0)), Tier("full", 0.0))
-    return default_tiers()
+    if named is None and scorer is not None:
+        return lambda: (Tier("free", scorer.fraction_to_collapse(MARGIN)), Tier("full", 0.0))
+    return default_tiers(choice.unit)

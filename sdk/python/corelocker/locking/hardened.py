@@ -186,6 +186,19 @@ def hardened(share: float, artifacts: Sequence[Artifact]) -> Callable[[Sequence[
     return lambda layers: hardened_channels(layers, share, readers(artifacts), input_layers(artifacts))
 
 
+def with_embeddings(share: float, artifacts: Sequence[Artifact]) -> Callable[[Sequence[LayerSize]], Mapping[str, int]]:
+    """As `hardened`, and of embeddings `share` of their rows."""
+    tables = {t.name for artifact in artifacts for t in artifact.tensors if t.role == "embedding"}
+
+    def counts(layers: Sequence[LayerSize]) -> Mapping[str, int]:
+        covered = hardened(share, artifacts)([layer for layer in layers if layer.name not in tables])
+        return dict(covered) | {
+            layer.name: math.ceil(share * layer.channels) for layer in layers if layer.name in tables
+        }
+
+    return counts
+
+
 def hardened_channels(
     layers: Sequence[LayerSize],
     share: float = HARDENED_SHARE,

@@ -12,17 +12,25 @@ from uuid import uuid4
 
 from corelocker.artifacts.detect import open_artifacts
 from corelocker.bundle.content_keys import new_content_key
-from corelocker.errors import ConfigError, OutputExistsError
-from corelocker.locking.choose import choose_channels
-from corelocker.locking.options import LockOptions
+from corelocker.errors import ConfigError, FileAccessError, OutputExistsError, WeakLockError
+from corelocker.locking.choose import check_options, choose_channels
+from corelocker.locking.measuring import SmallLock, StagedArtifact, find_small_locks, measure_locked
+from corelocker.locking.options import LockOptions, PresetName
 from corelocker.locking.plan import Plan
-from corelocker.locking.publish import Publication, publish
+from corelocker.locking.planning import check_that_tiers_differ, given_plan
+from corelocker.locking.presets import preset
+from corelocker.locking.publish import Publication, check_targets, publish
+from corelocker.locking.requirement import Measurement, Requirement, check
+from corelocker.locking.safe import doubt
 from corelocker.locking.tiers import NAME
 from corelocker.progress import Progress, no_progress
 
 if TYPE_CHECKING:
     from corelocker.artifacts import Artifact
     from corelocker.bundle.keystore import Keystore
+
+
+DRAWS = 5  # of a preset that locks too little by bad luck
 
 
 @dataclass(frozen=True)
@@ -33,8 +41,10 @@ class LockedOutput:
         name, format: of the artifact.
         outputs: the paths that were written.
         channels, locked_channels: how many there are, how many are locked in the tier that ships.
-        weight_bytes, locked_bytes: bytes of all lockable tensors, bytes of them that the access key holds for the tier that ships.
+        weight_bytes, stored_bytes: bytes of all lockable tensors, and of all weights in the file.
+        locked_bytes: bytes of them that the access key holds for the tier that ships.
         patch_bytes: tier -> bytes that its patch puts back.
+        measured: how far each tier agrees with the original, or why that was not measured.
         by_value: for the unit "sign", tensor -> why values were taken of it.
         open_signs: for the unit "sign", tensor -> (share of its weights that are 0 and have no sign, share of the others that keep
             their sign because they have no negative), where one of them is not 0.
@@ -49,8 +59,10 @@ class LockedOutput:
     channels: int
     locked_channels: int
     weight_bytes: int
+    stored_bytes: int
     locked_bytes: int
     patch_bytes: dict[str, int]
+    measured: Measurement
     by_value: dict[str, str]
     open_signs: dict[str, tuple[float, float]]
     left_alone: dict[str, str]
@@ -59,8 +71,8 @@ class LockedOutput:
 
     @property
     def locked_fraction(self) -> float:
-        """Of the bytes of all lockable tensors."""
-        return self.locked_bytes / max(1, self.weight_bytes)
+        """Of the bytes of all weights in the file, also of those that cannot be locked."""
+        return self.locked_bytes / max(1, self.stored_bytes)
 
 
 @dataclass(frozen=True)
@@ -70,12 +82,14 @@ class LockResult:
     Attributes:
         bundle: path of the key bundle, of `bundle_bytes` bytes.
         artifacts: in the order in which they were given.
+        preset: the preset that counted; None for a lock by fractions or by a saved plan.
         plan: which channels are locked; it is secret.
     """
 
     bundle: Path
     bundle_bytes: int
     artifacts: tuple[LockedOutput, ...]
+    preset: PresetName | None
     plan: Plan = field(repr=False)
 
 
@@ -87,6 +101,7 @@ def lock(
     model_version: int,
     keystore: Keystore | Future[Keystore],
     options: LockOptions | None = None,
+    require: str | Requirement = "collapse",
     force: bool = False,
     progress: Progress = no_progress,
 ) -> LockResult:
@@ -101,29 +116,94 @@ def lock(
         model_version: grows with every version.
         keystore: an open one, or one that is being opened in another thread meanwhile.
         options: how to lock; the defaults are those of `LockOptions`.
+        require: what the tier that ships may be worth: "collapse" (nothing), "at-most=0.6", or "none". Tiers with a declared
+            utility are held to that. Where nothing can be measured, the default preset alone is taken to hold.
         force: replace outputs that exist.
         progress: called with (stage, done, total).
 
-    Warns with `LockWarning` when a preset was not shown to keep its promise for such models. Raises ConfigError for a wrong model
-    id, OutputExistsError, FileAccessError, LockingError, or an error of the artifacts or the keystore.
+    Every locked file is run in a process of its own and compared with the original. Warns with `LockWarning` when a preset was not
+    shown to keep its promise for such models. Raises ConfigError for a wrong model id, WeakLockError when the locked model is worth
+    more than required, NotMeasuredError, OutputExistsError, FileAccessError, LockingError, or an error of the artifacts or the
+    keystore.
     """
     options, out = options or LockOptions(), Path(out)
+    required = require if isinstance(require, Requirement) else Requirement.parse(require)
     if not NAME.fullmatch(model_id):
         raise ConfigError(f"model id {model_id!r} is not letters, digits, '.', '_' and '-' (at most 64)")
+    check_options(options)
     if options.save_plan is not None and options.save_plan.exists() and not force:
         raise OutputExistsError(f"{options.save_plan} exists already", hint="Choose another name or pass --force")
+    if options.samples is not None and not options.samples.exists():
+        raise FileAccessError(f"{options.samples}: no such file or folder")
     artifacts = open_artifacts([Path(path) for path in paths])
-    if options.model is not None and isinstance(keystore, Future):
+    check_targets(artifacts, out, model_id, force)
+    searched = options.effective_preset is not None and preset(options.effective_preset).searched
+    if isinstance(keystore, Future) and (options.model is not None or searched):
         keystore = keystore.result()  # a wrong passphrase is told before a model runs for minutes
-    seed = secrets.token_bytes(32) if options.seed is None else options.seed.encode()
-    plan = Plan.load(options.plan, artifacts) if options.plan else choose_channels(artifacts, options, seed, progress)
-    store = keystore.result() if isinstance(keystore, Future) else keystore
+    plans = _Plans(artifacts, options, progress)
+    while True:
+        plan = plans.next()
+        check_that_tiers_differ(plan)
+        try:
+            store = keystore.result() if isinstance(keystore, Future) else keystore
+            return _publish(artifacts, plan, out, model_id, model_version, store, options, required, force, progress)
+        except WeakLockError:
+            # Masks and decoys are drawn, and one draw in many leaves more than others.
+            if plans.left == 0:
+                raise
+
+
+class _Plans:
+    """The plan of the options, and again with another draw, or a larger lock, where the first one turns out too weak."""
+
+    def __init__(self, artifacts: Sequence[Artifact], options: LockOptions, progress: Progress) -> None:
+        self._artifacts, self._options, self._progress = artifacts, options, progress
+        named = preset(options.effective_preset) if options.effective_preset and options.plan is None else None
+        self._small: list[SmallLock] | None = None
+        self._attempt = 0
+        if named is not None and named.searched:
+            self._small = find_small_locks(artifacts, options, progress)
+        again = named is not None and options.seed is None
+        self.left = len(self._small) if self._small else DRAWS if again else 1
+
+    def next(self) -> Plan:
+        """The next plan."""
+        self.left -= 1
+        options = self._options
+        seed = secrets.token_bytes(32) if options.seed is None else options.seed.encode()
+        if options.plan is not None:
+            return Plan.load(options.plan, self._artifacts)
+        if self._small is None:
+            attempt, self._attempt = self._attempt, self._attempt + 1
+            return choose_channels(self._artifacts, options, seed, self._progress, attempt=attempt)
+        small = self._small.pop(0)
+        return given_plan(self._artifacts, small.channels, unit=small.unit, criterion="search", fill="decoy", seed=seed)
+
+
+def _publish(
+    artifacts: Sequence[Artifact],
+    plan: Plan,
+    out: Path,
+    model_id: str,
+    model_version: int,
+    keystore: Keystore,
+    options: LockOptions,
+    required: Requirement,
+    force: bool,
+    progress: Progress,
+) -> LockResult:
     bundle_id, content_key = uuid4(), new_content_key()
     tiers = tuple(tier.name for tier in plan.tiers)
+    measured: list[Measurement] = []
 
     def save() -> None:
         if options.save_plan is not None:
             plan.save(options.save_plan, force=force)
+
+    def hold(staged: Sequence[StagedArtifact]) -> None:
+        measured[:] = measure_locked(staged, plan.tiers, options, progress)
+        doubts = [doubt(artifact, plan, place, options) for place, artifact in enumerate(artifacts)]
+        check(measured, plan.tiers, required, doubts)
 
     publication = publish(
         artifacts,
@@ -132,19 +212,22 @@ def lock(
         model=model_id,
         model_version=model_version,
         bundle_id=bundle_id,
-        signing_key=store.signing_key,
+        signing_key=keystore.signing_key,
         content_key=content_key,
-        stage_key=lambda samples: store.stage_content_key(
+        stage_key=lambda samples: keystore.stage_content_key(
             bundle_id, model_id, model_version, tiers, content_key, samples
         ),
         force=force,
+        check=hold,
         before_commit=save,
         progress=lambda stage: progress(stage.name, stage.done, stage.total),
     )
-    return _result(publication, plan)
+    return _result(publication, plan, measured, options.effective_preset)
 
 
-def _result(publication: Publication, plan: Plan) -> LockResult:
+def _result(
+    publication: Publication, plan: Plan, measured: Sequence[Measurement], preset: PresetName | None
+) -> LockResult:
     tiers = [tier.name for tier in plan.tiers[1:]]
     outputs = []
     for index, (locked, paths, sizes, left_alone) in enumerate(
@@ -163,8 +246,10 @@ def _result(publication: Publication, plan: Plan) -> LockResult:
                 locked.channels,
                 locked.locked_channels,
                 locked.weight_bytes,
+                artifact.stored_bytes,
                 locked.locked_bytes,
                 dict(zip(tiers, sizes, strict=True)),
+                measured[index],
                 {name: found for name, found in signs.items() if isinstance(found, str)},
                 {
                     name: (found.zeros, found.unpaired)
@@ -176,4 +261,4 @@ def _result(publication: Publication, plan: Plan) -> LockResult:
                 locked.not_followed,
             )
         )
-    return LockResult(publication.bundle, publication.bundle_bytes, tuple(outputs), plan)
+    return LockResult(publication.bundle, publication.bundle_bytes, tuple(outputs), preset, plan)

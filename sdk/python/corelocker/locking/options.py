@@ -15,9 +15,10 @@ from corelocker.locking.tiers import Tier, Unit, parse_tiers
 CriterionName = Literal["l1", "bn-scale", "random", "sensitivity"]
 Scope = Literal["layer", "global"]
 Fill = Literal["zero", "decoy"]
-PresetName = Literal["minimal", "balanced", "hardened"]
+PresetName = Literal["minimal", "balanced", "hardened", "cover"]
 
-DEFAULT_TIERS = "free=0.05,full=0"
+DEFAULT_PRESET: PresetName = "hardened"
+DEFAULT_TIERS = {"value": "free=0.05,full=0", "sign": "free=1,full=0"}
 
 
 class LockWarning(UserWarning):
@@ -26,30 +27,32 @@ class LockWarning(UserWarning):
 
 @dataclass(frozen=True)
 class LockOptions:
-    """How to lock.
+    """How to lock. Without `preset`, `tiers`, `criterion`, `scope`, `fill` and `consumers`, and with no unit but "sign", the preset
+    is "hardened".
 
     Attributes:
         preset: named options; whatever is given beside it counts instead.
-        unit: what is taken of a locked channel: "value", all its bytes, or "sign", one bit a weight. Signs are not taken with a
-            preset, with `consumers` or with the fill "zero".
-        tiers: in order; by default the preset's, or free=0.05,full=0. A fraction of 1 takes the signs of all channels.
+        unit: what is taken of a locked channel: "value", all its bytes, or "sign", one bit a weight; by default the preset's, or
+            "value". Signs are not taken with `consumers` or with the fill "zero".
+        tiers: in order; by default the preset's, or DEFAULT_TIERS. A fraction of 1 takes the signs of all channels.
         criterion: what ranks channels; by default the preset's, or "l1". "sensitivity" runs the model and needs `model`.
         scope: rank within each layer or over the whole network; by default the preset's, or "global" for sensitivity, else
             "layer".
         fill: what stands in the place of locked channels; by default the preset's, or "decoy".
         consumers: whether the next layers' weights that read a locked channel are locked too.
-        include_io: whether input and output layers are locked too.
+        include_io: whether input and output layers are locked too; presets lock them.
         exclude: patterns (as of fnmatch) of layers that are left alone.
         source: training checkpoint (.safetensors), for bn-scale and l1 of a model whose BatchNorms are folded.
         seed: makes the lock repeatable. Whoever knows it can find the decoys: it is secret.
         plan: a saved plan, whose channels are locked; then what chooses channels does not count.
         save_plan: where the plan is saved. It tells where the access key was: it is secret.
-        model: `package.module:factory` of the trained torch module, for sensitivity.
-        input_stats: MEAN[,MEAN...]/STD[,STD...] of the model's input, for sensitivity.
+        model: `package.module:factory` of the trained torch module, for sensitivity and to measure a checkpoint.
+        input_stats: MEAN[,MEAN...]/STD[,STD...] of the model's input, for sensitivity and for `samples` that are images.
+        samples: inputs on which the locked model is measured: .npy, .npz or a folder of images; synthetic ones without.
     """
 
     preset: PresetName | None = None
-    unit: Unit = "value"
+    unit: Unit | None = None
     tiers: Sequence[Tier] | None = None
     criterion: CriterionName | None = None
     scope: Scope | None = None
@@ -63,17 +66,28 @@ class LockOptions:
     save_plan: Path | None = None
     model: str | None = None
     input_stats: str | None = None
+    samples: Path | None = None
+
+    @property
+    def effective_preset(self) -> PresetName | None:
+        """The preset that counts; None for a lock by fractions or by a saved plan."""
+        if self.preset is not None or self.plan is not None:
+            return self.preset
+        chosen = (self.tiers, self.criterion, self.scope, self.fill, self.source)
+        given = self.consumers or self.unit == "value" or any(value is not None for value in chosen)
+        return None if given else DEFAULT_PRESET
 
     @property
     def ranks_by_sensitivity(self) -> bool:
-        """Whether the model is run to rank its channels."""
-        from corelocker.locking.presets import preset
-
-        if self.criterion is None and self.preset is not None:
-            return preset(self.preset).criterion == "sensitivity"
+        """Whether the torch module is run to rank channels."""
         return self.criterion == "sensitivity"
 
 
-def default_tiers() -> tuple[Tier, ...]:
+def default_tiers(unit: Unit) -> tuple[Tier, ...]:
     """The tiers where none are given and no preset has its own."""
-    return parse_tiers(DEFAULT_TIERS)
+    return parse_tiers(DEFAULT_TIERS[unit], unit)
+
+
+def default_unit(preset: PresetName | None) -> Unit:
+    """The unit of a preset, and of a lock by fractions."""
+    return "value" if preset in (None, "cover") else "sign"

@@ -8,6 +8,7 @@ from typing import get_args
 
 from corelocker.artifacts import Artifact
 from corelocker.locking.options import CriterionName, Fill, PresetName, Scope
+from corelocker.locking.tiers import Unit
 
 
 @dataclass(frozen=True)
@@ -15,35 +16,43 @@ class Preset:
     """Options of `corelocker lock`; each can be given beside the preset and then counts instead.
 
     Attributes:
-        criterion, scope, fill, include_io: as for `lock`.
+        unit, criterion, scope, fill: as for `lock`. Input and output layers are locked too.
         removed: fraction of channels that the free tier keeps locked, where it is fixed.
-        margin: lock this many times the bytes at which the output collapses, where the model decides.
-        share: of the weights' bytes that are locked, spread as `corelocker.locking.hardened` says.
+        by_value: share of the bytes that is locked by value in layers whose signs cannot be taken, or cost too much.
+        cover: share of the weights' bytes that are locked, spread as `corelocker.locking.hardened` says.
+        searched: whether the fewest bytes are found by running the model.
     """
 
+    unit: Unit
     criterion: CriterionName
     scope: Scope
     fill: Fill
-    include_io: bool
     removed: float | None = None
-    margin: float | None = None
-    share: float | None = None
+    by_value: float | None = None
+    cover: float | None = None
+    searched: bool = False
+
+
+VALUE_SHARE = 0.125  # as int8 pays for its signs
 
 
 def preset(name: PresetName) -> Preset:
-    """`minimal`: the fewest bytes at which the model is at chance. Anyone who can train brings it back.
+    """`hardened`: the signs of all weights of all layers. No ranking, and nothing that training from what is left could use.
 
-    `balanced`: a tenth of the channels of every inner layer.
+    `balanced`: the signs of the half of each layer's channels with the largest norms.
 
-    `hardened`: so much, and so spread, that training from what is left is worth little more than starting over; not so for every
+    `minimal`: the fewest bytes at which the model is at chance, found by running it. Anyone who can train brings it back.
+
+    `cover`: by value, and so spread that training from what is left is worth little more than starting over; not so for every
     model, see `caveat`. Without the layers that read the locked channels: for the same bytes they hold worse (docs/audit.md).
     """
     from corelocker.locking.hardened import HARDENED_SHARE
 
     return {
-        "minimal": Preset("sensitivity", "global", "decoy", True, margin=2.0),
-        "balanced": Preset("sensitivity", "layer", "decoy", False, removed=0.1),
-        "hardened": Preset("l1", "layer", "decoy", True, share=HARDENED_SHARE),
+        "hardened": Preset("sign", "l1", "layer", "decoy", removed=1.0, by_value=VALUE_SHARE),
+        "balanced": Preset("sign", "l1", "layer", "decoy", removed=0.5, by_value=VALUE_SHARE),
+        "minimal": Preset("sign", "l1", "layer", "decoy", searched=True),
+        "cover": Preset("value", "l1", "layer", "decoy", cover=HARDENED_SHARE),
     }[name]
 
 
@@ -53,10 +62,10 @@ def caveat(name: PresetName, artifacts: Sequence[Artifact]) -> str | None:
     Known by their embeddings: a transformer without any, as one for images may be, is not recognized.
     """
     tables = {artifact.path.name for artifact in artifacts for t in artifact.tensors if t.role == "embedding"}
-    if name != "hardened" or not tables:
+    if name != "cover" or not tables:
         return None
     return (
-        f"{', '.join(sorted(tables))}: of models with embeddings, hardened was shown to withstand fine-tuning on two small "
+        f"{', '.join(sorted(tables))}: of models with embeddings, cover was shown to withstand fine-tuning on two small "
         "language models only. Measure yours with corelocker audit"
     )
 

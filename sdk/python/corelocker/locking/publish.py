@@ -19,6 +19,7 @@ from corelocker.errors import OutputExistsError
 from corelocker.files import move_into_place, staging_folder
 from corelocker.locking.drawing import start_locking
 from corelocker.locking.locked import LockedArtifact, LockedFile
+from corelocker.locking.measuring import StagedArtifact
 from corelocker.locking.plan import Plan
 from corelocker.locking.tier_patch import TierPatch, tier_patch
 from corelocker.locking.writing import copy_rest, write_locked_file
@@ -65,19 +66,22 @@ def publish(
     content_key: bytes,
     stage_key: Callable[[frozenset[bytes]], StagedKey] | None = None,
     force: bool = False,
+    check: Callable[[Sequence[StagedArtifact]], object] | None = None,
     before_commit: Callable[[], object] = lambda: None,
     progress: Callable[[Stage], None] = lambda stage: None,
 ) -> Publication:
     """Lock `artifacts` by `plan` into the folder `out`, with the bundle `<model>.clkey` beside them.
 
-    Everything is made in a scratch folder; then `before_commit` runs, the content key is committed, and all is renamed into place.
+    Everything is made in a scratch folder; `check` sees it there and may raise. Then `before_commit` runs, the content key is
+    committed, and all is renamed into place.
 
     Args:
         stage_key: stages the content key with the header's samples, which are known while the files are still being written.
 
-    Raises OutputExistsError, FileAccessError, LockingError, what `stage_key` raises, or a bundle error; then `out` is as it was.
+    Raises OutputExistsError, FileAccessError, LockingError, what `stage_key` and `check` raise, or a bundle error; then `out` is as
+    it was.
     """
-    _check_targets(artifacts, out, model, force)
+    check_targets(artifacts, out, model, force)
     tiers = tuple(tier.name for tier in plan.tiers)
     with (
         staging_folder(out) as folder,
@@ -96,6 +100,8 @@ def publish(
             for file in (file for artifact in artifacts for file in artifact.files):
                 file.check_unchanged()
             key = staged.result()
+            if check is not None:
+                check([_staged(artifact, patches[i], folder) for i, artifact in enumerate(locked)])
             before_commit()
             if key is not None:
                 key.commit()
@@ -105,6 +111,18 @@ def publish(
                 unused.discard()
     outputs = [[out / path.name for path in artifact.outputs] for artifact in written]
     return Publication(out / bundle.name, size, locked, outputs, [artifact.key_bytes for artifact in written])
+
+
+def _staged(artifact: LockedArtifact, patches: Patches, folder: Path) -> StagedArtifact:
+    path = artifact.artifact.path
+    inside = folder / path.name if path.is_dir() else folder
+    names = [file.file.name for file in artifact.files]
+    by_tier = zip(*([made.result() for made in file] for file in patches), strict=True)
+    return StagedArtifact(
+        artifact.artifact,
+        {name: inside / name for name in names},
+        [[(n, patch) for n, patch in zip(names, tier, strict=True) if patch is not None] for tier in by_tier],
+    )
 
 
 def _contents(
@@ -193,7 +211,8 @@ class _Writer:
         self._progress(Stage("write", self._done, self._total))
 
 
-def _check_targets(artifacts: Sequence[Artifact], out: Path, model: str, force: bool) -> None:
+def check_targets(artifacts: Sequence[Artifact], out: Path, model: str, force: bool) -> None:
+    """Refuse what would be in the way of the outputs. Raises OutputExistsError."""
     names = [f"{model}.clkey"]
     for artifact in artifacts:
         inside = (

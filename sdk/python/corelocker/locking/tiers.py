@@ -19,28 +19,41 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 @dataclass(frozen=True)
 class Tier:
-    """A named level of utility: `removed` is the fraction of channels that stays locked in it."""
+    """A named level of utility.
+
+    Attributes:
+        removed: fraction of channels that stays locked in it.
+        utility: most that it may be worth, as its agreement with the original, 0 to 1; None where nothing was declared.
+    """
 
     name: str
     removed: float
+    utility: float | None = None
 
 
 def parse_tiers(text: str, unit: Unit = "value") -> tuple[Tier, ...]:
-    """`free=0.05,plus=0.01,full=0` to tiers. Raises TierError.
+    """`free=0.05,plus=0.01@0.7,full=0` to tiers; 0.7 is the utility that plus is declared to have at most. Raises TierError.
 
     Signs can be taken of all channels (a fraction of 1); of values at least one channel of each layer stays.
     """
     tiers = []
     for item in text.split(","):
-        name, equals, number = item.strip().partition("=")
-        try:
-            removed = float(number)
-        except ValueError:
-            removed = math.nan
-        if not equals or not NAME.fullmatch(name) or not 0 <= removed <= 1:
-            raise TierError(f"tier {item.strip()!r} is not NAME=FRACTION with 0 <= FRACTION <= 1")
-        tiers.append(Tier(name, removed))
+        name, equals, numbers = item.strip().partition("=")
+        fraction, at, utility = numbers.partition("@")
+        removed, most = _number(fraction), _number(utility) if at else None
+        if not equals or not NAME.fullmatch(name) or not 0 <= removed <= 1 or not (most is None or 0 <= most <= 1):
+            raise TierError(
+                f"tier {item.strip()!r} is not NAME=FRACTION or NAME=FRACTION@UTILITY, both numbers from 0 to 1"
+            )
+        tiers.append(Tier(name, removed, most))
     return check_tiers(tiers, unit)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def check_tiers(tiers: Sequence[Tier], unit: Unit = "value") -> tuple[Tier, ...]:

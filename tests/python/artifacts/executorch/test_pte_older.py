@@ -19,7 +19,7 @@ from corelocker.errors import (
 from corelocker.files import MappedFile
 from corelocker.locking.criteria import score
 from corelocker.locking.drawing import lock_artifacts
-from corelocker.locking.plan import make_plan
+from corelocker.locking.planning import make_plan
 from corelocker.locking.tiers import parse_tiers
 from corelocker.locking.writing import write_locked_file
 from support.models.lowering import built, run

@@ -105,6 +105,7 @@ def _artifact(form: str, path: Path, folder: PurePosixPath, program: Callable[[]
         inputs=found.inputs,
         outputs=found.outputs,
         strip=tuple(sorted(p.relative_to(path).as_posix() for p in path.rglob(LEAKS_NAMES))),
+        weight_storage=sum(len(file) for file in opened.values()),
     )
 
 

@@ -99,6 +99,12 @@ class CoreMLDelegates:
             covers = tuple((w.file, w.offset, w.size) for w in package.weights)
             yield Identity(self._file, tuple(sorted(copies)), len(package.identifier), covers)
 
+    @property
+    def unread_bytes(self) -> int:
+        """Bytes of the packages' weight files that belong to no layer."""
+        stored = sum(w.size for package in self._packages.values() for w in package.weights)
+        return max(0, stored - sum(part.size for tensor in self._tensors for part in tensor.parts))
+
     def _read(self, region: Region, prefix: str) -> _Package:
         blob = region.file.read(region.offset, region.size)
         files = _files(blob, prefix)

@@ -107,6 +107,8 @@ class MethodReader:
         delegate = self._delegates[index]
         backend = printable(delegate.text(0)) or "without a name"
         region = self._program.delegate(delegate.table(1))
+        if backend in ("XnnpackBackend", "CoreMLBackend"):
+            self._program.graphs.add(region)
         if backend == "XnnpackBackend":
             self._xnnpack(f"{self._name}, delegate {index}", region, arguments)
             return

@@ -46,6 +46,7 @@ class ProgramFile:
         add_named_segments(root, 7, file, self.segments, named)
         self._inline = [Region(file, *data.span(0)) for data in root.tables(3)]
         self._constants = self._read_constants(root)
+        self.graphs: set[Region] = set()  # delegates' data that is read, so that what it holds beside weights is known
         self.plans = [
             ExecutionPlan(printable(table.text(0)) or f"method{i}", table) for i, table in enumerate(root.tables(1))
         ]

@@ -15,7 +15,7 @@ from corelocker.artifacts.executorch.named_data import NamedData
 from corelocker.artifacts.executorch.program import ProgramFile
 from corelocker.artifacts.executorch.walk import Walk
 from corelocker.artifacts.flow import Tracer
-from corelocker.artifacts.layers import Collector
+from corelocker.artifacts.layers import Collector, Region
 from corelocker.artifacts.weights import Artifact, Edge, WeightTensor
 from corelocker.artifacts.work_budget import WorkBudget
 from corelocker.errors import MalformedArtifactError, NothingToLockError, UnsupportedLayoutError
@@ -46,7 +46,9 @@ def open_pte(path: Path, data: Sequence[Path] = ()) -> Artifact:
     for store in named.stores:
         if store not in used and data:
             raise MalformedArtifactError(f"{store.path}: holds no weights of {path.name}")
-    return _assemble((file, *(s for s in named.stores if s in used)), collector, tracer, named, coreml)
+    external = tuple(store for store in named.stores if store in used)
+    stored = sum(s.size for s in program.segments if s not in program.graphs) + sum(len(store) for store in external)
+    return _assemble((file, *external), collector, tracer, named, coreml, program.graphs, stored)
 
 
 def _assemble(
@@ -55,6 +57,8 @@ def _assemble(
     tracer: Tracer,
     named: NamedData,
     coreml: CoreMLDelegates,
+    graphs: set[Region],
+    stored: int,
 ) -> Artifact:
     path = files[0].path
     tensors, skipped = collector.finish()
@@ -80,6 +84,17 @@ def _assemble(
         untraced,
         frozenset(tracer.inputs & names),
         frozenset(tracer.outputs & names),
+        weight_storage=stored + _inside(tensors, graphs) + coreml.unread_bytes,
+    )
+
+
+def _inside(tensors: Sequence[WeightTensor], graphs: set[Region]) -> int:
+    """Bytes of weights that lie in the data of delegates."""
+    return sum(
+        part.size
+        for tensor in tensors
+        for part in tensor.parts
+        if any(g.file is part.file and g.offset <= part.offset < g.offset + g.size for g in graphs)
     )
 
 

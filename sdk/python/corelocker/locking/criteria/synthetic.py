@@ -114,7 +114,7 @@ def synthesize(
             if not torch.is_tensor(value) or value.ndim == 0:
                 made.append(value)
             elif value.is_floating_point():
-                values = _standard(count, tuple(value.shape[1:]), generator)
+                values = standard_values(count, tuple(value.shape[1:]), generator)
                 made.append((stats or InputStats()).apply(values).to(value.dtype))
             elif place in vocabularies:
                 length = min(value.shape[1], TOKENS) if len(tensors) == 1 and value.shape[1] > 1 else value.shape[1]
@@ -182,7 +182,7 @@ def _vocabularies(module: nn.Module, example: tuple[Any, ...]) -> dict[int, int]
     return found or {next(iter(integers)): tables[0].num_embeddings}
 
 
-def _standard(count: int, shape: tuple[int, ...], generator: Any) -> Tensor:
+def standard_values(count: int, shape: tuple[int, ...], generator: Any) -> Tensor:
     """Values of mean 0 and spread 1: dead leaves for images, smooth noise for signals, plain noise for vectors."""
     torch = need("torch")
     if len(shape) == 3 and min(shape[1:]) >= 8:

@@ -1,0 +1,211 @@
+"""An artifact that runs here, the inputs on which it is compared, and its original's outputs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from corelocker.artifacts import Artifact
+from corelocker.audit.agreement.diverse import MOST_CLASSES, diversified
+from corelocker.audit.agreement.inputs import Recipe, read_samples, recipes
+from corelocker.audit.agreement.runners import Call, CannotRunError, Method, run_all, runner_of
+from corelocker.audit.agreement.score import FEWEST_ANSWERS, Agreement, Reference, worst
+from corelocker.audit.tier_bytes import State, original_state, states_of_plan
+from corelocker.errors import CoreLockerError
+from corelocker.locking.choose import choose_channels
+from corelocker.locking.criteria.synthetic import InputStats
+from corelocker.locking.options import LockOptions
+
+SECONDS = 4.0  # of running one state
+MOST, FEWEST, TRIED = 512, 24, 32  # inputs: measured at most and at least, and to choose a recipe by
+MANY_ANSWERS = 3.0  # bits of the original's answers at which a recipe is good enough
+SEED = 20
+
+
+@dataclass
+class Examination:
+    """A method on its inputs.
+
+    Attributes:
+        inputs: for people, what they are.
+        columns, count: the inputs.
+        outputs, references: of the original; a reference is None where nothing can be compared with the output.
+    """
+
+    method: Method
+    inputs: str
+    columns: list[Any] = field(repr=False)
+    count: int
+    outputs: list[Tensor] = field(repr=False)
+    references: list[Reference | None] = field(repr=False)
+
+
+class Examined:
+    """An artifact and how its states are compared with the original.
+
+    Args:
+        factory: of the torch module, for a checkpoint.
+        samples: the publisher's inputs; synthetic ones without.
+        seconds: for one state.
+
+    Raises CannotRunError when nothing can be measured; the message says why.
+    """
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        *,
+        factory: str | None = None,
+        samples: Path | None = None,
+        stats: InputStats | None = None,
+        seconds: float = SECONDS,
+    ) -> None:
+        self.artifact = artifact
+        self._runner = runner_of(artifact, factory)
+        self._stats, self._samples = stats, samples
+        self.examinations: list[Examination] = []
+        reasons = []
+        methods = [m for m in self._runner.methods if any(i.fixed is None for i in m.inputs)]
+        call = self._runner.load(original_state(artifact)) if methods else None
+        for method in methods:
+            try:
+                assert call is not None  # noqa: S101
+                self.examinations.append(self._examine(call, method, seconds / len(methods)))
+            except CannotRunError as error:
+                reasons.append(str(error))
+        if not self.examinations:
+            raise CannotRunError(reasons[0] if reasons else "it has no method that takes a tensor")
+        self._blind: set[tuple[int, int]] | None = None
+
+    @property
+    def inputs(self) -> str:
+        """What the inputs are, for people."""
+        return "; ".join(dict.fromkeys(e.inputs for e in self.examinations))
+
+    @property
+    def count(self) -> int:
+        """Inputs of each method, the fewest."""
+        return min(e.count * e.method.batch for e in self.examinations)
+
+    def compare(self, state: State, most: int = MOST) -> Agreement:
+        """The agreement of a state with the original, on at most `most` inputs: of all outputs the one of which most is left."""
+        found: list[Agreement] = []
+        for place, output, same, agreement in self._compared(state, most):
+            if not same or (place, output) not in self._outputs_without_weights():
+                found.append(agreement)
+        if not found:
+            raise CannotRunError("no output depends on weights that can be locked")
+        return worst(found)
+
+    def _compared(self, state: State, most: int) -> list[tuple[int, int, bool, Agreement]]:
+        """(examination, output, whether it is the original's bit for bit, agreement) of every output that can be compared."""
+        found = []
+        call = self._runner.load(state)
+        for place, e in enumerate(self.examinations):
+            count = min(most, e.count)
+            outputs = run_all(call, e.method, e.columns, count)
+            for number, (output, reference) in enumerate(zip(outputs, e.references, strict=True)):
+                if reference is None:
+                    continue
+                original = e.outputs[number][:count]
+                if output.shape != original.shape:
+                    raise CannotRunError(f"{e.method.name}: the shape of an output depends on the weights")
+                compared = reference if count == e.count else Reference(original, e.method.batch)
+                found.append((place, number, torch.equal(output, original), compared.compare(output)))
+        return found
+
+    def _outputs_without_weights(self) -> set[tuple[int, int]]:
+        """Outputs that stay the same when everything is locked: they say nothing about a lock."""
+        if self._blind is None:
+            try:
+                plan = choose_channels([self.artifact], LockOptions(preset="hardened"), b"blind")
+                states, _, _ = states_of_plan(self.artifact, plan)
+                self._blind = {
+                    (place, output) for place, output, same, _ in self._compared(states[0].files, FEWEST) if same
+                }
+            except CoreLockerError:
+                self._blind = set()
+        return self._blind
+
+    def _examine(self, call: Call, method: Method, seconds: float) -> Examination:
+        if self._samples is not None:
+            samples = read_samples(self._samples, method, self._stats)
+
+            def made(count: int) -> list[Any]:
+                return [c[:count] if torch.is_tensor(c) and c.ndim else c for c in samples]
+
+            available = next(len(c) for c in samples if torch.is_tensor(c) and c.ndim)
+            name = f"samples of {self._samples.name}"
+        else:
+            recipe = self._recipe(call, method)
+
+            def made(count: int) -> list[Any]:
+                return recipe.make(count, SEED)
+
+            available, name = MOST, recipe.name
+        started = time.process_time()
+        run_all(call, method, made(TRIED), min(TRIED, available))
+        each = (time.process_time() - started) / min(TRIED, available)
+        count = min(available, max(FEWEST, min(MOST, int(seconds / max(each, 1e-6)))))
+        columns = made(count)
+        if self._samples is None and count >= TRIED:
+            columns = self._diversified(call, method, recipe, columns, count)
+            count = next(len(c) for c in columns if torch.is_tensor(c) and c.ndim)
+        call = self._runner.load(original_state(self.artifact))  # afresh, as every other state: it may keep something
+        outputs = run_all(call, method, columns, count)
+        references = [self._reference(output, method) for output in outputs]
+        if all(not isinstance(r, Reference) for r in references):
+            reason = next((str(r) for r in references), "it returns nothing")
+            raise CannotRunError(f"{method.name}: on {name} {reason}")
+        kept = [r if isinstance(r, Reference) else None for r in references]
+        return Examination(method, name, columns, count, outputs, kept)
+
+    @staticmethod
+    def _diversified(call: Call, method: Method, recipe: Recipe, columns: list[Any], count: int) -> list[Any]:
+        """Columns with more different answers of the first output that chooses among a few classes; else as they are."""
+        outputs = run_all(call, method, columns, count)
+        for place, output in enumerate(outputs):
+            if output.is_floating_point() and output.ndim == 3 and output.shape[1] == 1:
+                if not FEWEST_ANSWERS <= output.shape[2] <= MOST_CLASSES:
+                    continue
+
+                def run(given: list[Any], place: int = place) -> Tensor:
+                    size = next(len(c) for c in given if torch.is_tensor(c) and c.ndim)
+                    return run_all(call, method, given, size)[place].squeeze(1).float().nan_to_num()
+
+                return diversified(columns, run, recipe.make, count)
+        return columns
+
+    @staticmethod
+    def _reference(output: Tensor, method: Method) -> Reference | str:
+        reference = Reference(output, method.batch)
+        return reference.reason or reference
+
+    def _recipe(self, call: Call, method: Method) -> Recipe:
+        """The recipe on whose inputs the original's answers differ most."""
+        best: tuple[float, Recipe] | None = None
+        refused = ""
+        for recipe in recipes(method, self.artifact, self._stats):
+            try:
+                outputs = run_all(call, method, recipe.make(TRIED, SEED), TRIED)
+            except CannotRunError as error:
+                refused = refused or str(error)
+                continue
+            score = max(self._entropies(outputs, method), default=0.0)
+            if best is None or score > best[0]:
+                best = (score, recipe)
+            if score >= MANY_ANSWERS:
+                break
+        if best is None:
+            raise CannotRunError(refused)
+        return best[1]
+
+    @staticmethod
+    def _entropies(outputs: Sequence[Tensor], method: Method) -> list[float]:
+        return [reference.entropy for output in outputs if (reference := Reference(output, method.batch))]

@@ -1,0 +1,177 @@
+"""Comparing the outputs of two states of one model.
+
+Outputs that choose among classes are compared by their answers, the index of the largest value; integers are answers as they are.
+The agreement is the share of equal answers. Outputs that are no classes are compared value by value: the agreement is the mean of
+Pearson's correlation over the inputs; a value that goes against its original counts as 0. Chance is what is left of either when
+the original's answers are shuffled over the inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+FEWEST_ANSWERS = 4  # of the original; with fewer, agreement tells nothing
+MOST_VALUES = 2048  # of an output's values that are compared, picked at random
+WAVEFORM = 4096  # values in one row from which on it is a signal, not a choice
+SHUFFLES = 8
+Kind = Literal["classes", "values"]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far one output agrees with the original's.
+
+    Attributes:
+        kind: how it was compared.
+        value, chance: agreement, and what shuffled answers give; 0 to 1.
+        error: standard error of `value`.
+        along: for classes, the mean correlation of their values with the original's: near 0 where nothing is left.
+    """
+
+    kind: Kind
+    value: float
+    chance: float
+    error: float
+    along: float
+
+    @property
+    def excess(self) -> float:
+        """What is left beyond chance; more than 0 even of noise, by `error`."""
+        return self.value - self.chance
+
+
+class Reference:
+    """An output of the original on n inputs, to compare others with.
+
+    Args:
+        output: (n, ...) of any type; `batch` whether the axis behind n is a batch, whose rows are inputs too.
+    """
+
+    def __init__(self, output: Tensor, batch: int = 1) -> None:
+        self._batch = batch
+        rows = self._rows(output)
+        self._axis = _class_axis(rows)
+        self._generator = np.random.default_rng(0)
+        self._answers = self._pick_answers(rows)
+        self._places: Tensor | None = None
+        values = self._values(rows)
+        moved = values - values.mean(0)
+        size = moved.norm(dim=0)
+        self._alive = size > 1e-6 * (values.norm(dim=0) + 1e-30)
+        self._moved, self._size = moved[:, self._alive], size[self._alive]
+
+    @property
+    def reason(self) -> str | None:
+        """Why nothing can be compared with it; None where something can."""
+        if not bool(self._alive.any()):
+            return "it is the same for all inputs"
+        if self._axis is not None and self.answers < FEWEST_ANSWERS:
+            return f"the original gives {self.answers} different answers, and {FEWEST_ANSWERS} are needed"
+        return None
+
+    @property
+    def answers(self) -> int:
+        """How many different answers the original gives; of outputs that are no classes, how many inputs there are."""
+        return len(self._moved) if self._answers is None else int(self._answers.unique().numel())
+
+    @property
+    def entropy(self) -> float:
+        """In bits, how different the answers are."""
+        if self._answers is None:
+            return float(np.log2(max(1, len(self._moved)))) if bool(self._alive.any()) else 0.0
+        share = self._answers.reshape(-1).unique(return_counts=True)[1].double() / self._answers.numel()
+        return float(-(share * share.log2()).sum())
+
+    def compare(self, output: Tensor) -> Agreement:
+        """The agreement of the same output in another state."""
+        rows = self._rows(output)
+        values = self._values(rows)[:, self._alive]
+        correlation, chance, error = self._correlation(values)
+        along = float((correlation).mean())
+        answers = self._pick_answers(rows)
+        if self._answers is None or answers is None:
+            return Agreement("values", float(correlation.clamp(min=0).mean()), chance, error, along)
+        equal = (self._answers == answers).double()
+        value = float(equal.mean())
+        spread = float(equal.mean(1).std()) if len(equal) > 1 else 1.0
+        return Agreement("classes", value, _shuffled(self._answers, answers), spread / len(equal) ** 0.5, along)
+
+    def _rows(self, output: Tensor) -> Tensor:
+        """(inputs, ...)."""
+        if self._batch > 1 and output.ndim > 1 and output.shape[1] == self._batch:
+            return output.flatten(0, 1)
+        return output.squeeze(1) if output.ndim > 1 and output.shape[1] == 1 else output
+
+    def _pick_answers(self, rows: Tensor) -> Tensor | None:
+        """int64 (inputs, places), or None for values."""
+        if self._axis is None:
+            return None
+        answers = rows if self._axis < 0 else rows.float().nan_to_num(0.0, 0.0, 0.0).argmax(self._axis)
+        return self._some(answers.reshape(len(answers), -1).long())
+
+    def _values(self, rows: Tensor) -> Tensor:
+        flat = rows.reshape(len(rows), -1).float().nan_to_num(0.0, 0.0, 0.0).clamp(-1e6, 1e6)
+        return self._some(flat).double()
+
+    def _some(self, flat: Tensor) -> Tensor:
+        if flat.shape[1] <= MOST_VALUES:
+            return flat
+        places = np.sort(np.random.default_rng(flat.shape[1]).choice(flat.shape[1], MOST_VALUES, replace=False))
+        return flat[:, torch.from_numpy(places)]
+
+    def _correlation(self, values: Tensor) -> tuple[Tensor, float, float]:
+        """Correlation (values,), and mean and spread of its mean, negative ones as 0, when the original is shuffled."""
+        moved = values - values.mean(0)
+        size = moved.norm(dim=0)
+        ours = moved / size.clamp(min=1e-30)
+        ours[:, size <= 1e-9 * (values.norm(dim=0) + 1e-30)] = 0
+        original = self._moved / self._size
+        order = np.random.default_rng(1)
+        shuffled = [
+            float((original[torch.from_numpy(order.permutation(len(original)))] * ours).sum(0).clamp(min=0).mean())
+            for _ in range(SHUFFLES)
+        ]
+        return (original * ours).sum(0), float(np.mean(shuffled)), float(np.std(shuffled))
+
+
+def _class_axis(rows: Tensor) -> int | None:
+    """The axis of `rows` (inputs, ...) that holds classes; -1 for answers as they are, None for values."""
+    if not rows.is_floating_point():
+        return -1
+    shape = rows.shape[1:]
+    if len(shape) == 1:
+        return 1 if shape[0] >= FEWEST_ANSWERS else None
+    if len(shape) == 2:
+        if shape[1] < FEWEST_ANSWERS or (shape[0] == 1 and shape[1] >= WAVEFORM):
+            return None
+        return 2
+    if len(shape) == 3:
+        axis = 3 if shape[0] == shape[1] != shape[2] else 1
+        return axis if rows.shape[axis] >= FEWEST_ANSWERS else None
+    return None
+
+
+def _shuffled(one: Tensor, other: Tensor) -> float:
+    """Mean agreement of the answers (inputs, places) at a place with those that another input got there."""
+    count = len(one)
+    if count < 2:
+        return 1.0
+    total = 0.0
+    for place in range(one.shape[1]):
+        a, b = one[:, place], other[:, place]
+        _, both = torch.cat([a, b]).unique(return_inverse=True)
+        classes = int(both.max()) + 1
+        pairs = (both[:count].bincount(minlength=classes) * both[count:].bincount(minlength=classes)).sum()
+        total += float(pairs - (a == b).sum()) / (count * (count - 1))
+    return float(total / one.shape[1])
+
+
+def worst(found: Sequence[Agreement]) -> Agreement:
+    """The output of which most is left."""
+    return max(found, key=lambda agreement: agreement.excess if agreement.kind == "classes" else agreement.value)

@@ -1,0 +1,97 @@
+"""What the measuring process is asked: how far every tier of locked files agrees with the originals, and the smallest lock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from corelocker.artifacts import Artifact
+from corelocker.artifacts.detect import open_artifact
+from corelocker.audit.agreement.examined import Examined
+from corelocker.audit.agreement.runners import CannotRunError
+from corelocker.audit.agreement.score import Agreement
+from corelocker.audit.agreement.smallest import find_smallest
+from corelocker.audit.tier_bytes import State, original_state
+from corelocker.bundle.patch import Patch
+from corelocker.errors import CoreLockerError
+from corelocker.locking.criteria.synthetic import InputStats
+
+Progress = Callable[[int, int], None]
+
+
+def measure(request: dict[str, Any], patches: bytes, progress: Progress) -> list[dict[str, Any]]:
+    """For each artifact {"inputs", "samples", "tiers": [agreement, ...]} or {"reason"}; the last tier is compared byte by byte."""
+    found = []
+    rest = memoryview(patches)
+    total = sum(len(entry["patches"]) + 1 for entry in request["artifacts"])
+    done = 0
+    for entry in request["artifacts"]:
+        states, rest = _states(entry, rest)
+        try:
+            examined = _examined(request, entry)
+            rows = []
+            for state in states[:-1]:
+                rows.append(_row(examined.compare(state)))
+                done += 1
+                progress(done, total)
+            original = original_state(examined.artifact)
+            if not all(np.array_equal(states[-1][name], data) for name, data in original.items()):
+                raise CannotRunError("the last tier does not restore the original")
+            found.append({"inputs": examined.inputs, "samples": examined.count, "tiers": rows})
+        except (CannotRunError, CoreLockerError) as error:
+            found.append({"reason": str(error)})
+    return found
+
+
+def smallest(request: dict[str, Any], patches: bytes, progress: Progress) -> dict[str, Any]:
+    """The locks of `find_smallest` for the first artifact that runs here, each grown from the one before: {"artifact", "locks"}, or
+    {"reason"}."""
+    reasons = []
+    for index, entry in enumerate(request["artifacts"]):
+        try:
+            examined = _examined(request, entry)
+            locks = find_smallest(examined, request["units"], tuple(request["exclude"]), progress)
+            return {"artifact": index, "locks": locks}
+        except (CannotRunError, CoreLockerError) as error:
+            reasons.append(f"{Path(entry['path']).name}: {error}")
+    return {"reason": "; ".join(reasons)}
+
+
+def _examined(request: dict[str, Any], entry: dict[str, Any]) -> Examined:
+    stats = request["input_stats"]
+    return Examined(
+        _artifact(entry),
+        factory=request["model"],
+        samples=Path(request["samples"]) if request["samples"] else None,
+        stats=InputStats.parse(stats) if stats else None,
+    )
+
+
+def _artifact(entry: dict[str, Any]) -> Artifact:
+    return open_artifact(Path(entry["path"]), [Path(path) for path in entry["data"]])
+
+
+def _states(entry: dict[str, Any], patches: memoryview) -> tuple[list[State], memoryview]:
+    """The files in the state of every tier, and what is left of the patches."""
+    state = {name: np.fromfile(path, np.uint8) for name, path in entry["locked"].items()}
+    states: list[State] = [state]
+    for tier in entry["patches"]:
+        state = {name: data.copy() for name, data in state.items()}
+        for name, length in tier:
+            Patch.parse(patches[:length], state[name].size).apply(state[name].data)
+            patches = patches[length:]
+        states.append(state)
+    return states, patches
+
+
+def _row(agreement: Agreement) -> dict[str, Any]:
+    return {
+        "kind": agreement.kind,
+        "value": agreement.value,
+        "chance": agreement.chance,
+        "error": agreement.error,
+        "along": agreement.along,
+    }

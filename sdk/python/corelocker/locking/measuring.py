@@ -1,0 +1,180 @@
+"""Measuring locked files in a process of its own.
+
+It needs the extra `export`, which a process that only touches files must not load. What it is given stays on this machine and in
+its memory: the locked files lie in the scratch folder, the patches of higher tiers go through a pipe.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from corelocker.artifacts import Artifact
+from corelocker.errors import LockingError, NotMeasuredError
+from corelocker.locking.options import LockOptions
+from corelocker.locking.requirement import Measurement, TierAgreement
+from corelocker.locking.tier_patch import TierPatch
+from corelocker.locking.tiers import Tier, Unit
+from corelocker.progress import Progress, no_progress
+
+PROGRAM = "corelocker.audit.agreement"
+SECRET = "PASSPHRASE"  # noqa: S105 - in names of variables that the process does not get
+
+
+@dataclass(frozen=True)
+class StagedArtifact:
+    """A locked artifact that is not published yet.
+
+    Attributes:
+        artifact: the original.
+        locked: file name inside the artifact -> its locked form on the disk.
+        patches: for each tier from 1 on, (file name, patch) of each file that it changes.
+    """
+
+    artifact: Artifact
+    locked: dict[str, Path]
+    patches: list[list[tuple[str, TierPatch]]]
+
+
+@dataclass(frozen=True)
+class SmallLock:
+    """Channels that silence a model: (artifact, tensor) -> channels, and what is taken of them."""
+
+    unit: Unit
+    channels: dict[tuple[int, str], list[int]]
+
+
+def measure_locked(
+    staged: Sequence[StagedArtifact], tiers: Sequence[Tier], options: LockOptions, progress: Progress = no_progress
+) -> list[Measurement]:
+    """How far the tiers of each artifact agree with the original. What cannot be measured is told in the result."""
+    entries, pipe = [], []
+    for item in staged:
+        entries.append(
+            _entry(item.artifact)
+            | {
+                "locked": {name: str(path.absolute()) for name, path in item.locked.items()},
+                "patches": [[(name, len(patch.encoded)) for name, patch in tier] for tier in item.patches],
+            }
+        )
+        pipe += [patch.encoded for tier in item.patches for _, patch in tier]
+    names = [item.artifact.path.name for item in staged]
+    if not any(_may_run(item.artifact, options) for item in staged):
+        return [Measurement(i.artifact.path.name, reason=_why_not(i.artifact)) for i in staged]
+    answer = _ask("measure", entries, options, {}, pipe, lambda done, total: progress("measure", done, total))
+    if "result" not in answer:
+        missing = "missing" in answer
+        reason = f"{answer['missing']} is not installed" if missing else str(answer["crash"])
+        return [Measurement(name, reason=reason, missing_extra=missing) for name in names]
+    return [_measurement(name, found, tiers) for name, found in zip(names, answer["result"], strict=True)]
+
+
+def find_small_locks(
+    artifacts: Sequence[Artifact], options: LockOptions, progress: Progress = no_progress
+) -> list[SmallLock]:
+    """The fewest bytes that silence the first of the artifacts that runs here, and larger locks behind it.
+
+    Raises NotMeasuredError when none runs here or nothing silences it, LockingError when the process fails.
+    """
+    units: list[Unit] = [options.unit] if options.unit else ["sign", "value"]
+    more = {"units": units, "exclude": list(options.exclude)}
+    entries = [_entry(artifact) for artifact in artifacts]
+    answer = _ask("smallest", entries, options, more, [], lambda done, total: progress("search", done, total))
+    if "missing" in answer:
+        raise NotMeasuredError(
+            f"preset minimal runs the model: {answer['missing']} is not installed",
+            hint="Install corelocker[export], or use preset hardened",
+        )
+    if "result" not in answer:
+        raise LockingError(f"the search for the smallest lock failed: {answer['crash']}", hint="Use preset hardened")
+    found = answer["result"]
+    if "reason" in found:
+        raise NotMeasuredError(f"preset minimal runs the model: {found['reason']}", hint="Use preset hardened")
+    index = found["artifact"]
+    return [
+        SmallLock(lock["unit"], {(index, name): channels for name, channels in lock["channels"].items()})
+        for lock in found["locks"]
+    ]
+
+
+def _entry(artifact: Artifact) -> dict[str, Any]:
+    external = [str(f.path.absolute()) for f in artifact.files if f.path.suffix == ".ptd"]
+    return {"path": str(artifact.path.absolute()), "data": external}
+
+
+def _may_run(artifact: Artifact, options: LockOptions) -> bool:
+    return artifact.format in ("executorch", "coreml") or (
+        artifact.format == "safetensors" and options.model is not None
+    )
+
+
+def _why_not(artifact: Artifact) -> str:
+    if artifact.format == "safetensors":
+        return "a checkpoint is weights without a model; --model package.module:factory names it"
+    return "a compiled Core ML model does not run here"
+
+
+def _measurement(name: str, found: dict[str, Any], tiers: Sequence[Tier]) -> Measurement:
+    if "reason" in found:
+        return Measurement(name, reason=found["reason"])
+    rows = [TierAgreement(tier.name, **row) for tier, row in zip(tiers, found["tiers"], strict=False)]
+    last = TierAgreement(tiers[-1].name, rows[0].kind, 1.0, rows[0].chance, 0.0, 1.0)
+    return Measurement(name, (*rows, last), found["inputs"], found["samples"])
+
+
+def _ask(
+    task: str,
+    entries: list[dict[str, Any]],
+    options: LockOptions,
+    more: dict[str, Any],
+    pipe: Sequence[bytes | memoryview],
+    progress: Callable[[int, int], None],
+) -> dict[str, Any]:
+    """The answer of the process: {"result"}, {"missing"}, or {"crash": why} when it ended without one."""
+    package = str(Path(__file__).resolve().parents[2])
+    request = {
+        "task": task,
+        "path": [str(Path.cwd()) if entry == "" else entry for entry in sys.path],
+        "artifacts": entries,
+        "model": options.model,
+        "input_stats": options.input_stats,
+        "samples": None if options.samples is None else str(options.samples.absolute()),
+    } | more
+    environment = {name: value for name, value in os.environ.items() if SECRET not in name}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (package, environment.get("PYTHONPATH"))))
+    with (
+        tempfile.TemporaryFile() as errors,
+        subprocess.Popen(  # noqa: S603 - this interpreter, a module of this package
+            [sys.executable, "-P", "-m", PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
+            env=environment,
+        ) as process,
+    ):  # fmt: skip
+        assert process.stdin is not None  # noqa: S101
+        assert process.stdout is not None  # noqa: S101
+        try:
+            process.stdin.write(json.dumps(request).encode() + b"\n")
+            for piece in pipe:
+                process.stdin.write(piece)
+            process.stdin.close()
+            for line in process.stdout:
+                answer: dict[str, Any] = json.loads(line)
+                if "progress" not in answer:
+                    return answer
+                progress(*answer["progress"])
+        except (BrokenPipeError, ValueError):
+            pass
+        except BaseException:
+            process.kill()
+            raise
+        code = process.wait()
+        errors.seek(0)
+        lines = errors.read().decode(errors="replace").strip().splitlines()
+        ended = f"was ended by signal {-code}" if code < 0 else f"ended with {code}"
+        return {"crash": f"the process that runs it {ended}: {lines[-1][:200] if lines else 'it said nothing'}"}
