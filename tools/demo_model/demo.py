@@ -292,7 +292,7 @@ def _print(result: dict[str, Any]) -> None:
     )
     console.print(
         f"One key bundle for all: {human(result['bundle_bytes'])}. "
-        f"Export {result['export_s']} s, lock {result['lock_s']} s (most of it scrypt of the keystore's passphrase)."
+        f"Export {result['export_s']} s, lock {result['lock_s']} s (most of it running the locked files)."
     )
     exact = all(row["bit_exact"] for row in result["artifacts"])
     console.print(f"bit-exact: {'yes' if exact else 'NO'}")

@@ -29,7 +29,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "sdk" / "python")]
 from corelocker.artifacts import Artifact  # noqa: E402
 from corelocker.artifacts.detect import open_artifact  # noqa: E402
 from corelocker.audit.agreement.examined import Examined  # noqa: E402
-from corelocker.audit.agreement.runners import CannotRunError, ProgramRunner  # noqa: E402
+from corelocker.audit.agreement.runners import CannotRunError, ProgramRunner, use_one_thread  # noqa: E402
 from corelocker.audit.agreement.smallest import find_smallest, left  # noqa: E402
 from corelocker.exporting.source import ExportSource  # noqa: E402
 from corelocker.exporting.to_executorch import export_executorch  # noqa: E402
@@ -164,7 +164,7 @@ def main() -> None:
     parser.add_argument("--kinds", default=",".join(KINDS))
     parser.add_argument("--out", type=Path, default=ROOT / ".build" / "strength.json")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
+    use_one_thread()
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     document = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
     np.seterr(all="ignore")

@@ -27,11 +27,9 @@ def main() -> int:
     if missing:
         _answer(answers, {"missing": missing[0]})
         return 0
-    import torch
+    from corelocker.audit.agreement import runners, tasks
 
-    from corelocker.audit.agreement import tasks
-
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
+    runners.use_one_thread()
     task = {"measure": tasks.measure, "smallest": tasks.smallest}[request["task"]]
     result = task(request, patches, lambda done, total: _answer(answers, {"progress": [done, total]}))
     _answer(answers, {"result": result})

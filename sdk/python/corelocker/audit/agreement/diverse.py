@@ -17,7 +17,7 @@ from torch import Tensor
 MOST_CLASSES = 64  # with more, plain inputs give enough different answers
 ENOUGH = 0.75  # of the greatest entropy that the classes could give, from which on nothing is bred
 POPULATION, ELITES, CHILDREN, GENERATIONS = 256, 8, 16, 16
-SECONDS = 6.0  # of one core
+SECONDS = 3.0  # of one core
 Run = Callable[[list[Any]], Tensor]
 """From columns of inputs to the values of the classes (n, classes)."""
 

@@ -22,7 +22,7 @@ from corelocker.locking.choose import choose_channels
 from corelocker.locking.criteria.synthetic import InputStats
 from corelocker.locking.options import LockOptions
 
-SECONDS = 4.0  # of running one state
+SECONDS = 2.0  # of one core, for running one state
 MOST, FEWEST, TRIED = 512, 24, 32  # inputs: measured at most and at least, and to choose a recipe by
 MANY_ANSWERS = 3.0  # bits of the original's answers at which a recipe is good enough
 SEED = 20

@@ -75,6 +75,15 @@ class Runner(Protocol):
         """A function of (method, inputs) that runs the artifact in that state, which starts afresh where it keeps any."""
 
 
+def use_one_thread() -> None:
+    """One input at a time is too little work to share: on a busy machine threads wait for each other."""
+    from executorch.extension.pybindings import portable_lib
+
+    torch.set_num_threads(1)
+    with quiet():
+        portable_lib._unsafe_reset_threadpool(1)
+
+
 def runner_of(artifact: Artifact, factory: str | None) -> Runner:
     """The runner of an artifact. Raises CannotRunError."""
     try:

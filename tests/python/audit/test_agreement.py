@@ -1,0 +1,155 @@
+"""How locked files are compared with their originals: scores, inputs, and files of every kind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from corelocker.artifacts.detect import open_artifact
+from corelocker.audit.agreement.diverse import diversified
+from corelocker.audit.agreement.examined import Examined
+from corelocker.audit.agreement.inputs import read_samples, recipes
+from corelocker.audit.agreement.runners import CannotRunError, Input, Method
+from corelocker.audit.agreement.score import Reference
+from corelocker.audit.agreement.smallest import find_smallest, left
+from corelocker.errors import CoreLockerError
+from corelocker.locking.choose import choose_channels
+from corelocker.locking.drawing import lock_artifacts
+from corelocker.locking.options import LockOptions
+from support.models import exports
+
+GENERATOR = torch.Generator().manual_seed(0)
+LOGITS = torch.randn(400, 1, 10, generator=GENERATOR)
+ONE = Method("forward", (Input("0", (1, 3, 16, 16), torch.float32),))
+
+
+def test_answers_are_compared_with_chance() -> None:
+    reference = Reference(LOGITS)
+    assert reference.answers == 10
+    same = reference.compare(LOGITS)
+    assert (same.kind, same.value, same.along) == ("classes", 1.0, pytest.approx(1.0))
+    other = reference.compare(torch.randn(400, 1, 10, generator=GENERATOR))
+    assert abs(other.excess) < 0.05
+    assert left(same) > 10 > 4 > left(other)
+
+
+@pytest.mark.parametrize("answer", range(3))
+def test_a_constant_answer_is_worth_nothing(answer: int) -> None:
+    values = LOGITS.clone()
+    values[:300, 0, 0] += 100  # the original gives one answer three times in four
+    constant = torch.zeros_like(values)
+    constant[..., answer] = 1
+    found = Reference(values).compare(constant)
+    assert found.excess == pytest.approx(0, abs=0.005)
+    assert found.value > 0.7 or answer
+
+
+def test_outputs_that_are_no_classes_are_correlated() -> None:
+    values = torch.randn(400, 1, 2, generator=GENERATOR)
+    reference = Reference(values)
+    assert reference.compare(3 * values + 7).value == pytest.approx(1)
+    assert reference.compare(-values).value == 0
+    assert reference.compare(torch.randn(400, 1, 2, generator=GENERATOR)).value < 0.15
+    assert reference.compare(torch.zeros_like(values)).value == 0
+    assert reference.compare(torch.full_like(values, float("nan"))).value == 0
+
+
+@pytest.mark.parametrize(
+    ("output", "reason"),
+    [
+        (torch.ones(50, 1, 10), "same for all inputs"),
+        (torch.eye(50, 3)[:, None].repeat(1, 1, 4)[:, :, :10].argmax(-1, keepdim=True), "different answers"),
+        (torch.arange(50).view(50, 1, 1), None),
+        (torch.randn(50, 1, 1), None),
+        (torch.randn(50, 1, 12, 30), None),
+        (torch.randn(50, 1, 5, 8, 8), None),
+        (torch.randn(50, 1, 1, 5000), None),
+    ],
+)
+def test_what_cannot_be_compared(output: torch.Tensor, reason: str | None) -> None:
+    found = Reference(output).reason
+    assert (found is None) == (reason is None)
+    assert reason is None or reason in str(found)
+
+
+def test_inputs_are_bred_towards_missing_answers() -> None:
+    weights = torch.randn(48, 6, generator=GENERATOR)
+
+    def run(columns: list[torch.Tensor]) -> torch.Tensor:
+        return columns[0].flatten(1) @ weights + 25.0 * torch.eye(6)[0]
+
+    def fresh(count: int, seed: int) -> list[torch.Tensor]:
+        return [torch.randn(count, 1, 3, 4, 4, generator=torch.Generator().manual_seed(seed))]
+
+    plain = fresh(128, 1)
+    before = run(plain).argmax(1).bincount(minlength=6)
+    after = run(diversified(plain, run, fresh, 128)).argmax(1).bincount(minlength=6)
+    assert before.max() > 115
+    assert (after > 0).sum() >= 5
+    assert after.max() <= 64
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        (Input("0", (1, 16), torch.float32),),
+        (Input("0", (2, 32, 32, 3), torch.float32),),
+        (Input("0", (1, 1, 4000), torch.float16),),
+        (Input("0", (1, 8, 8, 3), torch.uint8),),
+        (Input("ids", (1, 12), torch.int64), Input("mask", (1, 12), torch.int64), Input("keep", (1, 12), torch.bool)),
+        (Input("x", (1, 4, 4), torch.float32), Input("place", (1,), torch.int64), Input("flag", (), torch.int64, 1)),
+    ],
+)
+def test_inputs_fit_the_signature(inputs: tuple[Input, ...]) -> None:
+    artifact = open_artifact(exports.exported("transformer", "xnnpack"))
+    for recipe in recipes(Method("forward", inputs), artifact):
+        for place, column in zip(inputs, recipe.make(3, 0), strict=True):
+            if place.fixed is None:
+                assert column.shape == (3, *place.shape)
+                assert column.dtype == place.dtype
+                assert torch.isfinite(column.float()).all()
+
+
+def test_samples(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), np.uint8)
+    np.save(tmp_path / "x.npy", images)
+    (found,) = read_samples(tmp_path / "x.npy", ONE, None)
+    assert found.shape == (5, 1, 3, 16, 16)
+    assert torch.allclose(found[2, 0, 1], torch.from_numpy(images[2, :, :, 1]) / 255)
+    two = Method("forward", (Input("a", (1, 4), torch.float32), Input("b", (1, 2), torch.int64)))
+    np.savez(tmp_path / "two.npz", b=np.ones((3, 2), np.int64), a=np.zeros((3, 4), np.float32))
+    a, b = read_samples(tmp_path / "two.npz", two, None)
+    assert a.shape == (3, 1, 4)
+    assert b.sum() == 6
+    for bad in ("none.npy", "two.npz"):
+        with pytest.raises(CoreLockerError):
+            read_samples(tmp_path / bad, ONE, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "kind"),
+    [("transformer", "portable", "classes"), ("audio", "xnnpack", "values"), ("shared", "methods-xnnpack", "classes")],
+)
+def test_the_default_silences_programs(name: str, form: str, kind: str) -> None:
+    artifact = open_artifact(exports.exported(name, form))
+    examined = Examined(artifact, seconds=0.3)
+    original = examined.compare({f.name: f.data for f in artifact.files})
+    assert original.value > 0.99
+    assert original.kind == kind
+    (locked,) = lock_artifacts([artifact], choose_channels([artifact], LockOptions(), b"s"))
+    state = {}
+    for file in locked.files:
+        state[file.file.name] = file.file.data.copy()
+        file.apply(0, state[file.file.name], 0)
+    assert examined.compare(state).value < 0.6
+    small = find_smallest(examined, ["sign", "value"], (), lambda done, total: None)
+    assert small[0]["channels"]
+    weights = {t.name: t for t in artifact.tensors}
+    assert all(max(c) < weights[n].channels for lock in small for n, c in lock["channels"].items())
+
+
+def test_what_does_not_run_here_is_said() -> None:
+    with pytest.raises(CannotRunError, match="forward"):
+        Examined(open_artifact(exports.exported("vgg", "coreml")))
