@@ -23,7 +23,7 @@ import torch  # noqa: E402 - after the path
 from corelocker.artifacts import open_artifact  # noqa: E402
 from corelocker.bundle.content_keys import new_content_key  # noqa: E402
 from corelocker.locking.criteria import score  # noqa: E402
-from corelocker.locking.plan import make_plan  # noqa: E402
+from corelocker.locking.planning import make_plan  # noqa: E402
 from corelocker.locking.publish import publish  # noqa: E402
 from corelocker.locking.tiers import parse_tiers  # noqa: E402
 from cryptography.hazmat.primitives.asymmetric import ec  # noqa: E402

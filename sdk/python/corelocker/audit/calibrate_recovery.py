@@ -106,12 +106,13 @@ def calibrate_recovery(
     if options.model is None:
         raise ConfigError("the attacks train the torch module", hint="Name it with --model package.module:factory")
     seed = secrets.token_bytes(32) if options.seed is None else options.seed.encode()
-    fractions = FRACTIONS[options.unit]
+    unit = options.unit or "value"
+    fractions = FRACTIONS[unit]
     points: list[RecoveryPoint] = []
     best: Plan | None = None
     for done, fraction in enumerate(fractions):
         progress("attack", done, len(fractions))
-        tiers = check_tiers([Tier("free", fraction), Tier(full, 0.0)], options.unit)
+        tiers = check_tiers([Tier("free", fraction), Tier(full, 0.0)], unit)
         audited = AuditOptions(
             str(model), data, module=options.model, train_data=train_data, metric=metric, quick=quick, work=work
         )

@@ -66,7 +66,7 @@ def locked_input(model: Path, bundle: Path, publisher: str | None, content_key: 
 
 def _locked_as(options: AuditOptions, lock: LockOptions) -> AuditOptions:
     """The options of an audit that locks as `lock` says, where a preset stands for what is not given."""
-    named = preset(lock.preset) if lock.preset is not None else None
+    named = preset(lock.effective_preset) if lock.effective_preset is not None else None
     criterion = lock.criterion or (named.criterion if named else "l1")
 
     def planned(artifacts: Sequence[Artifact], seed: bytes, scorer: Any, progress: Progress) -> Plan:
@@ -78,11 +78,11 @@ def _locked_as(options: AuditOptions, lock: LockOptions) -> AuditOptions:
         scope=lock.scope or (named.scope if named else "global" if criterion == "sensitivity" else "layer"),
         fill=lock.fill or (named.fill if named else "decoy"),
         consumers=lock.consumers,
-        include_io=lock.include_io or (named is not None and named.include_io),
+        include_io=lock.include_io or named is not None,
         exclude=lock.exclude,
         source=lock.source,
         plan=lock.plan,
         input_stats=lock.input_stats,
         choose=planned,
-        preset=lock.preset,
+        preset=lock.effective_preset,
     )

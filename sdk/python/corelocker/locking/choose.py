@@ -11,9 +11,10 @@ from corelocker.artifacts import Artifact, WeightTensor
 from corelocker.errors import ConfigError
 from corelocker.locking.criteria import Scores, check_criterion, score
 from corelocker.locking.hardened import hardened, with_embeddings
+from corelocker.locking.measuring import SmallLock, find_small_locks
 from corelocker.locking.options import CriterionName, Fill, LockOptions, LockWarning, Scope, default_tiers
 from corelocker.locking.plan import Plan
-from corelocker.locking.planning import MOST_FOR_SIGNS, make_plan
+from corelocker.locking.planning import MOST_FOR_SIGNS, given_plan, make_plan
 from corelocker.locking.presets import Preset, caveat, preset
 from corelocker.locking.tiers import Tier, Unit
 from corelocker.progress import Progress, no_progress
@@ -54,7 +55,7 @@ def choose_channels(
     scorer: SensitivityScorer | None = None,
     attempt: int = 0,
 ) -> Plan:
-    """The plan of these options, for any preset but one that is searched.
+    """The plan of these options; of a preset that is searched the smallest lock.
 
     Args:
         seed: secret randomness of the decoys, and of the criterion "random".
@@ -69,6 +70,8 @@ def choose_channels(
     named = choice.preset
     if options.effective_preset and (doubts := caveat(options.effective_preset, artifacts)):
         warnings.warn(doubts, LockWarning, stacklevel=2)
+    if named is not None and named.searched:
+        return plan_of_small(artifacts, find_small_locks(artifacts, options, progress)[0], seed)
     rank: Callable[[WeightTensor], Scores]
     if choice.criterion == "sensitivity":
         scorer = scorer or sensitivity_scorer(options, progress)
@@ -94,6 +97,11 @@ def choose_channels(
         most_for_signs=1.0 if attempt else MOST_FOR_SIGNS,
         progress=lambda done, total: progress("rank", done, total),
     )
+
+
+def plan_of_small(artifacts: Sequence[Artifact], small: SmallLock, seed: bytes) -> Plan:
+    """The plan of a lock that was found by running the model."""
+    return given_plan(artifacts, small.channels, unit=small.unit, criterion="search", fill="decoy", seed=seed)
 
 
 def check_options(options: LockOptions) -> None:

@@ -13,11 +13,11 @@ from uuid import uuid4
 from corelocker.artifacts.detect import open_artifacts
 from corelocker.bundle.content_keys import new_content_key
 from corelocker.errors import ConfigError, FileAccessError, OutputExistsError, WeakLockError
-from corelocker.locking.choose import check_options, choose_channels
+from corelocker.locking.choose import check_options, choose_channels, plan_of_small
 from corelocker.locking.measuring import SmallLock, StagedArtifact, find_small_locks, measure_locked
 from corelocker.locking.options import LockOptions, PresetName
 from corelocker.locking.plan import Plan
-from corelocker.locking.planning import check_that_tiers_differ, given_plan
+from corelocker.locking.planning import check_that_tiers_differ
 from corelocker.locking.presets import preset
 from corelocker.locking.publish import Publication, check_targets, publish
 from corelocker.locking.requirement import Measurement, Requirement, check
@@ -176,8 +176,7 @@ class _Plans:
         if self._small is None:
             attempt, self._attempt = self._attempt, self._attempt + 1
             return choose_channels(self._artifacts, options, seed, self._progress, attempt=attempt)
-        small = self._small.pop(0)
-        return given_plan(self._artifacts, small.channels, unit=small.unit, criterion="search", fill="decoy", seed=seed)
+        return plan_of_small(self._artifacts, self._small.pop(0), seed)
 
 
 def _publish(

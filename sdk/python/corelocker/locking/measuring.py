@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,16 +55,16 @@ def measure_locked(
     staged: Sequence[StagedArtifact], tiers: Sequence[Tier], options: LockOptions, progress: Progress = no_progress
 ) -> list[Measurement]:
     """How far the tiers of each artifact agree with the original. What cannot be measured is told in the result."""
-    entries, pipe = [], []
+    entries: list[dict[str, Any]] = []
     for item in staged:
         entries.append(
             _entry(item.artifact)
             | {
                 "locked": {name: str(path.absolute()) for name, path in item.locked.items()},
-                "patches": [[(name, len(patch.encoded)) for name, patch in tier] for tier in item.patches],
+                "patches": [[(name, patch.patch.size) for name, patch in tier] for tier in item.patches],
             }
         )
-        pipe += [patch.encoded for tier in item.patches for _, patch in tier]
+    pipe = (part for item in staged for tier in item.patches for _, patch in tier for part in patch.patch.parts())
     names = [item.artifact.path.name for item in staged]
     if not any(_may_run(item.artifact, options) for item in staged):
         return [Measurement(i.artifact.path.name, reason=_why_not(i.artifact)) for i in staged]
@@ -134,7 +134,7 @@ def _ask(
     entries: list[dict[str, Any]],
     options: LockOptions,
     more: dict[str, Any],
-    pipe: Sequence[bytes | memoryview],
+    pipe: Iterable[bytes | memoryview],
     progress: Callable[[int, int], None],
 ) -> dict[str, Any]:
     """The answer of the process: {"result"}, {"missing"}, or {"crash": why} when it ended without one."""
