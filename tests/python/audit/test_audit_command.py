@@ -138,7 +138,7 @@ def test_locked_files_are_audited_with_their_bundle(folder: Path, capsys: pytest
     exported = sorted(p.name for p in (folder / "exported").iterdir())
     artifacts = ["net.safetensors", *(f"exported/{name}" for name in exported)]
     locked = command(
-        capsys, "lock", *artifacts, "--out", "dist", "--model-id", "m", "--model-version", "1", *LOCK, "--keystore", "keys.json",
+        capsys, "lock", *artifacts, "--out", "dist", "--model-id", "m", "--model-version", "1", *LOCK, "--keystore", "keys.json", "--require", "none",
     )  # fmt: skip
     for entry in locked["artifacts"]:
         quick = () if entry["format"] == "executorch" else ("--no-attacks",)
@@ -166,7 +166,7 @@ def test_a_lock_by_sign_is_audited_with_the_attacks_on_signs(folder: Path, capsy
     program = next((folder / "exported").glob("*.pte"))
     locked = command(
         capsys, "lock", "net.safetensors", str(program), "--out", "signs", "--model-id", "s", "--model-version", "1", *signs,
-        "--keystore", "keys.json",
+        "--keystore", "keys.json", "--require", "none",
     )  # fmt: skip
     for entry in locked["artifacts"]:
         found = command(
@@ -187,7 +187,7 @@ def test_a_lock_by_sign_is_audited_with_the_attacks_on_signs(folder: Path, capsy
 def test_a_zero_fill_is_recognized(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command(
         capsys, "lock", "net.safetensors", "--out", "zero", "--model-id", "z", "--model-version", "1", *LOCK,
-        "--fill", "zero", "--keystore", "keys.json",
+        "--fill", "zero", "--keystore", "keys.json", "--require", "none",
     )  # fmt: skip
     found = command(
         capsys, "audit", "zero/net.safetensors", "--bundle", "zero/z.clkey", "--keystore", "keys.json", "--data", "data.npz",
@@ -228,11 +228,11 @@ def test_a_preset_is_audited_as_lock_would_lock_it(folder: Path, capsys: pytest.
         capsys, "audit", "audited_net:net", "--data", "data.npz", "--preset", "balanced", "--quick", "--no-attacks",
         "--out", "balanced.html",
     )  # fmt: skip
-    assert found["lock"]["criterion"] == "sensitivity"
-    assert {p["series"] for p in found["curve"]} == {"sensitivity", "random"}
+    assert found["lock"]["unit"] == "sign"
+    assert {p["series"] for p in found["curve"]} == {"l1", "random"}
     locked = command(
         capsys, "lock", "net.safetensors", "--out", "balanced", "--model-id", "m", "--model-version", "1",
-        "--preset", "balanced", "--model", "audited_net:net", "--keystore", "keys.json",
+        "--preset", "balanced", "--model", "audited_net:net", "--keystore", "keys.json", "--require", "none",
     )  # fmt: skip
     assert found["tiers"][0]["locked_bytes"] == pytest.approx(locked["artifacts"][0]["locked_bytes"], rel=0.05)
 
