@@ -26,7 +26,8 @@ class GoldenTest {
                 val small = shrink(image)
                 val golden = File(goldens, "${picture.name}.png")
                 if (updatesGoldens) golden.writeBytes(png(small))
-                difference(small, golden)?.let { "${picture.name}: $it" }
+                val difference = if (picture.turns) difference(small, golden, TURNING_PIXELS) else difference(small, golden)
+                difference?.let { "${picture.name}: $it" }
             }
         assertEquals("see ${drawn.path}", emptyList<String>(), differing)
         val left = checkNotNull(goldens.list()).toSet() - pictures.map { "${it.name}.png" }.toSet()

@@ -48,6 +48,9 @@ internal class Picture(
     private val height: Int,
     private val content: @Composable () -> Unit,
 ) {
+    /** Whether something in it never comes to rest. */
+    val turns = listOf("unlocking", "waiting", "loading").any { "-$it-" in name }
+
     /** @param density pixels for each dp. */
     fun draw(
         density: Float,
@@ -59,7 +62,7 @@ internal class Picture(
                 DemoTheme(look.strings, look.dark, roboto, content)
             }
         try {
-            // Effects and animations settle; one that never ends is at the same place in each run.
+            // Effects and animations settle.
             repeat(5) { scene.render(it * 100_000_000L) }
             return scene.render(1_000_000_000L)
         } finally {

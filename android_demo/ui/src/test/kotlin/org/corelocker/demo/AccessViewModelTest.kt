@@ -112,6 +112,16 @@ class AccessViewModelTest {
     }
 
     @Test
+    fun `coming back from the shop's own screen serves nothing twice`() {
+        val gate = CompletableDeferred<Unit>().also { shop.gate = it }
+        model.buy(full)
+        shop.orders += FakeShop.order("full")
+        model.resume()
+        gate.complete(Unit)
+        assertEquals(listOf("buy full", "refresh", "unlock full", "acknowledge full"), journal.lines)
+    }
+
+    @Test
     fun `offers come, or the shop is closed`() {
         shop.closed = true
         model.loadOffers()

@@ -11,10 +11,12 @@ import kotlinx.coroutines.flow.asStateFlow
 import kotlinx.coroutines.launch
 import org.corelocker.android.CoreLocker
 import org.corelocker.core.CoreLockerException
+import org.corelocker.core.ErrorCode
 import org.corelocker.demo.model.LockedApp
 import org.corelocker.demo.model.Sample
 import org.corelocker.demo.model.SampleSet
 import org.corelocker.demo.model.Shop
+import java.io.IOException
 
 /** A shop that may show its own screens over the app's. */
 internal interface ForegroundShop : Shop {
@@ -55,6 +57,8 @@ class DemoApplication : Application() {
             Start.Ready(LockerApp(locker), shop(this, locker.bundle.tiers.drop(1)), samples)
         } catch (refused: CoreLockerException) {
             Start.Failed(refused.code.word)
+        } catch (_: IOException) {
+            Start.Failed(ErrorCode.FILE_ACCESS.word)
         }
 
     private fun asset(name: String): ByteArray = assets.open(name).use { it.readBytes() }

@@ -94,6 +94,8 @@ class AccessViewModel(
     fun resume() {
         viewModelScope.launch {
             app.refresh()
+            // The app also comes back from the shop's own screens: that purchase is served already.
+            if (states.value.busy) return@launch
             try {
                 val message = servePending() ?: return@launch
                 states.update { it.copy(message = message) }

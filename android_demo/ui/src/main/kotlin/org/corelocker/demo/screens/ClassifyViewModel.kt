@@ -4,6 +4,7 @@ import androidx.compose.ui.graphics.ImageBitmap
 import androidx.lifecycle.ViewModel
 import androidx.lifecycle.viewModelScope
 import kotlinx.coroutines.CoroutineDispatcher
+import kotlinx.coroutines.CoroutineScope
 import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.Job
 import kotlinx.coroutines.flow.MutableStateFlow
@@ -140,8 +141,9 @@ class ClassifyViewModel(
         return classifier ?: app.classifier().also { classifier = it }
     }
 
+    /** After what the worker does now. */
     override fun onCleared() {
-        classifier?.close()
+        CoroutineScope(worker).launch { classifier?.close() }
     }
 
     private companion object {
