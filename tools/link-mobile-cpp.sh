@@ -108,10 +108,11 @@ link_android() {
   check_size libcorelocker_core.so --strip-all
 }
 
-# sdk/apple/ExecuTorch with one version's headers: objc FOLDER OBJECTIVE_C_HEADERS C++_HEADERS OPTION..
+# sdk/apple/ExecuTorch with one version's headers and its manifest's flags: objc FOLDER OBJECTIVE_C_HEADERS C++_HEADERS OPTION..
 objc() {
   local folder=$1 headers=$2 include=$3 module=$root/sdk/apple/ExecuTorch/RestoredModule source
   shift 3
+  grep -qF '.unsafeFlags(["-fno-rtti"])' "$root/sdk/apple/ExecuTorch/Package.swift"
   mkdir -p "$folder"
   ln -s "$headers" "$folder/ExecuTorch"
   for source in Loader.cpp CoreLockerRestoredModule.mm; do

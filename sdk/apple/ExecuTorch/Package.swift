@@ -22,7 +22,9 @@ let package = Package(
             dependencies: [
                 .product(name: "CCoreLocker", package: "CoreLocker"), .product(name: "executorch", package: "executorch"),
             ],
-            path: "RestoredModule"),
+            path: "RestoredModule",
+            // ExecuTorch's binaries have no type information that a class of ours could refer to.
+            cxxSettings: [.unsafeFlags(["-fno-rtti"])]),
     ],
     swiftLanguageModes: [.v6],
     cxxLanguageStandard: .cxx17)
