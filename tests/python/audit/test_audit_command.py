@@ -138,7 +138,8 @@ def test_locked_files_are_audited_with_their_bundle(folder: Path, capsys: pytest
     exported = sorted(p.name for p in (folder / "exported").iterdir())
     artifacts = ["net.safetensors", *(f"exported/{name}" for name in exported)]
     locked = command(
-        capsys, "lock", *artifacts, "--out", "dist", "--model-id", "m", "--model-version", "1", *LOCK, "--keystore", "keys.json", "--require", "none",
+        capsys, "lock", *artifacts, "--out", "dist", "--model-id", "m", "--model-version", "1", *LOCK,
+        "--keystore", "keys.json", "--require", "none",
     )  # fmt: skip
     for entry in locked["artifacts"]:
         quick = () if entry["format"] == "executorch" else ("--no-attacks",)

@@ -79,7 +79,8 @@ def calibrate(
 ) -> None:
     """Find the tiers' fractions at which a model is worth what you want, and write the plan that locks it so.
 
-    Every step locks the model in memory and measures it. A target that even one locked channel misses gets that one channel.
+    Every step locks the model in memory and measures it. A target that even one locked channel misses gets that one channel,
+    and the command ends with 1.
 
     With --recovered, find the smallest lock that an attacker does not train back. It ends with 1 when none holds.
 
@@ -130,6 +131,8 @@ def calibrate(
         "evaluations": [vars(step) for step in found.evaluations],
     }
     emit(json, result, lambda: _print(result))
+    if not all(tier.found is None or tier.found.reached for tier in found.tiers):
+        raise typer.Exit(1)
 
 
 def _report_recovery(curve: RecoveryCalibration, bound: float, out: Path, as_json: bool) -> None:

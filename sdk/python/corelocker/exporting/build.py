@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from corelocker.errors import ConfigError
+from corelocker.errors import ConfigError, OutputExistsError
 from corelocker.exporting.config import ExportTarget
 from corelocker.exporting.source import load_model
 from corelocker.exporting.target import export_target
@@ -66,6 +66,7 @@ def export(
     if lock is not None and (model_id is None or model_version is None or keystore is None):
         raise ConfigError("locking needs a model id, a model version and a keystore")
     out, notes, paths = Path(out), {}, []
+    _check_targets(targets, out, None if lock is None else f"{model_id}.clkey", force)
     with staging_folder(out) as folder:
         progress("load", 0, 1)
         source = load_model(model)
@@ -94,3 +95,10 @@ def export(
         )
     outputs = [path for artifact in locked.artifacts for path in artifact.outputs]
     return ExportResult((*outputs, locked.bundle), notes, locked)
+
+
+def _check_targets(targets: Sequence[ExportTarget], out: Path, bundle: str | None, force: bool) -> None:
+    """Find what is in the way before minutes of work. Raises OutputExistsError."""
+    for name in [*(target.filename for target in targets), *([] if bundle is None else [bundle])]:
+        if not force and (out / name).exists():
+            raise OutputExistsError(f"{out / name} exists already", hint="Choose another --out or pass --force")

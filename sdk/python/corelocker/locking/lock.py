@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import secrets
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -14,6 +15,7 @@ from corelocker.artifacts.detect import open_artifacts
 from corelocker.bundle.content_keys import new_content_key
 from corelocker.errors import ConfigError, FileAccessError, OutputExistsError, WeakLockError
 from corelocker.locking.choose import check_options, choose_channels, plan_of_small
+from corelocker.locking.locked_already import refuse_locked
 from corelocker.locking.measuring import SmallLock, StagedArtifact, find_small_locks, measure_locked
 from corelocker.locking.options import LockOptions, PresetName
 from corelocker.locking.plan import Plan
@@ -137,6 +139,8 @@ def lock(
         raise FileAccessError(f"{options.samples}: no such file or folder")
     artifacts = open_artifacts([Path(path) for path in paths])
     check_targets(artifacts, out, model_id, force)
+    refuse_locked(artifacts)
+    _check_patterns(artifacts, options.exclude)
     searched = options.effective_preset is not None and preset(options.effective_preset).searched
     if isinstance(keystore, Future) and (options.model is not None or searched):
         keystore = keystore.result()  # a wrong passphrase is told before a model runs for minutes
@@ -151,6 +155,14 @@ def lock(
             # Masks and decoys are drawn, and one draw in many leaves more than others.
             if plans.left == 0:
                 raise
+
+
+def _check_patterns(artifacts: Sequence[Artifact], exclude: Sequence[str]) -> None:
+    """A pattern that matches nothing is a typing error, and what it was meant for would be locked. Raises ConfigError."""
+    names = {tensor.name for artifact in artifacts for tensor in artifact.tensors}
+    for pattern in exclude:
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
+            raise ConfigError(f"--exclude {pattern!r} matches no layer", hint="`corelocker inspect` lists them")
 
 
 class _Plans:
