@@ -132,7 +132,7 @@ gate_android-tests() {
     -cp "$classes:$(class_path android-all)" &&
     PYTHONPATH=sdk/python junit android-test "$classes:$jar" -Xcheck:jni "-Dcorelocker.python=$python" \
       "-Dcorelocker.attest=$root/tests/android/attest.py" --add-opens java.base/java.io=ALL-UNNAMED "-Djava.library.path=$build/native" \
-      "-Dcorelocker.vectors=$root/tests/vectors" | tee "$build/android-tests.out" && ! grep -A 3 '^WARNING in native' "$build/android-tests.out"
+      "-Dcorelocker.vectors=$root/tests/vectors" | tee "$build/android-tests.out" && ! grep -EA 3 '^WARNING(:| in native)' "$build/android-tests.out"
 }
 
 sanitize='-DCMAKE_CXX_FLAGS=-g -fsanitize=address,undefined -fno-sanitize=vptr -fno-sanitize-recover=all'
@@ -179,7 +179,7 @@ gate_end-to-end() {
   local status=$?
   grep -vE '^(FINE|[A-Z][a-z]{2} [0-9]+, )' "$out"
   # What the app, the libraries in it and the service have logged holds no secret.
-  [ $status -eq 0 ] && ! grep -A 3 '^WARNING in native' "$out" && "$python" tests/android/check_logs.py "$build/world" "$out"
+  [ $status -eq 0 ] && ! grep -EA 3 '^WARNING(:| in native)' "$out" && "$python" tests/android/check_logs.py "$build/world" "$out"
 }
 
 # Ten thousand models with AddressSanitizer, UndefinedBehaviorSanitizer and the checks of JNI. All memory but the heap's is native.
@@ -189,7 +189,7 @@ gate_soak() {
   native native-asan android "$sanitize" && native_executorch native-executorch-asan native-asan "$sanitize" &&
     LD_PRELOAD=$sanitizers ASAN_OPTIONS=$asan_options:quarantine_size_mb=4 TEST_CLASSES='.*SoakTest' \
       junit executorch-test "$classes" -Xcheck:jni -Xms128m -Xmx128m -XX:+AlwaysPreTouch "-Dcorelocker.locks=$build/locks.json" \
-      "-Djava.library.path=$build/native-asan:$build/native-executorch-asan" | tee "$out" && ! grep -A 3 '^WARNING in native' "$out"
+      "-Djava.library.path=$build/native-asan:$build/native-executorch-asan" | tee "$out" && ! grep -EA 3 '^WARNING(:| in native)' "$out"
 }
 
 # The native libraries for both kinds of phones, without the NDK.

@@ -42,7 +42,13 @@ android {
     androidResources { noCompress += listOf("pte", "clkey") }
 
     // The library's own native code holds ExecuTorch; that of the stock package would be a second copy.
-    packaging { jniLibs { excludes += "**/libexecutorch.so" } }
+    // The C++ runtime comes with each of the libraries, and is the same.
+    packaging {
+        jniLibs {
+            excludes += "**/libexecutorch.so"
+            pickFirsts += "**/libc++_shared.so"
+        }
+    }
 
     compileOptions {
         sourceCompatibility = JavaVersion.VERSION_17
@@ -52,7 +58,7 @@ android {
     lint {
         abortOnError = true
         warningsAsErrors = true
-        // What is new in the world is no fault of the code.
+        // A newer version of a tool must not break the build.
         disable += setOf("AndroidGradlePluginVersion", "GradleDependency", "NewerVersionAvailable", "OldTargetApi")
     }
 }

@@ -28,7 +28,7 @@ android {
     lint {
         abortOnError = true
         warningsAsErrors = true
-        // What is new in the world is no fault of the code.
+        // A newer version of a tool must not break the build.
         disable += setOf("AndroidGradlePluginVersion", "GradleDependency", "NewerVersionAvailable", "OldTargetApi")
     }
 }

@@ -81,5 +81,5 @@ gate_demo-end-to-end() {
     "-Xfriend-paths=$build/core,$build/android,$build/executorch" -cp "$classes:$(class_path android-all)" &&
     PYTHONPATH=sdk/python desktop demo-end-to-end "$classes" -Xcheck:jni "-Djava.library.path=$build/native:$build/native-executorch" \
       "-Dcorelocker.python=$python" "-Ddemo.assets=$build/demo" | tee "$build/demo-end-to-end.out" &&
-    ! grep -A 3 '^WARNING in native' "$build/demo-end-to-end.out"
+    ! grep -EA 3 '^WARNING(:| in native)' "$build/demo-end-to-end.out"
 }

@@ -21,6 +21,8 @@ android {
         consumerProguardFiles("consumer-rules.pro")
         testInstrumentationRunner = "androidx.test.runner.AndroidJUnitRunner"
         ndk { abiFilters += listOf("arm64-v8a", "x86_64") }
+        // One C++ runtime in the app: the module executorch links against this library, and has to have the same.
+        externalNativeBuild { cmake { arguments("-DANDROID_STL=c++_shared") } }
     }
 
     externalNativeBuild {
@@ -45,13 +47,15 @@ android {
     lint {
         abortOnError = true
         warningsAsErrors = true
+        // A newer version of a tool must not break the build.
+        disable += setOf("AndroidGradlePluginVersion", "GradleDependency", "NewerVersionAvailable", "OldTargetApi")
     }
 }
 
 kotlin {
     explicitApi()
     @OptIn(ExperimentalAbiValidation::class)
-    abiValidation { enabled = true }
+    abiValidation()
     compilerOptions {
         jvmTarget = JvmTarget.JVM_17
         allWarningsAsErrors = true

@@ -11,7 +11,7 @@ description = "CoreLocker: key bundles, licenses and the unlock protocol, for an
 kotlin {
     explicitApi()
     @OptIn(ExperimentalAbiValidation::class)
-    abiValidation { enabled = true }
+    abiValidation()
     compilerOptions {
         jvmTarget = JvmTarget.JVM_17
         allWarningsAsErrors = true

@@ -24,7 +24,7 @@ android {
             cmake {
                 // An install of ExecuTorch's source tree at the version that exported the models, one folder for each ABI.
                 val executorch = providers.gradleProperty("corelocker.executorch").orNull
-                if (executorch != null) arguments("-DCMAKE_FIND_ROOT_PATH=$executorch/\${ANDROID_ABI}")
+                if (executorch != null) arguments("-DCORELOCKER_EXECUTORCH_INSTALLS=$executorch")
                 arguments("-DANDROID_STL=c++_shared")
             }
         }
@@ -46,13 +46,15 @@ android {
     lint {
         abortOnError = true
         warningsAsErrors = true
+        // A newer version of a tool must not break the build.
+        disable += setOf("AndroidGradlePluginVersion", "GradleDependency", "NewerVersionAvailable", "OldTargetApi")
     }
 }
 
 kotlin {
     explicitApi()
     @OptIn(ExperimentalAbiValidation::class)
-    abiValidation { enabled = true }
+    abiValidation()
     compilerOptions {
         jvmTarget = JvmTarget.JVM_17
         allWarningsAsErrors = true
@@ -65,7 +67,6 @@ mavenPublishing {
 
 dependencies {
     api(project(":android"))
-    // The Java classes alone. Leave its native library out of the app, which needs ours only:
-    //     android { packaging { jniLibs { excludes += "**/libexecutorch.so" } } }
+    // The Java classes alone. An app leaves its native library out (see README).
     api(libs.executorch.android)
 }
