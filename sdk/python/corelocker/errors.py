@@ -106,6 +106,12 @@ class NotMeasuredError(LockingError):
     code = "locking-not-measured"
 
 
+class EarlierLockError(LockingError):
+    """An earlier lock of the same model hides what this one would leave open."""
+
+    code = "locking-earlier"
+
+
 class PlanError(LockingError):
     """A saved plan is damaged or was made for another artifact."""
 

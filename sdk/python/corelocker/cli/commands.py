@@ -18,6 +18,7 @@ COMMANDS = {
     "lock": ("lock", "lock", "Lock finished models, with one key bundle for all."),
     "calibrate": ("calibrate", "calibrate", "Find the tiers' fractions for wanted utilities."),
     "inspect": ("inspect", "inspect", "Show the layers of a model, or what a bundle holds."),
+    "compare": ("compare", "compare", "What two published files of one model reveal together."),
     "verify": ("restore", "verify", "Check that a locked model and a bundle fit."),
     "restore": ("restore", "restore", "Write a locked model restored: for its owner."),
     "export": ("export", "export", "Export a torch model for phones, and lock it."),

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from corelocker.bundle import jose
 from corelocker.bundle.content_keys import KEY_SIZE, MAX_TIERS
+from corelocker.bundle.keystore.lock_records import LockRecord
 from corelocker.bundle.strict_json import MAX_INTEGER, Fields
 from corelocker.errors import KeystoreEntryError, KeystoreFormatError, SampleReuseError
 
@@ -63,13 +64,17 @@ class ContentKey:
 
 @dataclass(frozen=True)
 class Contents:
-    """All that a keystore keeps: signing keys, the active one first, and content keys by the bundle's id."""
+    """All that a keystore keeps: signing keys, the active one first, content keys and records of locks by the bundle's id."""
 
     publisher_keys: tuple[PublisherKey, ...] = field(repr=False)
     content_keys: dict[UUID, ContentKey] = field(repr=False)
+    lock_records: dict[UUID, LockRecord] = field(default_factory=dict, repr=False)
 
-    def adding(self, added: ContentKey) -> Self:
-        """With the content key of a new bundle.
+    def adding(self, added: ContentKey, record: LockRecord | None = None, *, forget: bool = False) -> Self:
+        """With the content key of a new bundle and the record of its lock.
+
+        Args:
+            forget: drop the records of the model's earlier locks.
 
         Raises KeystoreEntryError when the bundle has one already, SampleReuseError when a sample is that of another version of
         the model.
@@ -85,7 +90,16 @@ class Contents:
                     f"{other.model_version}",
                     hint="Lock with another seed, or none, and with the fill decoy",
                 )
-        return replace(self, content_keys={**self.content_keys, added.bundle: added})
+        records = {
+            bundle: earlier
+            for bundle, earlier in self.lock_records.items()
+            if not (forget and earlier.model == added.model)
+        }
+        return replace(
+            self,
+            content_keys={**self.content_keys, added.bundle: added},
+            lock_records=records if record is None else {**records, record.bundle: record},
+        )
 
     def encode(self) -> bytes:
         """The inner JSON."""
@@ -108,7 +122,9 @@ class Contents:
             }
             for entry in self.content_keys.values()
         ]
-        return json.dumps({"signing_keys": publisher_keys, "content_keys": content_keys}).encode()
+        records = [record.to_json() for record in self.lock_records.values()]
+        inner = {"signing_keys": publisher_keys, "content_keys": content_keys, "lock_records": records}
+        return json.dumps(inner).encode()
 
     @classmethod
     def parse(cls, inner: bytes) -> Self:
@@ -130,7 +146,13 @@ class Contents:
             if not 1 <= len(key.tiers) <= MAX_TIERS or key.bundle in content_keys:
                 raise entry.refuse("the tiers are not 1 to 64, or the bundle appears twice")
             content_keys[key.bundle] = key
-        return cls(publisher_keys, content_keys)
+        records: dict[UUID, LockRecord] = {}
+        for entry in fields.objects("lock_records") if "lock_records" in fields else ():
+            record = LockRecord.parse(entry, _value(entry, "bundle", _uuid))
+            if record.bundle in records:
+                raise entry.refuse("the bundle appears twice")
+            records[record.bundle] = record
+        return cls(publisher_keys, content_keys, records)
 
 
 def _samples(entry: Fields) -> list[bytes]:

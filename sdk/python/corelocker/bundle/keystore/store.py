@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from corelocker.bundle.keystore.container import decrypt, encrypt, locked_container, read_container
 from corelocker.bundle.keystore.contents import ContentKey, Contents, PublisherKey
 from corelocker.bundle.keystore.kek import Secret
+from corelocker.bundle.keystore.lock_records import LockRecord
 from corelocker.bundle.keystore.protection import protect, protection_of, unprotect
 from corelocker.bundle.strict_json import Fields
 from corelocker.errors import FileAccessError, KeystoreEntryError, KeystoreSecretError
@@ -141,6 +142,17 @@ class Keystore:
         added = ContentKey(bundle, model, model_version, tuple(tiers), bytes(key), frozenset(samples))
         self._change(lambda contents: contents.adding(added))
 
+    def lock_records(self, model: str) -> tuple[LockRecord, ...]:
+        """What earlier locks of a model took, in the order in which they were added."""
+        return tuple(record for record in self._contents.lock_records.values() if record.model == model)
+
+    def lock_record(self, bundle: UUID) -> LockRecord:
+        """What the lock of a bundle took. Raises KeystoreEntryError when there is no record of it."""
+        found = self._contents.lock_records.get(bundle)
+        if found is None:
+            raise KeystoreEntryError(f"the keystore has no record of what bundle {bundle} locked")
+        return found
+
     def stage_content_key(
         self,
         bundle: UUID,
@@ -149,17 +161,30 @@ class Keystore:
         tiers: tuple[str, ...],
         key: bytes,
         samples: Iterable[bytes] = (),
+        record: LockRecord | None = None,
+        *,
+        forget: bool = False,
     ) -> StagedKey:
         """`add_content_key` in two steps, for whoever is about to write large files.
 
         A file system that is asked for one small file may bring all that was written before to the disk first. So the keystore
-        with the new key is brought there now, under another name, and `StagedKey.commit` only renames it. Raises the same.
+        with the new key is brought there now, under another name, and `StagedKey.commit` only renames it.
+
+        Args:
+            record: what the lock took.
+            forget: drop the records of the model's earlier locks.
+
+        Raises the same.
         """
         added = ContentKey(bundle, model, model_version, tuple(tiers), bytes(key), frozenset(samples))
         with locked_container(self.path):
-            contents = decrypt(self._fields(), self._protection, self._key).adding(added)
+
+            def change(contents: Contents) -> Contents:
+                return contents.adding(added, record, forget=forget)
+
+            contents = change(decrypt(self._fields(), self._protection, self._key))
             encrypted = encrypt(contents, self._protection, self._key)
-            return StagedKey(self, added, contents, stage_file(self.path, encrypted, mode=0o600))
+            return StagedKey(self, change, contents, stage_file(self.path, encrypted, mode=0o600))
 
     def remove_content_key(self, bundle: UUID) -> None:
         """Forget the content key of a bundle, which then nobody can license. Raises KeystoreEntryError without one."""
@@ -219,8 +244,8 @@ class Keystore:
 class StagedKey:
     """A content key that is on the disk and not yet in the keystore (`Keystore.stage_content_key`)."""
 
-    def __init__(self, store: Keystore, added: ContentKey, contents: Contents, file: Path) -> None:
-        self._store, self._added, self._contents, self._file = store, added, contents, file
+    def __init__(self, store: Keystore, change: Callable[[Contents], Contents], contents: Contents, file: Path) -> None:
+        self._store, self._change, self._contents, self._file = store, change, contents, file
         self._replaces = _stamp(store.path)
 
     def commit(self) -> None:
@@ -237,7 +262,7 @@ class StagedKey:
         if not unchanged:
             # Somebody else has changed the keystore meanwhile.
             self.discard()
-            self._store._change(lambda contents: contents.adding(self._added))
+            self._store._change(self._change)
 
     def discard(self) -> None:
         """Leave the keystore as it is; after `commit` this does nothing."""

@@ -1,0 +1,159 @@
+"""What a later lock of the same model owes to earlier ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from corelocker.artifacts import Artifact, open_artifact
+from corelocker.bundle.keystore import LockRecord
+from corelocker.errors import EarlierLockError
+from corelocker.locking.criteria import score
+from corelocker.locking.earlier import record_of, reuse_earlier, seed_of
+from corelocker.locking.options import CriterionName
+from corelocker.locking.plan import Plan, make_plan
+from corelocker.locking.tiers import Unit, parse_tiers
+from support.small_artifacts import trained_like, write_safetensors
+
+SHAPES = {"a.weight": (16, 3, 3, 3), "b.weight": (32, 16, 3, 3), "c.weight": (32, 32, 3, 3), "d.weight": (10, 32)}
+Weights = dict[str, npt.NDArray[np.float32]]
+
+
+@pytest.fixture
+def weights() -> Weights:
+    rng = np.random.default_rng(3)
+    return {name: trained_like(rng, *shape) for name, shape in SHAPES.items()}
+
+
+def network(folder: Path, weights: Weights, name: str = "net") -> Artifact:
+    return open_artifact(write_safetensors(folder / f"{name}.safetensors", weights))
+
+
+def planned(
+    artifact: Artifact,
+    fraction: float,
+    unit: Unit = "value",
+    criterion: CriterionName = "l1",
+    exclude: tuple[str, ...] = (),
+    seed: bytes = b"s",
+) -> Plan:
+    return make_plan(
+        [artifact], parse_tiers(f"free={fraction},full=0", unit), score(criterion, seed, None), criterion=criterion,
+        scope="layer", fill="decoy", seed=seed, include_io=True, exclude=exclude, unit=unit,
+    )  # fmt: skip
+
+
+def recorded(artifact: Artifact, plan: Plan, version: int = 1) -> LockRecord:
+    return record_of([artifact], plan, uuid4(), "net", version)
+
+
+def locked(plan: Plan) -> dict[str, set[int]]:
+    return {name: set(np.flatnonzero(map_).tolist()) for name, map_ in plan.tier_of[0].items()}
+
+
+def test_a_smaller_lock_grows_to_the_earlier_one(tmp_path: Path, weights: Weights) -> None:
+    net = network(tmp_path, weights)
+    first = planned(net, 0.25)
+    record = recorded(net, first)
+    second = planned(net, 0.1, criterion="random")
+    own = locked(second)
+    found = reuse_earlier(second, [net], [record])
+    assert locked(second) == {name: own[name] | channels for name, channels in locked(first).items()}
+    assert found.bundles == (record.bundle,)
+    assert found.added_channels == sum(len(c - own[n]) for n, c in locked(first).items())
+    assert found.in_vain == sum(len(own[n] - c) for n, c in locked(first).items())
+    assert found.locked_channels == sum(len(c) for c in locked(second).values())
+    # What was added is restored with the last tier.
+    assert all(set(np.unique(map_)) <= {0, 1} for map_ in second.tier_of[0].values())
+
+
+def test_a_model_that_was_trained_on_is_the_same(tmp_path: Path, weights: Weights) -> None:
+    net = network(tmp_path, weights)
+    first = planned(net, 0.25)
+    rng = np.random.default_rng(4)
+    moved = {n: (w + 0.2 * w.std() * rng.standard_normal(w.shape)).astype(np.float32) for n, w in weights.items()}
+    later = network(tmp_path, moved, "later")
+    plan = planned(later, 0.1, criterion="random")
+    assert reuse_earlier(plan, [later], [recorded(net, first)]).bundles
+    assert all(channels <= locked(plan)[name] for name, channels in locked(first).items())
+
+
+def test_another_model_owes_nothing(tmp_path: Path, weights: Weights) -> None:
+    net = network(tmp_path, weights)
+    rng = np.random.default_rng(9)
+    other = network(tmp_path, {n: trained_like(rng, *s) for n, s in SHAPES.items()}, "other")
+    plan = planned(other, 0.1)
+    before = locked(plan)
+    assert reuse_earlier(plan, [other], [recorded(net, planned(net, 0.25))]).bundles == ()
+    assert locked(plan) == before
+
+
+def test_signs_after_values_leave_magnitudes(tmp_path: Path, weights: Weights) -> None:
+    net = network(tmp_path, weights)
+    record = recorded(net, planned(net, 0.25))
+    with pytest.raises(EarlierLockError, match="magnitudes"):
+        reuse_earlier(planned(net, 1.0, "sign"), [net], [record])
+
+
+def test_values_after_signs_of_all_would_be_every_channel(tmp_path: Path, weights: Weights) -> None:
+    net = network(tmp_path, weights)
+    record = recorded(net, planned(net, 1.0, "sign"))
+    with pytest.raises(EarlierLockError, match="every channel"):
+        reuse_earlier(planned(net, 0.25), [net], [record])
+
+
+def test_signs_of_all_twice_owe_each_other_nothing(tmp_path: Path, weights: Weights) -> None:
+    net = network(tmp_path, weights)
+    record = recorded(net, planned(net, 1.0, "sign"))
+    found = reuse_earlier(planned(net, 1.0, "sign", seed=b"t"), [net], [record])
+    assert (found.added_channels, found.in_vain) == (0, 0)
+
+
+def test_an_excluded_layer_is_not_locked_behind_ones_back(tmp_path: Path, weights: Weights) -> None:
+    net = network(tmp_path, weights)
+    record = recorded(net, planned(net, 0.25))
+    with pytest.raises(EarlierLockError, match="excluded"):
+        reuse_earlier(planned(net, 0.25, exclude=("b.*",)), [net], [record])
+
+
+def test_the_most_open_of_all_files_counts(tmp_path: Path, weights: Weights) -> None:
+    net = network(tmp_path, weights)
+    small, large = recorded(net, planned(net, 0.1)), recorded(net, planned(net, 0.5))
+    found = reuse_earlier(planned(net, 0.5), [net], [small, large])
+    assert found.added_channels == 0
+    assert found.in_vain == sum(len(c - locked(planned(net, 0.1))[n]) for n, c in locked(planned(net, 0.5)).items()), (
+        "what the small lock left open is known"
+    )
+
+
+def test_the_seed_is_kept_but_for_the_same_weights_in_another_version(tmp_path: Path, weights: Weights) -> None:
+    net = network(tmp_path, weights)
+    record = recorded(net, planned(net, 0.25), version=1)
+    assert seed_of([], [net], 1) is None
+    assert seed_of([record], [net], 1) == b"s"
+    assert seed_of([record], [net], 2) is None
+    other = network(tmp_path, {n: w * 1.01 for n, w in weights.items()}, "trained-on")
+    assert seed_of([record], [other], 2) == b"s"
+
+
+def test_records_survive_the_keystore(tmp_path: Path, weights: Weights) -> None:
+    from corelocker.bundle.keystore import Keystore
+
+    net = network(tmp_path, weights)
+    record = recorded(net, planned(net, 0.25))
+    store = Keystore.create(tmp_path / "keys.json", b"passphrase")
+
+    def lock(bundle: UUID, record: LockRecord, forget: bool = False) -> None:
+        store.stage_content_key(bundle, "net", 1, ("free", "full"), bytes(32), (), record, forget=forget).commit()
+
+    lock(record.bundle, record)
+    opened = Keystore.open(store.path, b"passphrase")
+    assert opened.lock_records("net") == (record,)
+    assert opened.lock_records("another") == ()
+    assert opened.lock_record(record.bundle) == record
+    later = recorded(net, planned(net, 0.5))
+    lock(later.bundle, later, forget=True)
+    assert Keystore.open(store.path, b"passphrase").lock_records("net") == (later,)
