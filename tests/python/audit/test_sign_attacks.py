@@ -42,6 +42,27 @@ def test_the_shipped_state_has_the_magnitudes_and_not_the_signs() -> None:
     assert weights / 8 <= locked.shipped.locked_bytes <= weights / 8 + 64
 
 
+def test_several_files_under_independent_masks_give_nothing_away_together() -> None:
+    """Of each pattern of signs over four published files, the original's sign is as likely as over all weights."""
+    files = [
+        lock_model(trained(), tiers="free=1,full=0", include_io=True, unit="sign", seed=f"file {i}") for i in range(4)
+    ]
+    original = files[0].original
+    names = sorted(files[0].shipped.elements)
+    truth = torch.cat([original[n].flatten() > 0 for n in names]).numpy()
+    seen = np.stack([torch.cat([f.shipped.state[n].flatten() > 0 for n in names]).numpy() for f in files])
+    patterns = np.packbits(seen, axis=0, bitorder="little")[0]
+    assert set(patterns.tolist()) == set(range(16))
+    for pattern in range(16):
+        chosen = truth[patterns == pattern]
+        assert abs(chosen.mean() - truth.mean()) < 4.5 * np.sqrt(0.25 / chosen.size), pattern
+    # A lock of a part beside one of everything is another matter: what it leaves open is known.
+    part = lock_model(trained(), tiers="free=0.5,full=0", include_io=True, unit="sign", seed="part")
+    open_ = torch.cat([~torch.from_numpy(part.shipped.elements[n]).flatten() for n in names]).numpy()
+    known = torch.cat([part.shipped.state[n].flatten() > 0 for n in names]).numpy()
+    assert (known[open_] == truth[open_]).all()
+
+
 def test_signs_of_the_public_base_give_a_tuned_model_away() -> None:
     base = {n: v + 0.01 * v.std() if v.is_floating_point() else v for n, v in plain_state(trained()).items()}
     results = run_attacks(replace(target(signless()), base=base), TINY, only=["signs-base"])
