@@ -111,6 +111,10 @@ def _service(call: Commands, folder: Path) -> None:
     # A bundle that the service does not know yet.
     options = ("--model-id", "n", "--model-version", "1", "--out", "later")
     call("lock", "net.safetensors", *options)
+    call("lock", "net.safetensors", "--model-id", "n", "--model-version", "2", "--out", "newer", "--require", "none")
+    models = ("dist/net.safetensors", "later/net.safetensors")
+    call("compare", *models, "--bundle", "dist/m.clkey", "--bundle", "later/n.clkey")
+    call("compare", *models)
     call("service import-keys", *config)
     url = f"http://127.0.0.1:{port}"
     publisher = call("inspect BUNDLE", "dist/m.clkey")["publisher"]

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import warnings
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
+import corelocker
 import numpy as np
 import numpy.typing as npt
 import pytest
 from corelocker.artifacts import Artifact, open_artifact
-from corelocker.bundle.keystore import LockRecord
-from corelocker.errors import EarlierLockError
+from corelocker.bundle.keystore import Keystore, LockRecord
+from corelocker.cli.app import run
+from corelocker.errors import EarlierLockError, LockingError
+from corelocker.locking.compare import compare, exposure
 from corelocker.locking.criteria import score
 from corelocker.locking.earlier import record_of, reuse_earlier, seed_of
-from corelocker.locking.options import CriterionName
-from corelocker.locking.plan import Plan, make_plan
+from corelocker.locking.lock import LockResult
+from corelocker.locking.options import CriterionName, LockOptions, LockWarning
+from corelocker.locking.plan import Plan
+from corelocker.locking.planning import make_plan
 from corelocker.locking.tiers import Unit, parse_tiers
 from support.small_artifacts import trained_like, write_safetensors
 
@@ -139,9 +147,103 @@ def test_the_seed_is_kept_but_for_the_same_weights_in_another_version(tmp_path: 
     assert seed_of([record], [other], 2) == b"s"
 
 
-def test_records_survive_the_keystore(tmp_path: Path, weights: Weights) -> None:
-    from corelocker.bundle.keystore import Keystore
+# --- `lock` and `compare` --------------------------------------------------------------------------------------------
 
+
+def lock(folder: Path, model: Path, version: int, out: str, **options: object) -> LockResult:
+    given: dict[str, Any] = {"tiers": parse_tiers("free=0.25,full=0")} | options
+    return corelocker.lock(
+        [model], folder / out, model_id="net", model_version=version, keystore=Keystore.open(folder / "keys.json", b"secret"),
+        options=LockOptions(**given), require="none",
+    )  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    Keystore.create(tmp_path / "keys.json", b"secret")
+    return tmp_path
+
+
+def test_a_later_lock_is_held_to_the_earlier_one(folder: Path, weights: Weights) -> None:
+    net = network(folder, weights).path
+    first = lock(folder, net, 1, "one")
+    assert first.earlier.bundles == ()
+    with pytest.warns(LockWarning, match="stand open"):
+        second = lock(folder, net, 2, "two", tiers=parse_tiers("free=0.1,full=0"), criterion="random")
+    assert second.earlier.added_channels > 0
+    assert second.earlier.in_vain > 0
+    with pytest.raises(EarlierLockError, match="forget-earlier-locks"):
+        lock(folder, net, 3, "three", tiers=parse_tiers("free=1,full=0", "sign"), unit="sign", include_io=True)
+    assert not (folder / "three").exists()
+    forgotten = lock(
+        folder, net, 3, "three", tiers=parse_tiers("free=1,full=0", "sign"), unit="sign", include_io=True,
+        forget_earlier_locks=True,
+    )  # fmt: skip
+    assert forgotten.earlier.bundles == ()
+    assert [r.model_version for r in Keystore.open(folder / "keys.json", b"secret").lock_records("net")] == [3]
+
+
+def test_the_same_options_owe_nothing_and_warn_of_nothing(folder: Path, weights: Weights) -> None:
+    net = network(folder, weights).path
+    lock(folder, net, 1, "one")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", LockWarning)
+        again = lock(folder, net, 2, "two")
+    assert len(again.earlier.bundles) == 1
+    assert (again.earlier.added_channels, again.earlier.in_vain) == (0, 0)
+
+
+def test_decoys_of_a_model_that_was_trained_on_are_drawn_as_before(folder: Path, weights: Weights) -> None:
+    """Else they would be the only channels that two versions do not have in common."""
+    net = network(folder, weights)
+    moved = network(folder, {n: (w * 1.02).astype(np.float32) for n, w in weights.items()}, "later")
+    first, second = lock(folder, net.path, 1, "one"), lock(folder, moved.path, 2, "two")
+    layers = compare(open_artifact(first.artifacts[0].outputs[0]), open_artifact(second.artifacts[0].outputs[0]))
+    assert sum(layer.values for layer in layers) <= 0.2 * second.earlier.locked_channels
+
+
+def test_what_two_files_reveal_together(folder: Path, weights: Weights, capsys: pytest.CaptureFixture[str]) -> None:
+    net = network(folder, weights).path
+    first = lock(folder, net, 1, "one")
+    second = lock(
+        folder, net, 2, "two", tiers=parse_tiers("free=0.5,full=0"), criterion="random", forget_earlier_locks=True
+    )
+    files = [str(result.artifacts[0].outputs[0]) for result in (first, second)]
+    keys = ("--keystore", str(folder / "keys.json"), "--passphrase-file", str(folder / "passphrase"))
+    (folder / "passphrase").write_bytes(b"secret")
+    bundles = ("--bundle", str(first.bundle), "--bundle", str(second.bundle))
+    assert run(["compare", *files, *bundles, *keys, "--json"]) == 1, "the record of the first lock was forgotten"
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "keystore-entry"
+    assert run(["compare", *files, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    differing = {name: channels | locked(second.plan)[name] for name, channels in locked(first.plan).items()}
+    assert {layer["name"]: layer["values"] for layer in found["layers"] if layer["values"]} == {
+        name: len(channels) for name, channels in differing.items()
+    }
+    assert run(["compare", files[0], str(net), "--json"]) == 0
+    alone = json.loads(capsys.readouterr().out)
+    assert alone["share"]["signs"] == 0
+
+
+def test_signs_that_differ_are_told_from_values(folder: Path, weights: Weights) -> None:
+    net = network(folder, weights)
+    signs = {"tiers": parse_tiers("free=1,full=0", "sign"), "unit": "sign", "include_io": True}
+    one, two = (lock(folder, net.path, version, f"v{version}", **signs) for version in (1, 2))
+    assert (two.earlier.added_channels, two.earlier.in_vain) == (0, 0)
+    for layer in compare(open_artifact(one.artifacts[0].outputs[0]), open_artifact(two.artifacts[0].outputs[0])):
+        assert (layer.same, layer.signs, layer.values) == (0, layer.channels, 0)
+    store = Keystore.open(folder / "keys.json", b"secret")
+    for exposed in exposure(*store.lock_records("net")):
+        assert (exposed.only_first, exposed.only_second, exposed.both) == (0, 0, exposed.channels)
+
+
+def test_files_of_other_models_are_not_compared(folder: Path, weights: Weights) -> None:
+    other = open_artifact(write_safetensors(folder / "o.safetensors", {"x": np.ones((3, 7), np.float32)}))
+    with pytest.raises(LockingError, match="no layer in common"):
+        compare(network(folder, weights), other)
+
+
+def test_records_survive_the_keystore(tmp_path: Path, weights: Weights) -> None:
     net = network(tmp_path, weights)
     record = recorded(net, planned(net, 0.25))
     store = Keystore.create(tmp_path / "keys.json", b"passphrase")

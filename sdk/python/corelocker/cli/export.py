@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -12,6 +13,7 @@ from corelocker.cli.app import Force, Json, KeystorePath, PassphraseFile, emit, 
 from corelocker.cli.lock import (
     Consumers,
     Exclude,
+    ForgetEarlierLocks,
     IncludeIo,
     InputStatistics,
     OptionalCriterion,
@@ -83,6 +85,7 @@ def export(
     save_plan: SavePlan = None,
     require: Require = "collapse",
     samples: Samples = None,
+    forget_earlier_locks: ForgetEarlierLocks = False,
     keystore: KeystorePath = None,
     passphrase_file: PassphraseFile = None,
     force: Force = False,
@@ -124,7 +127,7 @@ def export(
         build = ExportConfig(
             str(model), model_id or name, model_version, options, None, tuple(targets), Requirement.parse(require)
         )
-    wanted = build.lock if lock else None
+    wanted = replace(build.lock, forget_earlier_locks=forget_earlier_locks) if lock and build.lock else None
     # Before the export: a wrong passphrase must not cost minutes.
     store = open_keystore(build.keystore or keystore, passphrase_file) if wanted is not None else None
     with progress_bar(json) as show:

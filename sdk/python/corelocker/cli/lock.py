@@ -106,6 +106,13 @@ Samples = Annotated[
         show_default="synthetic, from the file's signature",
     ),
 ]
+ForgetEarlierLocks = Annotated[
+    bool,
+    typer.Option(
+        "--forget-earlier-locks",
+        help="No file of this model id was ever published: what earlier locks took does not count.",
+    ),
+]
 Seed = Annotated[
     str | None,
     typer.Option(help="Makes the lock repeatable. Whoever knows it can find the decoys: keep it secret."),
@@ -144,6 +151,7 @@ def lock(
     save_plan: SavePlan = None,
     require: Require = "collapse",
     samples: Samples = None,
+    forget_earlier_locks: ForgetEarlierLocks = False,
     keystore: KeystorePath = None,
     passphrase_file: PassphraseFile = None,
     force: Force = False,
@@ -166,7 +174,7 @@ def lock(
     options = lock_options(
         preset=preset, unit=unit, tiers=tiers, criterion=criterion, scope=scope, fill=fill, consumers=consumers,
         include_io=include_io, exclude=exclude, source=source, model=model, input_stats=input_stats, seed=seed, plan=plan,
-        save_plan=save_plan, samples=samples,
+        save_plan=save_plan, samples=samples, forget_earlier_locks=forget_earlier_locks,
     )  # fmt: skip
     required = Requirement.parse(require)
     with ThreadPoolExecutor(1) as pool:
@@ -210,6 +218,12 @@ def document(result: LockResult) -> dict[str, Any]:
         "criterion": result.plan.criterion,
         "scope": result.plan.scope,
         "fill": result.plan.fill,
+        "earlier": {
+            "bundles": [str(bundle) for bundle in result.earlier.bundles],
+            "added_channels": result.earlier.added_channels,
+            "in_vain": result.earlier.in_vain,
+            "locked_channels": result.earlier.locked_channels,
+        },
         "artifacts": [
             {
                 "name": artifact.name,
@@ -269,6 +283,11 @@ def report(result: dict[str, Any], *, as_json: bool) -> None:
         console.print(
             f"key bundle: {result['bundle']} ({human(result['bundle_bytes'])}), tiers {tiers}", highlight=False
         )
+        if result["earlier"]["added_channels"]:
+            console.print(
+                f"{result['earlier']['added_channels']} channels more than asked for: earlier locks of this model took them",
+                highlight=False,
+            )
         for entry in result["artifacts"]:
             if entry["not_measured"]:
                 console.print(f"{entry['name']}: not measured: {entry['not_measured']}", highlight=False)

@@ -9,6 +9,7 @@ they left open is in vain.
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
@@ -20,6 +21,7 @@ from corelocker.artifacts import Artifact, WeightTensor
 from corelocker.bundle.keystore import LockRecord, RecordedLayer
 from corelocker.errors import EarlierLockError
 from corelocker.locking.groups import Member, group_layers
+from corelocker.locking.options import LockWarning
 from corelocker.locking.plan import Plan
 
 OPEN, SIGN, VALUE = 0, 1, 2
@@ -84,6 +86,26 @@ def seed_of(records: Sequence[LockRecord], artifacts: Sequence[Artifact], model_
         digest.update(_sampled(group[0].tensor).astype("<f4").tobytes())
     same_weights = digest.digest() == last.weights
     return None if same_weights and last.model_version != model_version else last.seed
+
+
+def hold_to_earlier(
+    plan: Plan, artifacts: Sequence[Artifact], records: Sequence[LockRecord], model_version: int, *, redraw: bool
+) -> EarlierLocks:
+    """`reuse_earlier`, with the decoys of the last lock unless they have to be drawn anew.
+
+    Warns with LockWarning of what is locked in vain.
+    """
+    found = reuse_earlier(plan, artifacts, records)
+    if found.bundles and plan.unit == "value" and not redraw:
+        plan.seed = seed_of(records, artifacts, model_version) or plan.seed
+    if found.in_vain:
+        warnings.warn(
+            f"{found.in_vain} of {found.locked_channels} locked channels stand open in a file that was locked earlier (bundle "
+            f"{found.bundles[0]}): whoever has both files has them. {FORGET}",
+            LockWarning,
+            stacklevel=3,
+        )
+    return found
 
 
 def reuse_earlier(plan: Plan, artifacts: Sequence[Artifact], records: Sequence[LockRecord]) -> EarlierLocks:

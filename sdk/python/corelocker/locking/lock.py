@@ -15,6 +15,7 @@ from corelocker.artifacts.detect import open_artifacts
 from corelocker.bundle.content_keys import new_content_key
 from corelocker.errors import ConfigError, FileAccessError, OutputExistsError, WeakLockError
 from corelocker.locking.choose import check_options, choose_channels, plan_of_small
+from corelocker.locking.earlier import EarlierLocks, hold_to_earlier, record_of
 from corelocker.locking.locked_already import refuse_locked
 from corelocker.locking.measuring import SmallLock, StagedArtifact, find_small_locks, measure_locked
 from corelocker.locking.options import LockOptions, PresetName
@@ -85,6 +86,7 @@ class LockResult:
         bundle: path of the key bundle, of `bundle_bytes` bytes.
         artifacts: in the order in which they were given.
         preset: the preset that counted; None for a lock by fractions or by a saved plan.
+        earlier: what the lock owes to earlier ones of the same model.
         plan: which channels are locked; it is secret.
     """
 
@@ -92,6 +94,7 @@ class LockResult:
     bundle_bytes: int
     artifacts: tuple[LockedOutput, ...]
     preset: PresetName | None
+    earlier: EarlierLocks
     plan: Plan = field(repr=False)
 
 
@@ -124,9 +127,10 @@ def lock(
         progress: called with (stage, done, total).
 
     Every locked file is run in a process of its own and compared with the original. Warns with `LockWarning` when a preset was not
-    shown to keep its promise for such models. Raises ConfigError for a wrong model id, WeakLockError when the locked model is worth
-    more than required, NotMeasuredError, OutputExistsError, FileAccessError, LockingError, or an error of the artifacts or the
-    keystore.
+    shown to keep its promise for such models, or takes in vain what an earlier file leaves open.
+
+    Raises ConfigError for a wrong model id, WeakLockError when the locked model is worth more than required, NotMeasuredError,
+    EarlierLockError, OutputExistsError, FileAccessError, LockingError, or an error of the artifacts or the keystore.
     """
     options, out = options or LockOptions(), Path(out)
     required = require if isinstance(require, Requirement) else Requirement.parse(require)
@@ -147,10 +151,16 @@ def lock(
     plans = _Plans(artifacts, options, progress)
     while True:
         plan = plans.next()
+        store = keystore.result() if isinstance(keystore, Future) else keystore
+        records = () if options.forget_earlier_locks else store.lock_records(model_id)
+        earlier = hold_to_earlier(
+            plan, artifacts, records, model_version, redraw=plans.redrawn or options.seed is not None
+        )
         check_that_tiers_differ(plan)
         try:
-            store = keystore.result() if isinstance(keystore, Future) else keystore
-            return _publish(artifacts, plan, out, model_id, model_version, store, options, required, force, progress)
+            return _publish(
+                artifacts, plan, earlier, out, model_id, model_version, store, options, required, force, progress
+            )
         except WeakLockError:
             # Masks and decoys are drawn, and one draw in many leaves more than others.
             if plans.left == 0:
@@ -177,10 +187,13 @@ class _Plans:
             self._small = find_small_locks(artifacts, options, progress)
         again = named is not None and options.seed is None
         self.left = len(self._small) if self._small else DRAWS if again else 1
+        self.redrawn = False
+        self._drawn = 0
 
     def next(self) -> Plan:
         """The next plan."""
         self.left -= 1
+        self.redrawn, self._drawn = self._drawn > 0, self._drawn + 1
         options = self._options
         seed = secrets.token_bytes(32) if options.seed is None else options.seed.encode()
         if options.plan is not None:
@@ -194,6 +207,7 @@ class _Plans:
 def _publish(
     artifacts: Sequence[Artifact],
     plan: Plan,
+    earlier: EarlierLocks,
     out: Path,
     model_id: str,
     model_version: int,
@@ -205,6 +219,7 @@ def _publish(
 ) -> LockResult:
     bundle_id, content_key = uuid4(), new_content_key()
     tiers = tuple(tier.name for tier in plan.tiers)
+    record = record_of(artifacts, plan, bundle_id, model_id, model_version)
     measured: list[Measurement] = []
 
     def save() -> None:
@@ -226,18 +241,22 @@ def _publish(
         signing_key=keystore.signing_key,
         content_key=content_key,
         stage_key=lambda samples: keystore.stage_content_key(
-            bundle_id, model_id, model_version, tiers, content_key, samples
+            bundle_id, model_id, model_version, tiers, content_key, samples, record, forget=options.forget_earlier_locks
         ),
         force=force,
         check=hold,
         before_commit=save,
         progress=lambda stage: progress(stage.name, stage.done, stage.total),
     )
-    return _result(publication, plan, measured, options.effective_preset)
+    return _result(publication, plan, measured, options.effective_preset, earlier)
 
 
 def _result(
-    publication: Publication, plan: Plan, measured: Sequence[Measurement], preset: PresetName | None
+    publication: Publication,
+    plan: Plan,
+    measured: Sequence[Measurement],
+    preset: PresetName | None,
+    earlier: EarlierLocks,
 ) -> LockResult:
     tiers = [tier.name for tier in plan.tiers[1:]]
     outputs = []
@@ -272,4 +291,4 @@ def _result(
                 locked.not_followed,
             )
         )
-    return LockResult(publication.bundle, publication.bundle_bytes, tuple(outputs), preset, plan)
+    return LockResult(publication.bundle, publication.bundle_bytes, tuple(outputs), preset, earlier, plan)

@@ -49,6 +49,7 @@ class LockOptions:
         model: `package.module:factory` of the trained torch module, for sensitivity and to measure a checkpoint.
         input_stats: MEAN[,MEAN...]/STD[,STD...] of the model's input, for sensitivity and for `samples` that are images.
         samples: inputs on which the locked model is measured: .npy, .npz or a folder of images; synthetic ones without.
+        forget_earlier_locks: for a model id of which no locked file was ever published: what earlier locks took does not count.
     """
 
     preset: PresetName | None = None
@@ -67,6 +68,7 @@ class LockOptions:
     model: str | None = None
     input_stats: str | None = None
     samples: Path | None = None
+    forget_earlier_locks: bool = False
 
     @property
     def effective_preset(self) -> PresetName | None:
