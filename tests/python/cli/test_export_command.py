@@ -60,7 +60,7 @@ def test_export_locks_in_the_same_run(folder: Path) -> None:
 def test_export_from_a_configuration(folder: Path) -> None:
     (folder / "corelocker.toml").write_text(
         '[model]\nfactory = "factory:small"\nid = "small"\nversion = 7\n'
-        '[lock]\ntiers = "free=0.3,plus=0.1,full=0"\nfill = "zero"\nkeystore = "keys.json"\n'
+        '[lock]\ntiers = "free=0.3,plus=0.1,full=0"\nfill = "zero"\nrequire = "none"\nkeystore = "keys.json"\n'
         '[[target]]\nname = "small"\nformat = "executorch"\nquantize = "int8"\n'
     )
     result = run("export", "--config", "corelocker.toml", "--out", "configured", cwd=folder)
