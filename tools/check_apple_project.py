@@ -35,6 +35,18 @@ GENERATED_PLIST_KEYS = {
     "CFBundleDisplayName", "LSApplicationCategoryType", "UIApplicationSceneManifest_Generation", "UILaunchScreen_Generation",
     "UISupportedInterfaceOrientations", "UISupportedInterfaceOrientations_iPad",
 }  # fmt: skip
+# XcodeGen's (its "Project Spec") that a project of ours may have. It passes over others without a word.
+XCODEGEN_KEYS = {
+    "project": {"name", "options", "configs", "fileGroups", "packages", "settings", "targets", "schemes"},
+    "package": {"path", "url", "branch"},
+    "target": {"type", "platform", "sources", "dependencies", "settings", "postCompileScripts"},
+    "source": {"path", "buildPhase"},
+    "dependency": {"target", "package", "product"},
+    "script": {"name", "path", "inputFiles", "outputFiles"},
+    "settings": {"base", "configs"},
+    "scheme": {"build", "run", "test", "archive"},
+    "action": {"targets", "config", "storeKitConfiguration"},
+}
 # Set by Xcode while it builds.
 XCODE_VARIABLES = {"SRCROOT", "TARGET_BUILD_DIR", "UNLOCALIZED_RESOURCES_FOLDER_PATH", "CONFIGURATION", "inherited"}
 # Ours begin so, or stand in the entitlements.
@@ -47,6 +59,9 @@ PRIVACY_KEYS = {
     "NSPrivacyTracking": bool, "NSPrivacyTrackingDomains": list, "NSPrivacyCollectedDataTypes": list,
     "NSPrivacyAccessedAPITypes": list,
 }  # fmt: skip
+EXECUTORCH = "https://github.com/pytorch/executorch.git"
+# ExecuTorch's product for each backend of `corelocker export`.
+BACKEND_PRODUCTS = {"portable": None, "xnnpack": "backend_xnnpack"}
 LANGUAGES = ("en", "de")
 STORE_LOCALES = ("en_US", "de")
 
@@ -71,16 +86,41 @@ class Project:
             setting for owner in (self.spec, *self.targets.values()) for setting in _subset(owner.get("settings", {}))
         ]
 
+    def unknown_keys(self) -> Iterator[str]:
+        """Keys of project.yml that XcodeGen would pass over without a word."""
+        yield from self._unknown(self.spec, "project", "the project")
+        for name, package in self.spec["packages"].items():
+            yield from self._unknown(package, "package", f"package {name}")
+        for name, target in self.targets.items():
+            yield from self._unknown(target, "target", name)
+            for kind, parts in (
+                ("source", target["sources"]), ("dependency", target.get("dependencies", [])),
+                ("script", target.get("postCompileScripts", [])), ("settings", [target.get("settings", {})]),
+            ):  # fmt: skip
+                for part in parts:
+                    if isinstance(part, dict):
+                        yield from self._unknown(part, kind, f"{name}: a {kind}")
+        for name, scheme in self.spec["schemes"].items():
+            yield from self._unknown(scheme, "scheme", f"scheme {name}")
+            for action in scheme.keys() & XCODEGEN_KEYS["scheme"]:
+                yield from self._unknown(scheme[action], "action", f"scheme {name}: {action}")
+
     def check(self) -> Iterator[str]:
         for group in self.spec.get("fileGroups", []):
             yield from self._missing(group, "fileGroups")
         for name, package in self.spec["packages"].items():
-            yield from self._missing(f"{package['path']}/Package.swift", f"package {name}")
+            if "path" in package:
+                yield from self._missing(f"{package['path']}/Package.swift", f"package {name}")
         for name, target in self.targets.items():
             yield from self._check_target(name, target)
         yield from self._check_settings()
         for name, scheme in self.spec["schemes"].items():
             yield from self._check_scheme(name, scheme)
+
+    @staticmethod
+    def _unknown(part: dict[str, Any], kind: str, what: str) -> Iterator[str]:
+        for key in part.keys() - XCODEGEN_KEYS[kind]:
+            yield f"project.yml: {what}: XcodeGen knows no {key} here, or this check does not"
 
     def _missing(self, path: str, what: str) -> Iterator[str]:
         if not (self.folder / path).exists():
@@ -103,6 +143,8 @@ class Project:
         declared = self.spec["packages"].get(package)
         if declared is None:
             yield f"project.yml: {name}: there is no package {package}"
+            return
+        if "path" not in declared:  # of another repository
             return
         manifest = self.folder / declared["path"] / "Package.swift"
         if manifest.exists() and f'.library(name: "{product}"' not in manifest.read_text("utf-8"):
@@ -142,9 +184,7 @@ class Project:
         for test in scheme["test"]["targets"]:
             if isinstance(test, dict):
                 package, _, target = test["package"].partition("/")
-                manifest = (
-                    self.folder / self.spec["packages"].get(package, {"path": "missing"})["path"] / "Package.swift"
-                )
+                manifest = self.folder / self.spec["packages"].get(package, {}).get("path", "missing") / "Package.swift"
                 if not manifest.exists() or f'.testTarget(name: "{target}"' not in manifest.read_text("utf-8"):
                     yield f"project.yml: scheme {name}: there are no tests {test['package']}"
         yield from self._missing(scheme["run"]["storeKitConfiguration"], f"scheme {name}")
@@ -153,6 +193,28 @@ class Project:
         """The value of a setting in a configuration; None where nothing sets it."""
         values = [value for name, own, value in self.settings if name == wanted and own in (None, configuration)]
         return values[-1] if values else None
+
+
+def check_executorch(project: Project) -> Iterator[str]:
+    """The app links the kernels and the backend that its program needs, from the branch that CoreLockerExecuTorch takes."""
+    packages: dict[str, dict[str, Any]] = project.spec["packages"]
+    ours = (project.folder / packages["CoreLockerExecuTorch"]["path"] / "Package.swift").read_text("utf-8")
+    branch = re.search(r'^let executorch = "([^"]+)"$', ours, re.MULTILINE)
+    own = packages.get("executorch", {})
+    wanted = {"url": EXECUTORCH, "branch": branch[1] if branch else None}
+    if own != wanted:
+        yield f"project.yml: the package executorch is {own}; CoreLockerExecuTorch takes {wanted}"
+    exports = tomllib.loads((project.folder / "corelocker.toml").read_text("utf-8"))["target"]
+    programs = [export for export in exports if export["format"] == "executorch"]
+    backends = {BACKEND_PRODUCTS[export.get("backend", "xnnpack")] for export in programs}
+    for name, target in project.targets.items():
+        products = {dependency.get("product") for dependency in target.get("dependencies", [])}
+        if "CoreLockerExecuTorch" not in products:
+            continue
+        for product in sorted({"kernels_optimized", *filter(None, backends)} - products):
+            yield f"project.yml: {name} does not link ExecuTorch's product {product}"
+        if "-all_load" not in str(project.setting("OTHER_LDFLAGS", "Release")):
+            yield "project.yml: without -all_load the linker drops ExecuTorch's kernels and backends"
 
 
 def check_plists(project: Project) -> Iterator[str]:
@@ -174,7 +236,18 @@ def check_plists(project: Project) -> Iterator[str]:
 
 
 def check_privacy(project: Project) -> Iterator[str]:
-    (file,) = project.folder.rglob("PrivacyInfo.xcprivacy")
+    """The app's privacy manifest, and that of the package's core."""
+    core = (
+        project.folder / project.spec["packages"]["CoreLocker"]["path"] / "sdk/apple/CoreLocker/PrivacyInfo.xcprivacy"
+    )
+    for file in (*project.folder.glob("Resources/PrivacyInfo.xcprivacy"), core):
+        if file.exists():
+            yield from _check_privacy_manifest(file)
+        else:
+            yield f"{file.name}: the package CoreLocker has none"
+
+
+def _check_privacy_manifest(file: Path) -> Iterator[str]:
     manifest = plistlib.loads(file.read_bytes())
     if set(manifest) != set(PRIVACY_KEYS):
         yield f"{file.name}: the keys are {', '.join(sorted(manifest))}"
@@ -184,6 +257,10 @@ def check_privacy(project: Project) -> Iterator[str]:
     for entry in manifest.get("NSPrivacyAccessedAPITypes") or []:
         if set(entry) != {"NSPrivacyAccessedAPIType", "NSPrivacyAccessedAPITypeReasons"}:
             yield f"{file.name}: {entry} names no kind of API or no reasons"
+        elif not entry["NSPrivacyAccessedAPITypeReasons"] or not re.fullmatch(
+            "NSPrivacyAccessedAPICategory[A-Za-z]+", entry["NSPrivacyAccessedAPIType"]
+        ):
+            yield f"{file.name}: {entry['NSPrivacyAccessedAPIType']} is no kind of API, or has no reasons"
 
 
 def check_store(project: Project) -> Iterator[str]:
@@ -254,11 +331,11 @@ def check_localized_plist(project: Project) -> Iterator[str]:
 def findings(folder: Path) -> list[str]:
     """What is wrong with the project in `folder`."""
     project = Project(folder)
-    found = list(project.check())
+    found = list(project.unknown_keys()) or list(project.check())
     if found:  # the others read the files that it names
         return found
     checks: tuple[Callable[[Project], Iterator[str]], ...] = (
-        check_plists, check_privacy, check_store, check_assets, check_localized_plist,
+        check_executorch, check_plists, check_privacy, check_store, check_assets, check_localized_plist,
     )  # fmt: skip
     found = [finding for check in checks for finding in check(project)]
     sources = [path for name in ("App", "DemoCore/Sources") for path in sorted((folder / name).rglob("*.swift"))]

@@ -13,12 +13,13 @@ from tools.check_apple_project import findings
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("Package.swift", "sdk/apple/ExecuTorch/Package.swift")
+PRIVACY = "sdk/apple/CoreLocker/PrivacyInfo.xcprivacy"
 INPUTS = ("fashion_mobilenet.py", "data/fashion_mobilenet.safetensors", "data/fashion_test_2000.npz")
 
 
 @pytest.fixture
 def demo(tmp_path: Path) -> Path:
-    for name in (*PACKAGES, *(f"tools/demo_model/{name}" for name in INPUTS)):
+    for name in (*PACKAGES, PRIVACY, *(f"tools/demo_model/{name}" for name in INPUTS)):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).symlink_to(ROOT / name)
     copy = tmp_path / "ios_demo"
@@ -79,6 +80,14 @@ def test_the_demo_fits(demo: Path) -> None:
         ),
         ("APP_ATTEST_ENVIRONMENT: production", "APP_ATTEST_ENVIRONMENT: development", "environment of Release"),
         ("APPICON_NAME: AppIcon", "APPICON_NAME: Icon", "has no Icon.appiconset"),
+        ("product: backend_xnnpack", "product: backend_mps", "does not link ExecuTorch's product backend_xnnpack"),
+        ("product: kernels_optimized", "product: kernels_quantized", "product kernels_optimized"),
+        ("branch: swiftpm-1.5.1", "branch: swiftpm-1.5.0", "CoreLockerExecuTorch takes"),
+        ("$(inherited) -all_load", "$(inherited) -ObjC", "without -all_load"),
+        ("postCompileScripts:", "postCompileScript:", "XcodeGen knows no postCompileScript"),
+        ("buildPhase: resources", "buildphase: resources", "XcodeGen knows no buildphase"),
+        ("storeKitConfiguration: Products", "storeKitConfig: Products", "XcodeGen knows no storeKitConfig"),
+        ("branch: swiftpm", "exactBranch: swiftpm", "XcodeGen knows no exactBranch"),
         ("CFBundleDisplayName: Garments", "CFBundleDisplayName: Clothes", "InfoPlist.xcstrings"),
     ],
 )
@@ -105,6 +114,19 @@ def test_entitlements_and_privacy(demo: Path) -> None:
     found = findings(demo)
     assert any("entitlements" in line for line in found)
     assert any("NSPrivacyTracking is no bool" in line for line in found)
+
+
+def test_the_packages_privacy_manifest(demo: Path) -> None:
+    manifest = demo.parent / PRIVACY
+    text = manifest.read_bytes()
+    manifest.unlink()
+    assert any("CoreLocker has none" in line for line in findings(demo))
+    manifest.write_bytes(text)
+    edit_plist(manifest, lambda own: own.pop("NSPrivacyTracking"))
+    edit_plist(manifest, lambda own: own["NSPrivacyAccessedAPITypes"][0].update(NSPrivacyAccessedAPITypeReasons=[]))
+    found = findings(demo)
+    assert any("the keys are" in line for line in found)
+    assert any("has no reasons" in line for line in found)
 
 
 def test_store(demo: Path) -> None:

@@ -15,7 +15,10 @@ let package = Package(
     targets: [
         .target(
             name: "CoreLockerExecuTorch",
-            dependencies: ["CoreLockerRestoredModule", .product(name: "CoreLockerDevice", package: "CoreLocker")],
+            dependencies: [
+                "CoreLockerRestoredModule", .product(name: "CoreLockerDevice", package: "CoreLocker"),
+                .product(name: "executorch", package: "executorch"),
+            ],
             path: "CoreLockerExecuTorch"),
         .target(
             name: "CoreLockerRestoredModule",
