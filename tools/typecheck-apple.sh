@@ -27,7 +27,8 @@ for configuration in debug release; do
   debug=()
   [ "$configuration" = debug ] && debug=(-DDEBUG)
   for module in CoreLocker CoreLockerDevice CoreLockerCoreML; do check "$folder" "$module" "sdk/apple/$module" "${debug[@]}"; done
-  check "$folder" CoreLockerExecuTorch sdk/apple/ExecuTorch/CoreLockerExecuTorch "${debug[@]}"
+  # In a package of its own, which sees what is public.
+  check "$folder" CoreLockerExecuTorch sdk/apple/ExecuTorch/CoreLockerExecuTorch "${debug[@]}" -package-name corelockerexecutorch
   echo "$configuration: all modules pass"
 done
 

@@ -35,15 +35,16 @@ package struct AppResources: Sendable {
 
     /// Where a locked artifact lies, and the bundle that unlocks it.
     ///
-    /// - Parameter names: the file or folder, by its name in the bundle; the first that is there counts.
+    /// - Parameter names: the file or folder, by its name in the bundle; the first that is there counts. A file that lies beside an artifact which
+    ///   is one file, as the `.ptd` of a `.pte`, has its own name.
     /// - Throws: `bundleMismatch` when no bundle knows one, `fileAccess` when the app does not hold it.
     package func artifact(named names: [String]) throws -> (url: URL, bundle: KeyBundle, artifact: BundledArtifact) {
-        let known = bundles.flatMap { bundle in bundle.artifacts.map { (bundle, $0) } }.filter { names.contains($0.1.name) }
+        let known = bundles.flatMap { bundle in bundle.artifacts.map { (bundle, $0) } }.filter { !$0.1.names.isDisjoint(with: names) }
         guard !known.isEmpty else {
             throw CoreLockerError(.bundleMismatch, "No key bundle of the app unlocks \(names.joined(separator: " or "))")
         }
         for name in names {
-            if let url = Self.find(name, folders), let (bundle, artifact) = known.first(where: { $0.1.name == name }) {
+            if let url = Self.find(name, folders), let (bundle, artifact) = known.first(where: { $0.1.names.contains(name) }) {
                 return (url, bundle, artifact)
             }
         }

@@ -26,6 +26,31 @@ public struct BundledArtifact: Equatable, Sendable {
     public let format: String
     /// The locked files of it: one for a program, those with locked weights for a package.
     public let files: [BundledFile]
+
+    /// The file with the external weights of an ExecuTorch program.
+    ///
+    /// ```swift
+    /// let weights = try artifact.externalWeights()  // "classifier.ptd"
+    /// ```
+    ///
+    /// - Parameter name: the file, without its extension; nil for the only `.ptd` of the artifact, if there is one.
+    /// - Throws: ``CoreLockerError``: `bundleMismatch` when the artifact has no such file, or several and no name is given.
+    public func externalWeights(named name: String? = nil) throws(CoreLockerError) -> String? {
+        let all = files.map(\.path).filter { $0.hasSuffix(".ptd") }
+        let fitting = name.map { name in all.filter { $0 == "\(name).ptd" } } ?? all
+        if fitting.isEmpty, name == nil { return nil }
+        guard fitting.count == 1 else {
+            throw CoreLockerError(
+                .bundleMismatch,
+                "\(self.name) needs one file of weights; the key bundle has \(all.isEmpty ? "none" : all.joined(separator: ", "))")
+        }
+        return fitting[0]
+    }
+
+    /// Its own name, and those of files that lie beside it.
+    var names: Set<String> { Set([name] + (Self.folders.contains(format) ? [] : files.map(\.path))) }
+
+    private static let folders: Set<String> = ["coreml"]
 }
 
 /// Where one encrypted patch lies, and what it is for.

@@ -12,7 +12,7 @@ public struct License: Sendable, Equatable {
 
     /// `iss`, the service.
     public let issuer: String
-    /// `iat`, `nbf` and `exp`, Unix seconds; without an end the license is perpetual.
+    /// When it was issued, Unix seconds.
     public let issuedAt: Int64
     /// From when it counts, Unix seconds.
     public let notBefore: Int64

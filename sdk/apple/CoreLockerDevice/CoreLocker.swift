@@ -22,6 +22,7 @@
         /// The key bundles of the app, by their paths.
         public var bundles: [KeyBundle] { resources.bundles }
 
+        /// Reads the configuration and the key bundles' headers, and finds or makes the device key.
         ///
         /// ```swift
         /// let locker = try CoreLocker()
@@ -112,7 +113,7 @@
         /// ```
         ///
         /// - Parameters:
-        ///   - name: the artifact's name in the key bundle, as in `model.pte`.
+        ///   - name: the artifact's name in the key bundle, as in `model.pte`, or a file's beside it, as in `model.ptd`.
         ///   - check: when the whole file is read and compared.
         /// - Throws: ``CoreLockerError``: `notUnlocked` without a license, else one of the `license-`, `bundle-`, `patch-` and `restore-` codes.
         public func restore(_ name: String, check: FullCheck = .automatic) async throws -> RestoredFile {

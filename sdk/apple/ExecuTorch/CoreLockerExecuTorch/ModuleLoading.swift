@@ -15,11 +15,13 @@ extension CoreLocker {
     ///
     /// - Parameters:
     ///   - name: the artifact's name in the key bundle, without its extension.
-    ///   - data: likewise for external weights, `data`.ptd.
+    ///   - data: likewise for external weights, `data`.ptd; nil for the program's own `.ptd`, if it has one.
     /// - Throws: ``CoreLockerError`` with one of the `bundle-`, `patch-` and `restore-` codes, `fileAccess` when the app does not hold a file.
     ///   ExecuTorch's own errors come when the module loads.
     public func module(named name: String, data: String? = nil) async throws -> sending Module {
-        let (program, weights) = ("\(name).pte", data.map { "\($0).ptd" })
+        let program = "\(name).pte"
+        let artifact = bundles.flatMap(\.artifacts).first { $0.name == program }
+        let weights = try artifact?.externalWeights(named: data)
         guard let restored = try await restoreIfUnlocked(program) else {
             let paths = try weights.map { [try url(of: $0).path] } ?? []
             return Module(filePath: try url(of: program).path, dataFilePaths: paths, loadMode: .mmap)
