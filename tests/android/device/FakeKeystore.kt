@@ -43,7 +43,9 @@ internal object FakeKeystore {
     /** What happens when a key agrees. */
     var agreementFails: GeneralSecurityException? = null
     var level = KeyProperties.SECURITY_LEVEL_TRUSTED_ENVIRONMENT
+    var strongBoxLevel = KeyProperties.SECURITY_LEVEL_STRONGBOX
     var agreesWrongly = false
+    var strongBoxAgreesWrongly = false
 
     /** The chain above the key's certificate that the hardware would give. */
     var chain: (KeyGenParameterSpec, PublicKey) -> List<ByteArray> = { spec, key -> listOf(spec.attestationChallenge + key.encoded) }
@@ -57,8 +59,13 @@ internal object FakeKeystore {
         teeFails = null
         agreementFails = null
         level = KeyProperties.SECURITY_LEVEL_TRUSTED_ENVIRONMENT
+        strongBoxLevel = KeyProperties.SECURITY_LEVEL_STRONGBOX
         agreesWrongly = false
+        strongBoxAgreesWrongly = false
     }
+
+    /** Whether a private key was made for the StrongBox. */
+    fun isInStrongBox(key: Key): Boolean = specs.getValue(pairs.entries.first { it.value.private === key }.key).isStrongBoxBacked
 
     const val NAME = "AndroidKeyStore"
     const val JDK = "SunEC"
@@ -183,12 +190,14 @@ internal class Store : KeyStoreSpi() {
 
 internal class Agreement : KeyAgreementSpi() {
     private val inner = KeyAgreement.getInstance("ECDH", FakeKeystore.JDK)
+    private var isWrong = false
 
     override fun engineInit(
         key: Key,
         random: SecureRandom?,
     ) {
         FakeKeystore.agreementFails?.let { throw it }
+        isWrong = if (FakeKeystore.isInStrongBox(key)) FakeKeystore.strongBoxAgreesWrongly else FakeKeystore.agreesWrongly
         inner.init(key)
     }
 
@@ -203,7 +212,7 @@ internal class Agreement : KeyAgreementSpi() {
         last: Boolean,
     ): Key? = inner.doPhase(key, last)
 
-    override fun engineGenerateSecret(): ByteArray = inner.generateSecret().also { if (FakeKeystore.agreesWrongly) it[0]++ }
+    override fun engineGenerateSecret(): ByteArray = inner.generateSecret().also { if (isWrong) it[0]++ }
 
     override fun engineGenerateSecret(
         secret: ByteArray,
@@ -235,7 +244,7 @@ internal class Factory : KeyFactorySpi() {
         KeyInfo::class.java
             .getDeclaredField("mSecurityLevel")
             .apply { isAccessible = true }
-            .setInt(info, FakeKeystore.level)
+            .setInt(info, if (FakeKeystore.isInStrongBox(key)) FakeKeystore.strongBoxLevel else FakeKeystore.level)
         return type.cast(info)
     }
 }

@@ -17,6 +17,7 @@ import org.junit.jupiter.api.Assertions.assertThrows
 import org.junit.jupiter.api.Assertions.assertTrue
 import org.junit.jupiter.api.BeforeEach
 import org.junit.jupiter.api.Test
+import java.io.IOException
 import java.security.InvalidAlgorithmParameterException
 import java.security.ProviderException
 import java.security.spec.ECGenParameterSpec
@@ -44,22 +45,24 @@ internal class KeystoreTest {
 
     @Test
     fun `takes the StrongBox where there is one, and the TEE where it fails`() {
-        keys(strongBox = true).attest(request)
-        assertTrue(
-            FakeKeystore.specs.values
+        fun isInStrongBox() =
+            FakeKeystore.pairs.keys
                 .single()
-                .isStrongBoxBacked,
-        )
-        for (failure in listOf(FakeKeystore.unavailable, ProviderException("unknown purpose"))) {
-            FakeKeystore.install()
-            FakeKeystore.strongBoxFails = failure
-            assertNotNull(keys(strongBox = true).attest(request))
-            assertEquals(
-                false,
-                FakeKeystore.specs.values
-                    .single()
-                    .isStrongBoxBacked,
+                .let { FakeKeystore.specs.getValue(it).isStrongBoxBacked }
+        keys(strongBox = true).attest(request)
+        assertTrue(isInStrongBox())
+        val failures =
+            listOf<() -> Unit>(
+                { FakeKeystore.strongBoxFails = FakeKeystore.unavailable },
+                { FakeKeystore.strongBoxFails = ProviderException("unknown purpose") },
+                { FakeKeystore.strongBoxLevel = KeyProperties.SECURITY_LEVEL_SOFTWARE },
+                { FakeKeystore.strongBoxAgreesWrongly = true },
             )
+        for (fail in failures) {
+            FakeKeystore.install()
+            fail()
+            assertNotNull(keys(strongBox = true).attest(request))
+            assertFalse(isInStrongBox())
         }
     }
 
@@ -129,6 +132,17 @@ internal class KeystoreTest {
         var asked: ByteArray? = null
         Api31DeviceKeys(false, 36) { digest -> "token".also { asked = digest } }.attest(request)
         assertArrayEquals(request.digest(null), asked)
+    }
+
+    @Test
+    fun `a token of Play Integrity that does not come may come later`() {
+        for (failure in listOf(IOException("secret words"), IllegalStateException("secret words"), ProviderException("secret words"))) {
+            val keys = Api31DeviceKeys(false, 36) { throw failure }
+            val refused = assertThrows(CoreLockerException::class.java) { keys.attest(request) }
+            assertEquals(ErrorCode.DEVICE_BUSY, refused.code)
+            assertTrue("integrityToken" in "$refused" && "words" !in "$refused" && refused.cause == null, "$refused")
+            assertTrue(FakeKeystore.pairs.isEmpty())
+        }
     }
 
     @Test

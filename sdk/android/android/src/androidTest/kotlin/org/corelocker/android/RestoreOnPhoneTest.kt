@@ -43,7 +43,7 @@ internal class RestoreOnPhoneTest {
         val locked = Phone.bytes(Phone.objects(Phone.bundleVector().getJSONArray("restores")).first(), "locked")
         val folder = Phone.folder()
         val file = File(folder, "locked").apply { writeBytes(locked) }
-        val models = LockedModels(Phone.context.assets, Stamps(folder))
+        val models = LockedModels(Phone.context.assets::openFd, Stamps(folder))
         client.patches(Phone.artifact).use { patches ->
             models.restoreFile(file, patches, FullCheck.ALWAYS).use { restored ->
                 val bytes = ByteArray(restored.buffer.remaining()).also(restored.buffer.duplicate()::get)

@@ -40,23 +40,17 @@ internal class Api31DeviceKeys(
     override fun find(thumbprint: String): DeviceKey? =
         guard.run { aliases().firstNotNullOfOrNull { alias -> key(alias)?.takeIf { it.thumbprint == thumbprint } } }
 
-    override fun attest(request: UnlockRequest): AttestedKey =
-        guard.run {
-            val digest = request.digest(null)
-            val alias = PREFIX + UUID.randomUUID()
-            var good = false
-            try {
-                make(alias, digest)
-                requireHardware(alias)
-                val key = key(alias) ?: throw ProviderException("the key that was made is not there")
-                requireAgreement(key)
-                val chain = store.getCertificateChain(alias).orEmpty().map { it.encoded }
-                val attestation = Attestation.androidKey(chain, integrityToken?.invoke(digest))
-                AttestedKey(key, attestation).also { good = true }
-            } finally {
-                if (!good) discard(alias)
-            }
+    override fun attest(request: UnlockRequest): AttestedKey {
+        val digest = request.digest(null)
+        val made = guard.run { make(digest) }
+        var good = false
+        try {
+            val token = integrityToken?.let { ask(it, digest) }
+            return AttestedKey(made.key, Attestation.androidKey(made.chain, token)).also { good = true }
+        } finally {
+            if (!good) guard.run { discard(made.alias) }
         }
+    }
 
     override fun keepOnly(thumbprints: Set<String>): Unit =
         guard.run { aliases().filter { key(it)?.thumbprint !in thumbprints }.forEach(store::deleteEntry) }
@@ -69,20 +63,49 @@ internal class Api31DeviceKeys(
         return KeystoreKey(publicKey, privateKey, guard)
     }
 
-    private fun make(
-        alias: String,
-        challenge: ByteArray,
-    ) {
+    private fun make(challenge: ByteArray): Made {
         if (hasStrongBox) {
             try {
-                return generate(alias, challenge, strongBox = true)
-            } catch (_: ProviderException) {
-                // StrongBoxUnavailableException, or what phones throw whose StrongBox knows no agreement keys.
-                discard(alias)
+                return guard.run { make(challenge, strongBox = true) }
+            } catch (_: CoreLockerException) {
+                // A StrongBox that is full, or knows no agreement keys, or makes them in software: the TEE may still do it.
             }
         }
-        generate(alias, challenge, strongBox = false)
+        return make(challenge, strongBox = false)
     }
+
+    /** A key that was tried; what turns out useless is not kept. */
+    private fun make(
+        challenge: ByteArray,
+        strongBox: Boolean,
+    ): Made {
+        val alias = PREFIX + UUID.randomUUID()
+        var good = false
+        try {
+            generate(alias, challenge, strongBox)
+            requireHardware(alias)
+            val key = key(alias) ?: throw ProviderException("the key that was made is not there")
+            requireAgreement(key)
+            val chain = store.getCertificateChain(alias).orEmpty().map { it.encoded }
+            return Made(alias, key, chain).also { good = true }
+        } finally {
+            if (!good) discard(alias)
+        }
+    }
+
+    /** The app's own code, which may throw whatever it likes: that says nothing about the hardware, and may go well later. */
+    @Suppress("TooGenericExceptionCaught", "SwallowedException")
+    private fun ask(
+        integrityToken: (ByteArray) -> String,
+        digest: ByteArray,
+    ): String =
+        try {
+            integrityToken(digest)
+        } catch (failed: Exception) {
+            // Its message may hold a token.
+            val kind = failed.javaClass.simpleName
+            throw CoreLockerException(ErrorCode.DEVICE_BUSY, "the app's integrityToken gives no token now ($kind); try again online")
+        }
 
     /** A key that stays behind goes with the next [keepOnly]. */
     private fun discard(alias: String) {
@@ -138,6 +161,12 @@ internal class Api31DeviceKeys(
             throw CoreLockerException(ErrorCode.DEVICE_UNSUPPORTED, "the secure hardware of this phone agrees on wrong keys")
         }
     }
+
+    private class Made(
+        val alias: String,
+        val key: DeviceKey,
+        val chain: List<ByteArray>,
+    )
 
     private class KeystoreKey(
         publicKey: ECPublicKey,

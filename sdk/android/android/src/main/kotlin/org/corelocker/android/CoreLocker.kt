@@ -19,7 +19,6 @@ import org.corelocker.core.Purchase
 import org.corelocker.core.UnlockClient
 import org.corelocker.core.UnlockResult
 import java.io.File
-import java.io.FileInputStream
 import java.io.IOException
 
 /**
@@ -107,7 +106,7 @@ public class CoreLocker internal constructor(
          * @param bundle the asset of the key bundle; by default the only one that ends with `.clkey`.
          * @param http is used for the unlock service. Its call time-out counts where it is shorter than the library's 20 seconds.
          * @param integrityToken gets a token of the Play Integrity API for a request's digest, where the service asks for one. It
-         *   may block; it is called off the main thread.
+         *   may block; it is called off the main thread. When it throws, the unlock is refused with DEVICE_BUSY.
          * @throws CoreLockerException with APP_CONFIG, a BUNDLE_* code or FILE_ACCESS.
          */
         public fun open(
@@ -122,7 +121,7 @@ public class CoreLocker internal constructor(
             if (config.app != app.packageName) throw CoreLockerException(ErrorCode.APP_CONFIG, "$CONFIG is for another app")
             val keyBundle = openBundle(app, bundle ?: onlyBundle(app), config.publisher)
             val client = UnlockClient(config, keyBundle, deviceOf(app, folder, integrityToken), http)
-            return CoreLocker(client, keyBundle, LockedModels(app.assets, Stamps(folder)))
+            return CoreLocker(client, keyBundle, LockedModels(app.assets::openFd, Stamps(folder)))
         }
 
         /** All of the process share one: a client drops the keys that no license names. */
@@ -158,9 +157,7 @@ public class CoreLocker internal constructor(
         ): KeyBundle =
             try {
                 // Assets without compression are read where they lie in the package; a bundle is small enough for memory otherwise.
-                val descriptor = app.assets.openFd(asset)
-                val channel = FileInputStream(descriptor.fileDescriptor).channel
-                KeyBundle.open(channel, descriptor.startOffset, descriptor.length, publisher)
+                keyBundle(app.assets.openFd(asset), publisher)
             } catch (_: IOException) {
                 KeyBundle.open(readAsset(app, asset), publisher)
             }

@@ -1,6 +1,6 @@
 package org.corelocker.android
 
-import android.content.res.AssetManager
+import android.content.res.AssetFileDescriptor
 import org.corelocker.core.CoreLockerException
 import org.corelocker.core.CoreLockerInternal
 import org.corelocker.core.ErrorCode
@@ -11,7 +11,7 @@ import java.io.IOException
 /** Restores models from assets, where they lie in the package, and from files. */
 @OptIn(CoreLockerInternal::class)
 internal class LockedModels(
-    private val assets: AssetManager,
+    private val openAsset: (String) -> AssetFileDescriptor,
     private val stamps: Stamps,
 ) {
     fun restoreAsset(
@@ -21,7 +21,7 @@ internal class LockedModels(
     ): RestoredFile {
         val descriptor =
             try {
-                assets.openFd(asset)
+                openAsset(asset)
             } catch (_: IOException) {
                 throw CoreLockerException(ErrorCode.FILE_ACCESS, "there is no asset $asset without compression")
             }

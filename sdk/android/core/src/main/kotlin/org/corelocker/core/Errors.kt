@@ -76,7 +76,7 @@ public enum class ErrorCode(
     /** This phone has no secure hardware that agrees on keys. See the message for what to do. */
     DEVICE_UNSUPPORTED("device-unsupported"),
 
-    /** The phone's secure hardware cannot answer now: it is busy, or waits for a network, an update or a restart. */
+    /** The phone's secure hardware, or the app's `integrityToken`, cannot answer now: busy, or waiting for a network or a restart. */
     DEVICE_BUSY("device-busy", retryable = true),
     DEVICE_INACTIVE("device-inactive"),
 
