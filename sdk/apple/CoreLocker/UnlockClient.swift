@@ -14,7 +14,12 @@ public actor UnlockClient {
     private let store: any LicenseStore
     private let clock: DeviceClock
     private let service: ServiceClient
+    /// Exchanges change the license and the attester's counter: one at a time, for all bundles.
+    private let turns = Turns()
+    private let sleep: @Sendable (Double) async throws -> Void
     private var observers: [UUID: [UUID: AsyncStream<UnlockState>.Continuation]] = [:]
+    private var published: [UUID: UnlockState] = [:]
+    private var watches: [UUID: Task<Void, Never>] = [:]
 
     /// A client for the app whose `corelocker.json` is `configuration`.
     ///
@@ -33,15 +38,19 @@ public actor UnlockClient {
 
     init(
         configuration: AppConfiguration, deviceKey: any DeviceKey, attester: any Attester, store: any LicenseStore,
-        clocks: @escaping @Sendable () -> ClockReading, transport: any Transport, retries: RetryPolicy
+        clocks: @escaping @Sendable () -> ClockReading, transport: any Transport, retries: RetryPolicy,
+        sleep: @escaping @Sendable (Double) async throws -> Void = { try await Task.sleep(nanoseconds: UInt64($0 * 1e9)) }
     ) {
         self.configuration = configuration
         self.deviceKey = deviceKey
         self.attester = attester
         self.store = store
+        self.sleep = sleep
         clock = DeviceClock(store: store, read: clocks)
         service = ServiceClient(base: configuration.service, transport: transport, retries: retries)
     }
+
+    deinit { watches.values.forEach { $0.cancel() } }
 
     /// Fetches a license for a tier of the bundle, and keeps it in place of an older one.
     ///
@@ -59,15 +68,17 @@ public actor UnlockClient {
         let expected = try expectation(bundle, tier: tier)
         publish(.unlocking, of: bundle)
         try await publishing(bundle) {
-            let answer: Fields
-            do {
-                answer = try await self.request(bundle, tier, purchase)
-            } catch let error as CoreLockerError where error.code == .attestationRefused {
-                guard try await self.attester.hasOtherEvidence() else { throw error }
-                answer = try await self.request(bundle, tier, purchase)
+            try await self.inTurn {
+                let answer: Fields
+                do {
+                    answer = try await self.request(bundle, tier, purchase)
+                } catch let error as CoreLockerError where error.code == .attestationRefused {
+                    guard try await self.attester.hasOtherEvidence() else { throw error }
+                    answer = try await self.request(bundle, tier, purchase)
+                }
+                try self.repairMark()
+                try self.keep(answer, bundle, expected)
             }
-            try self.repairMark()
-            try self.keep(answer, bundle, expected)
         }
     }
 
@@ -104,30 +115,40 @@ public actor UnlockClient {
 
     /// With `byDeviceKey` the device key itself answers in place of an attestation.
     func renew(_ bundle: BundleIdentity, byDeviceKey: Bool) async throws {
-        let held = try License(try stored(bundle), keys: configuration.licenseKeys)
+        try await inTurn { try await self.renewHeld(bundle, byDeviceKey: byDeviceKey) }
+    }
+
+    private func renewHeld(_ bundle: BundleIdentity, byDeviceKey: Bool) async throws {
+        let token = try stored(bundle)
+        let held = try License(token, keys: configuration.licenseKeys)
         let expected = try expectation(bundle, tier: nil)
         try await publishing(bundle) {
-            let (attester, key, app) = (self.attester, self.deviceKey, self.configuration.app)
-            let asked: JSON = byDeviceKey ? .object(["device_key": key.publicKey.jwk]) : .object([:])
             do {
-                let answer = try await self.service.exchange(ServiceClient.renewal(of: held.id), challenge: asked) {
-                    let digest = try AttestedRequest(
-                        challenge: $0.nonce, app: app, bundle: bundle.text, tier: held.tier,
-                        device: key.publicKey.thumbprint, purchaseToken: AttestedRequest.renewal(of: held.id)
-                    ).digest()
-                    let evidence =
-                        byDeviceKey
-                        ? try DeviceKeyProof.evidence($0.sealed, digest: digest, deviceKey: key)
-                        : try await attester.evidence(for: digest, step: .renewal)
-                    return .object([
-                        "challenge": .text($0.nonce), "attestation": .object(texts: evidence),
-                    ])
+                let answer = try await self.requestRenewal(of: held, bundle, byDeviceKey: byDeviceKey)
+                guard try self.store.license(bundle: bundle.id) == token else {
+                    throw CoreLockerError(.notUnlocked, "The license was removed from this device while it was renewed")
                 }
                 try self.keep(answer, bundle, expected)
             } catch let error as CoreLockerError where error.code.endsTheRight {
                 try self.store.removeLicense(bundle: bundle.id)
                 throw error
             }
+        }
+    }
+
+    private func requestRenewal(of held: License, _ bundle: BundleIdentity, byDeviceKey: Bool) async throws -> Fields {
+        let (attester, key, app) = (attester, deviceKey, configuration.app)
+        let asked: JSON = byDeviceKey ? .object(["device_key": key.publicKey.jwk]) : .object([:])
+        return try await service.exchange(ServiceClient.renewal(of: held.id), challenge: asked) {
+            let digest = try AttestedRequest(
+                challenge: $0.nonce, app: app, bundle: bundle.text, tier: held.tier,
+                device: key.publicKey.thumbprint, purchaseToken: AttestedRequest.renewal(of: held.id)
+            ).digest()
+            let evidence =
+                byDeviceKey
+                ? try DeviceKeyProof.evidence($0.sealed, digest: digest, deviceKey: key)
+                : try await attester.evidence(for: digest, step: .renewal)
+            return .object(["challenge": .text($0.nonce), "attestation": .object(texts: evidence)])
         }
     }
 
@@ -140,9 +161,24 @@ public actor UnlockClient {
     /// - Returns: whether a renewal was tried and done.
     @discardableResult
     public func renewIfDue(_ bundle: KeyBundle) async throws -> Bool {
-        if let verified = try? current(bundle.identity), verified.state == .valid { return false }
-        try await renew(bundle)
-        return true
+        var isDue = false
+        try await inTurn {
+            if let verified = try? self.current(bundle.identity), verified.state == .valid { return }
+            isDue = true
+            try await self.renewHeld(bundle.identity, byDeviceKey: false)
+        }
+        return isDue
+    }
+
+    private func inTurn(_ work: () async throws -> Void) async throws {
+        try await turns.take()
+        do {
+            try await work()
+        } catch {
+            await turns.pass()
+            throw error
+        }
+        await turns.pass()
     }
 
     /// The license's tier and claims, checked as if it had just come. Needs no network.
@@ -182,9 +218,11 @@ public actor UnlockClient {
     /// ```swift
     /// try await client.forget(bundle)  // "Remove from this device"
     /// ```
-    public func forget(_ bundle: KeyBundle) throws {
+    public func forget(_ bundle: KeyBundle) throws { try forget(bundle.identity) }
+
+    func forget(_ bundle: BundleIdentity) throws {
         try store.removeLicense(bundle: bundle.id)
-        publish(.locked, of: bundle.identity)
+        publish(.locked, of: bundle)
     }
 
     /// What to show now.
@@ -209,26 +247,63 @@ public actor UnlockClient {
         }
     }
 
-    /// The bundle's state, now and whenever it changes.
+    /// The bundle's state, now and whenever it changes, also when a license ends.
     ///
     /// ```swift
     /// for await state in await client.states(of: bundle) { self.state = state }
     /// ```
-    public func states(of bundle: KeyBundle) -> AsyncStream<UnlockState> {
+    public func states(of bundle: KeyBundle) -> AsyncStream<UnlockState> { states(of: bundle.identity) }
+
+    func states(of bundle: BundleIdentity) -> AsyncStream<UnlockState> {
         let (stream, continuation) = AsyncStream<UnlockState>.makeStream(bufferingPolicy: .bufferingNewest(1))
         let observer = UUID()
         observers[bundle.id, default: [:]][observer] = continuation
         continuation.onTermination = { [weak self] _ in
             Task { await self?.removeObserver(observer, of: bundle.id) }
         }
-        continuation.yield(state(of: bundle))
+        let now = state(of: bundle)
+        if published[bundle.id] == nil { published[bundle.id] = now }
+        continuation.yield(now)
+        watch(bundle)
         return stream
     }
 
-    private func removeObserver(_ observer: UUID, of bundle: UUID) { observers[bundle]?[observer] = nil }
+    private func removeObserver(_ observer: UUID, of bundle: UUID) {
+        observers[bundle]?[observer] = nil
+        if observers[bundle]?.isEmpty ?? true { watches.removeValue(forKey: bundle)?.cancel() }
+    }
 
     private func publish(_ state: UnlockState, of bundle: BundleIdentity) {
+        published[bundle.id] = state
         observers[bundle.id]?.values.forEach { $0.yield(state) }
+        watch(bundle)
+    }
+
+    /// Publishes what time alone changes, as long as somebody observes.
+    private func watch(_ bundle: BundleIdentity) {
+        watches.removeValue(forKey: bundle.id)?.cancel()
+        guard observers[bundle.id]?.isEmpty == false, let seconds = secondsUntilChange(bundle) else { return }
+        watches[bundle.id] = Task { [weak self, sleep] in
+            guard (try? await sleep(seconds)) != nil, !Task.isCancelled else { return }
+            await self?.timeHasPassed(bundle)
+        }
+    }
+
+    private func timeHasPassed(_ bundle: BundleIdentity) {
+        let now = state(of: bundle)
+        if now != published[bundle.id], published[bundle.id] != .unlocking {
+            publish(now, of: bundle)
+        } else {
+            watch(bundle)
+        }
+    }
+
+    /// Until the license ends, or its grace. The clock may be set and devices sleep, so an hour at most.
+    private func secondsUntilChange(_ bundle: BundleIdentity) -> Double? {
+        guard let license = try? current(bundle).license, let end = license.expiresAt,
+            let now = try? clock.now(for: license, offlineGrace: configuration.offlineGrace)
+        else { return nil }
+        return [end, end + configuration.offlineGrace].first { $0 > now }.map { min(Double($0 - now), 3600) }
     }
 
     /// Runs `work` and publishes how it ended.
