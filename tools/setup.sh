@@ -17,7 +17,7 @@ if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
   pip() { .venv/bin/python -m pip --quiet --disable-pip-version-check "$@"; }
   # torch first: a package that asks for "torch" alone would pull a CUDA build of several gigabytes.
   pip install 'torch==2.13.0'
-  pip install --constraint tools/constraints.txt --editable '.[export,service,audit,dev]'
+  pip install --constraint tools/constraints.txt --editable '.[export,service,aws,audit,dev]'
   echo "$wanted" >"$stamp"
 fi
 # As pip does for a package that is not editable: without it, where PYTHONDONTWRITEBYTECODE is set every command compiles it all.

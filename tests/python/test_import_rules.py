@@ -50,6 +50,8 @@ HEAVY = {
     "sqlalchemy",
     "uvicorn",
     "matplotlib",
+    "boto3",
+    "botocore",
 }
 LIGHT = {"artifacts", "bundle", "configuration", "exporting", "licensing", "locking", "runtime", "cli"} | SHARED
 BUNDLED_WITH_TORCH = {"exporting/pt2.py"}  # imported by a function, like torch itself

@@ -328,6 +328,10 @@ class KeystoreSecretError(KeystoreError):
     code = "keystore-secret"
 
 
+class KeystoreAwayError(KeystoreSecretError):
+    """The key-encryption key cannot be asked now. Another try may help."""
+
+
 class KeystorePermissionError(KeystoreError):
     """The keystore can be read by others."""
 

@@ -136,7 +136,7 @@ class Supervisor:
     def _replace_dead(self) -> None:
         for worker in [worker for worker in self._workers if worker.exitcode is not None]:
             lived = time.monotonic() - self._workers.pop(worker)
-            # A database that is away comes back, and the service with it. One that was killed had not failed.
+            # A database or key service that is away comes back, and the service with it. One that was killed had not failed.
             if worker.exitcode != TRY_AGAIN and (worker.exitcode != -signal.SIGKILL or lived < _RESTART_PAUSE):
                 self._failures = self._failures + 1 if lived < _FAILURE_SECONDS else 0
             self._log.write("error", "worker-died", pid=worker.pid, exit=worker.exitcode)

@@ -26,10 +26,13 @@ class KekProvider(Protocol):
     """
 
     def wrap(self, key: bytes) -> bytes:
-        """The 32-byte `key`, encrypted and authenticated; at most 8 KiB."""
+        """The 32-byte `key`, encrypted and authenticated; at most 8 KiB. Raises KeystoreAwayError when another try may help."""
 
     def unwrap(self, wrapped: bytes) -> bytes:
-        """The key that `wrap` was given. Raises KeystoreSecretError when `wrapped` is not from this provider's key."""
+        """The key that `wrap` was given.
+
+        Raises KeystoreSecretError when `wrapped` is not from this provider's key, KeystoreAwayError when another try may help.
+        """
 
 
 class FileKek:
