@@ -9,8 +9,6 @@ plugins {
     alias(libs.plugins.maven.publish)
 }
 
-description = "CoreLocker for Android: device keys in the secure hardware, and models restored in memory"
-
 android {
     namespace = "org.corelocker.android"
     compileSdk = 36

@@ -6,8 +6,6 @@ plugins {
     alias(libs.plugins.maven.publish)
 }
 
-description = "CoreLocker: key bundles, licenses and the unlock protocol, for any JVM"
-
 kotlin {
     explicitApi()
     @OptIn(ExperimentalAbiValidation::class)

@@ -9,8 +9,6 @@ plugins {
     alias(libs.plugins.maven.publish)
 }
 
-description = "CoreLocker for ExecuTorch: locked programs with the methods of org.pytorch.executorch.Module"
-
 android {
     namespace = "org.corelocker.executorch"
     compileSdk = 36

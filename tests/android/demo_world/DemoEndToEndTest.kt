@@ -177,7 +177,10 @@ private class HostApp(
         tier: String,
     ): Refusal? = (client.unlock(purchase, tier) as? UnlockResult.Refused)?.let { Refusal(it.error.code) }
 
-    override suspend fun forget() = client.forget()
+    override suspend fun forget(): Refusal? {
+        client.forget()
+        return null
+    }
 
     override fun classifier(upTo: String?): Classifier {
         val locked = LockedBytes.InFile(File(assets, "model/fashion.pte"))

@@ -2,6 +2,7 @@ package org.corelocker.demo
 
 import kotlinx.coroutines.CompletableDeferred
 import kotlinx.coroutines.flow.MutableStateFlow
+import org.corelocker.core.ErrorCode
 import org.corelocker.core.LockState
 import org.corelocker.core.Purchase
 import org.corelocker.demo.model.Classifier
@@ -41,11 +42,23 @@ class FakeApp(
             LicenseDetails("id", it.tier, Instant.EPOCH, it.until, null, "org.corelocker.demo", 1, "key", development = true)
         }
 
+    /** Holds a refresh back until it is completed. */
+    var gate: CompletableDeferred<Unit>? = null
+
     override suspend fun refresh() {
         journal.lines += "refresh"
+        gate?.await()
     }
 
-    override suspend fun renew(): Refusal? = refusal.also { journal.lines += "renew" }
+    /** Whether the service says that the right is gone, which removes the license. */
+    var revoked = false
+
+    override suspend fun renew(): Refusal? {
+        journal.lines += "renew"
+        if (!revoked) return refusal
+        state.value = LockState.Revoked(ErrorCode.DEVICE_INACTIVE)
+        return Refusal(ErrorCode.DEVICE_INACTIVE)
+    }
 
     override suspend fun unlock(
         purchase: Purchase,
@@ -57,9 +70,10 @@ class FakeApp(
         return refused
     }
 
-    override suspend fun forget() {
+    override suspend fun forget(): Refusal? {
         journal.lines += "forget"
-        state.value = LockState.Locked
+        if (refusal == null) state.value = LockState.Locked
+        return refusal
     }
 
     override fun classifier(upTo: String?): Classifier {

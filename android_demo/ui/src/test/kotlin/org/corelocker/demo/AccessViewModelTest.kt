@@ -58,7 +58,8 @@ class AccessViewModelTest {
         shop.acknowledges = true
         journal.lines.clear()
         model.resume()
-        assertEquals(listOf("refresh", "unlock full", "acknowledge full"), journal.lines)
+        // The license is there: another unlock would take another place of the purchase.
+        assertEquals(listOf("refresh", "acknowledge full"), journal.lines)
         journal.lines.clear()
         model.resume()
         assertEquals(listOf("refresh"), journal.lines)
@@ -69,8 +70,45 @@ class AccessViewModelTest {
         shop.orders += FakeShop.order("full", acknowledged = true)
         shop.orders += FakeShop.order("plus")
         model.resume()
-        assertEquals(listOf("refresh", "unlock plus", "acknowledge plus", "unlock full"), journal.lines)
+        assertEquals(listOf("refresh", "unlock full", "acknowledge plus"), journal.lines)
         assertEquals(LockState.Unlocked("full", null), app.state.value)
+    }
+
+    @Test
+    fun `a higher tier is unlocked, a license that covers the purchase is renewed`() {
+        model.buy(Offer("plus", "€1.99"))
+        journal.lines.clear()
+        model.restorePurchases()
+        assertEquals(listOf("renew"), journal.lines)
+        assertEquals(Message.Unlocked, model.state.value.message)
+        journal.lines.clear()
+        model.buy(full)
+        assertEquals(listOf("buy full", "unlock full", "acknowledge full"), journal.lines)
+    }
+
+    @Test
+    fun `a license that the service has taken back is unlocked anew, any other refusal leaves it`() {
+        model.buy(full)
+        app.refusal = refusal
+        journal.lines.clear()
+        model.restorePurchases()
+        assertEquals(listOf("renew"), journal.lines)
+        assertEquals(Message.Refused(refusal), model.state.value.message)
+        app.refusal = null
+        app.revoked = true
+        model.restorePurchases()
+        assertEquals(listOf("renew", "renew", "unlock full"), journal.lines)
+        assertEquals(Message.Unlocked, model.state.value.message)
+    }
+
+    @Test
+    fun `coming back twice at once serves once`() {
+        shop.orders += FakeShop.order("full")
+        val gate = CompletableDeferred<Unit>().also { app.gate = it }
+        model.resume()
+        model.resume()
+        gate.complete(Unit)
+        assertEquals(listOf("refresh", "unlock full", "acknowledge full"), journal.lines)
     }
 
     @Test
@@ -139,6 +177,9 @@ class AccessViewModelTest {
         app.refusal = refusal
         model.renew()
         assertEquals(Message.Refused(refusal), model.state.value.message)
+        model.forget()
+        assertEquals(Message.Refused(refusal), model.state.value.message)
+        app.refusal = null
         model.forget()
         assertEquals(Message.Removed, model.state.value.message)
         assertEquals(LockState.Locked, model.state.value.lock)

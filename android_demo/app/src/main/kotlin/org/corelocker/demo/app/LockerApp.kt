@@ -44,7 +44,13 @@ internal class LockerApp(
         tier: String,
     ): Refusal? = refusal(locker.unlock(purchase, tier))
 
-    override suspend fun forget() = locker.forget()
+    override suspend fun forget(): Refusal? =
+        try {
+            locker.forget()
+            null
+        } catch (refused: CoreLockerException) {
+            Refusal(refused.code, refused.retryAt)
+        }
 
     override fun classifier(upTo: String?): Classifier = failing { LockedClassifier(locker.module(MODEL, upTo), tiers) }
 

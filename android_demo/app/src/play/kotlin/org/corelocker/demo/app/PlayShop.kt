@@ -16,6 +16,8 @@ import com.android.billingclient.api.QueryProductDetailsParams
 import com.android.billingclient.api.QueryPurchasesParams
 import kotlinx.coroutines.CompletableDeferred
 import kotlinx.coroutines.Dispatchers
+import kotlinx.coroutines.sync.Mutex
+import kotlinx.coroutines.sync.withLock
 import kotlinx.coroutines.withContext
 import org.corelocker.core.Purchase
 import org.corelocker.demo.model.Offer
@@ -40,6 +42,7 @@ internal class PlayShop(
     private val tiers: List<String>,
 ) : ForegroundShop {
     override var activity: Activity? = null
+    private val connecting = Mutex()
     private val products = HashMap<String, ProductDetails>()
 
     /** The purchase that Google's screens are open for. */
@@ -136,20 +139,23 @@ internal class PlayShop(
 
     private fun price(product: ProductDetails) = product.oneTimePurchaseOfferDetails?.formattedPrice.orEmpty()
 
+    /** One after the other: a client that connects already refuses a second connection. */
     private suspend fun connect() {
-        if (client.isReady) return
-        val answer = CompletableDeferred<Unit>()
-        client.startConnection(
-            object : BillingClientStateListener {
-                override fun onBillingSetupFinished(result: BillingResult) {
-                    answer.finish(result) {}
-                }
+        connecting.withLock {
+            if (client.isReady) return
+            val answer = CompletableDeferred<Unit>()
+            client.startConnection(
+                object : BillingClientStateListener {
+                    override fun onBillingSetupFinished(result: BillingResult) {
+                        answer.finish(result) {}
+                    }
 
-                /** The client connects again by itself. */
-                override fun onBillingServiceDisconnected() = Unit
-            },
-        )
-        answer.await()
+                    /** The client connects again by itself. */
+                    override fun onBillingServiceDisconnected() = Unit
+                },
+            )
+            answer.await()
+        }
     }
 
     private fun <T> CompletableDeferred<T>.finish(

@@ -30,8 +30,8 @@ interface LockedApp {
         tier: String,
     ): Refusal?
 
-    /** Removes the license from the phone. */
-    suspend fun forget()
+    /** Removes the license from the phone. Null when it is gone. */
+    suspend fun forget(): Refusal?
 
     /**
      * The model as far as the license goes, but no further than the tier [upTo]. Throws [ModelException].

@@ -4,11 +4,14 @@ import androidx.lifecycle.ViewModel
 import androidx.lifecycle.viewModelScope
 import kotlinx.coroutines.CoroutineDispatcher
 import kotlinx.coroutines.Dispatchers
+import kotlinx.coroutines.Job
 import kotlinx.coroutines.flow.MutableStateFlow
 import kotlinx.coroutines.flow.StateFlow
 import kotlinx.coroutines.flow.asStateFlow
 import kotlinx.coroutines.flow.update
 import kotlinx.coroutines.launch
+import kotlinx.coroutines.sync.Mutex
+import kotlinx.coroutines.sync.withLock
 import kotlinx.coroutines.withContext
 import org.corelocker.core.LockState
 import org.corelocker.demo.model.LicenseDetails
@@ -72,7 +75,11 @@ data class AccessState(
     val place: Int get() = (lock.tierOf(tiers) ?: license?.tier)?.let(tiers::indexOf)?.coerceAtLeast(0) ?: 0
 }
 
-/** Buys, unlocks, renews, restores. A purchase is acknowledged after its unlock, never before. */
+/**
+ * Buys, unlocks, renews, restores. A purchase is acknowledged after its unlock, never before.
+ *
+ * Each unlock makes a device key, which takes one of the purchase's places: what the license covers already is not unlocked again.
+ */
 class AccessViewModel(
     private val app: LockedApp,
     private val shop: Shop,
@@ -80,6 +87,8 @@ class AccessViewModel(
 ) : ViewModel() {
     private val states = MutableStateFlow(AccessState(app.state.value, app.tiers))
     val state: StateFlow<AccessState> = states.asStateFlow()
+    private val serving = Mutex()
+    private var resuming: Job? = null
 
     init {
         viewModelScope.launch {
@@ -92,17 +101,19 @@ class AccessViewModel(
 
     /** When the app comes to the foreground: renews what is due, and serves purchases that were paid for meanwhile. */
     fun resume() {
-        viewModelScope.launch {
-            app.refresh()
-            // The app also comes back from the shop's own screens: that purchase is served already.
-            if (states.value.busy) return@launch
-            try {
-                val message = servePending() ?: return@launch
-                states.update { it.copy(message = message) }
-            } catch (_: ShopException) {
-                // It is asked again the next time, and the customer can restore purchases.
+        if (resuming?.isActive == true) return
+        resuming =
+            viewModelScope.launch {
+                app.refresh()
+                // The app also comes back from the shop's own screens: that purchase is served already.
+                if (states.value.busy) return@launch
+                try {
+                    val message = servePending() ?: return@launch
+                    states.update { it.copy(message = message) }
+                } catch (_: ShopException) {
+                    // It is asked again the next time, and the customer can restore purchases.
+                }
             }
-        }
     }
 
     fun loadOffers() {
@@ -132,35 +143,44 @@ class AccessViewModel(
 
     fun renew() = working { app.renew()?.let(Message::Refused) ?: Message.Renewed }
 
-    fun forget() =
-        working {
-            app.forget()
-            Message.Removed
-        }
+    fun forget() = working { app.forget()?.let(Message::Refused) ?: Message.Removed }
 
     fun messageShown() = states.update { it.copy(message = null) }
 
     /** The highest tier that this customer owns; the others are a part of it. */
     private suspend fun restore(): Message {
         val order = shop.owned().maxByOrNull { app.tiers.indexOf(it.tier) } ?: return Message.NothingToRestore
+        if (covers(order)) {
+            val refused = app.renew()
+            if (refused != null && covers(order)) return Message.Refused(refused)
+        }
         return serve(order)
     }
 
-    /** What was paid for and not served yet. The license of the highest tier is the last, and stays. */
+    /** What was paid for and not served yet, the highest tier first: its license covers the others. */
     private suspend fun servePending(): Message? {
-        val owned = shop.owned().sortedBy { app.tiers.indexOf(it.tier) }
+        val owned = shop.owned().sortedByDescending { app.tiers.indexOf(it.tier) }
         if (owned.all(Order::acknowledged)) return null
-        return owned.filter { !it.acknowledged || it == owned.last() }.map { serve(it) }.last()
+        val messages = owned.filter { !it.acknowledged || it == owned.first() }.map { serve(it) }
+        return messages.firstOrNull { it != Message.Unlocked } ?: Message.Unlocked
     }
 
-    private suspend fun serve(order: Order): Message {
-        app.unlock(order.purchase, order.tier)?.let { return Message.Refused(it) }
-        return try {
-            if (!order.acknowledged) shop.acknowledge(order)
-            Message.Unlocked
-        } catch (_: ShopException) {
-            Message.AcknowledgeLater
+    private suspend fun serve(order: Order): Message =
+        serving.withLock {
+            val refused = if (covers(order)) null else app.unlock(order.purchase, order.tier)
+            if (refused != null) return Message.Refused(refused)
+            try {
+                if (!order.acknowledged) shop.acknowledge(order)
+                Message.Unlocked
+            } catch (_: ShopException) {
+                Message.AcknowledgeLater
+            }
         }
+
+    /** Whether the license that counts is of the order's tier, or of a higher one. */
+    private suspend fun covers(order: Order): Boolean {
+        val held = withContext(worker) { app.license() } ?: return false
+        return app.tiers.indexOf(held.tier) >= app.tiers.indexOf(order.tier)
     }
 
     private fun working(work: suspend () -> Message?) {

@@ -129,7 +129,7 @@ object English : Strings {
     ) = Words(
         if (cause == Trouble.NO_CONNECTION) "Waiting for a connection" else "The service is busy",
         "Try $attempt starts at $time. " +
-            if (cause == Trouble.NO_CONNECTION) "Check your internet connection." else "Nothing to do for you.",
+            if (cause == Trouble.NO_CONNECTION) "Check your internet connection." else "You need not do anything.",
     )
 
     override fun stateUnlockedUntil(date: String) = "Until $date. It renews by itself."
@@ -144,7 +144,7 @@ object English : Strings {
             ErrorCode.PURCHASE_REVOKED -> Words("Purchase refunded", "The purchase was taken back, so the model is locked again.")
             ErrorCode.PURCHASE_SUPERSEDED -> Words("Purchase replaced", "Another purchase took its place. Restore your purchases.")
             ErrorCode.DEVICE_INACTIVE -> Words("Moved to another phone", "Another phone uses your purchase now. Restore it to come back.")
-            else -> Words("License revoked", "The publisher took the license back. Ask the support why.")
+            else -> Words("License revoked", "The publisher took the license back. Ask support why.")
         }
 
     override fun trouble(trouble: Trouble) =
@@ -186,7 +186,7 @@ object English : Strings {
             }
 
             Trouble.PURCHASE_REFUSED -> {
-                Words("Purchase not accepted", "The shop did not confirm it. If you were charged, ask the support.")
+                Words("Purchase not accepted", "The shop did not confirm it. If you were charged, ask support.")
             }
 
             Trouble.LICENSE -> {
@@ -198,7 +198,7 @@ object English : Strings {
             }
 
             Trouble.APP -> {
-                Words("The app is damaged", "Install it again. If that does not help, tell the support the code.")
+                Words("The app is damaged", "Install it again. If that does not help, tell support the code.")
             }
         }
 

@@ -4,7 +4,7 @@ import java.nio.ByteBuffer
 import java.nio.ByteOrder
 import java.util.UUID
 
-/** The 32-byte secret that opens a tier's patches and those of all tiers below. Lives as short as possible; [close] wipes it. */
+/** The 32-byte secret that opens a tier's patches and those of all tiers below. Close it as soon as it was used: [close] wipes it. */
 internal class ContentKey(
     val bytes: ByteArray,
 ) : AutoCloseable {

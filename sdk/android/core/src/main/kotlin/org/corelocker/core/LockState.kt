@@ -45,7 +45,7 @@ public sealed interface LockState {
      * The license counts, but the service could not be reached to renew it.
      *
      * @property tier the highest that it opens.
-     * @property until as long the models work.
+     * @property until when the models stop working, if it is not renewed.
      */
     public data class OfflineUntil(
         public val tier: String,

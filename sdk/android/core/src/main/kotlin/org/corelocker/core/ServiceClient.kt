@@ -75,7 +75,8 @@ internal class ServiceClient(
      * Asks for a challenge, then posts to [path] what [body] makes of the answer; returns the answer to that.
      *
      * Where the service or the secure hardware is busy or the line breaks, all of it is done again, with a new challenge. A
-     * license whose answer got lost is no loss: the device keeps its place.
+     * device that asks with the same key keeps its place; the secure hardware of Android makes a key for each unlock, so one whose
+     * answer got lost holds a place of the purchase until the service's cool-down is over.
      *
      * Throws [CoreLockerException] with the code that the service's problem names, SERVICE for one that is not known here,
      * SERVICE_BUSY, SERVICE_UNREACHABLE or SERVICE_PROTOCOL.

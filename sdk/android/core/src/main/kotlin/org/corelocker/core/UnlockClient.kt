@@ -84,6 +84,9 @@ public class UnlockClient internal constructor(
     /**
      * Gets a license for a tier, and keeps it in the place of an older one. When it is refused, the older one stays.
      *
+     * On Android each unlock makes a device key, which takes one of the purchase's places: [renew] a license that covers the
+     * purchase already.
+     *
      * @param tier its name; by default the last, which restores everything.
      */
     public suspend fun unlock(
