@@ -13,7 +13,6 @@ import kotlin.time.TimeSource
  * by the codes of its format; anything else is a bug.
  */
 internal class FuzzTest {
-    private val budget = System.getProperty("corelocker.fuzzMillis", "1500").toInt().milliseconds
     private val licenses = Vectors.load("license.json")
     private val keys = TrustedKeys(licenses.list("service_keys").map { checkNotNull(Jwk.keyOrNull(it)) })
 
@@ -63,19 +62,7 @@ internal class FuzzTest {
         codes: String,
         seeds: List<ByteArray>,
         read: (ByteArray) -> Unit,
-    ) {
-        val random = Random(17)
-        val end = TimeSource.Monotonic.markNow() + budget
-        var runs = 0
-        while (end.hasNotPassedNow()) {
-            repeat(10) {
-                val result = outcome { read(damage(seeds.random(random), seeds, random)) }
-                assertTrue(result == "ok" || (codes != "" && result.startsWith(codes)), result)
-                runs++
-            }
-        }
-        assertTrue(runs >= 100, "$runs runs")
-    }
+    ) = fuzz(codes) { random -> read(damage(seeds.random(random), seeds, random)) }
 
     private fun damage(
         seed: ByteArray,
@@ -101,4 +88,23 @@ internal class FuzzTest {
     private companion object {
         const val SYNTAX = "\"\\{}[]:,0-e.A\u0000"
     }
+}
+
+/** Runs for `corelocker.fuzzMillis`; what is refused has one of the codes that begin with [codes]. */
+internal fun fuzz(
+    codes: String,
+    run: (Random) -> Unit,
+) {
+    val budget = System.getProperty("corelocker.fuzzMillis", "1500").toInt().milliseconds
+    val random = Random(17)
+    val end = TimeSource.Monotonic.markNow() + budget
+    var runs = 0
+    while (end.hasNotPassedNow()) {
+        repeat(10) {
+            val result = outcome { run(random) }
+            assertTrue(result == "ok" || (codes != "" && result.startsWith(codes)), result)
+            runs++
+        }
+    }
+    assertTrue(runs >= 100, "$runs runs")
 }

@@ -125,8 +125,8 @@ internal class MemoryStore :
 /** Signs what a publisher signs. */
 internal class Publisher {
     private val pair = newKeyPair()
-    private val publicKey = pair.public as ECPublicKey
-    private val jwk = JsonObject(Jwk.members(publicKey).mapValues { JsonPrimitive(it.value) })
+    val publicKey = pair.public as ECPublicKey
+    val jwk = JsonObject(Jwk.members(publicKey).mapValues { JsonPrimitive(it.value) })
     val thumbprint = Jwk.thumbprint(publicKey)
 
     /** A key bundle without sections. */
@@ -170,7 +170,7 @@ internal class Publisher {
         put("sha256", "00".repeat(32))
     }
 
-    private fun sign(data: ByteArray): ByteArray =
+    fun sign(data: ByteArray): ByteArray =
         Signature.getInstance("SHA256withECDSAinP1363Format").run {
             initSign(pair.private)
             update(data)
