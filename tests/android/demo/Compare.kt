@@ -11,10 +11,10 @@ import kotlin.math.abs
 
 private const val CHANNEL = 40
 
-/** A newer Java writes dates with another space. */
+/** Newer Java versions put a narrower space into dates. */
 private const val PIXELS = 20
 
-/** A ring that turns, half the size: which frame of it is drawn is not told by the clock alone. */
+/** For pictures with a progress ring: it turns, and the test cannot choose the frame that is drawn. */
 internal const val TURNING_PIXELS = 200
 
 /** Whether pictures are to be written in the place of those that are there. */
