@@ -76,7 +76,7 @@ public struct KeyBundle: Sendable {
     }
 
     /// The index of a tier. Throws `bundleMismatch` when there is none of that name.
-    func tier(named name: String) throws(CoreLockerError) -> Int { try identity.tier(named: name) }
+    package func tier(named name: String) throws(CoreLockerError) -> Int { try identity.tier(named: name) }
 
     /// What a license has to fit.
     var identity: BundleIdentity {

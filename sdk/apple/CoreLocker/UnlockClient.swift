@@ -4,7 +4,7 @@ import Foundation
 ///
 /// ```swift
 /// let client = UnlockClient(configuration: configuration, deviceKey: key, attester: attester, store: store)
-/// try await client.unlock(bundle, tier: "full", purchase: .appStore(transaction.jwsRepresentation))
+/// try await client.unlock(bundle, tier: "full", purchase: .appStore(result.jwsRepresentation))
 /// let model = try await client.restore(modelURL, with: bundle)
 /// ```
 public actor UnlockClient {
@@ -63,12 +63,18 @@ public actor UnlockClient {
         try await unlock(bundle.identity, tier: tier, purchase: purchase)
     }
 
-    func unlock(_ bundle: BundleIdentity, tier: String, purchase: Purchase) async throws {
+    /// As ``unlock(_:tier:purchase:)``, but a license for a higher tier stays as long as it has not ended.
+    package func unlockUnlessHigher(_ bundle: KeyBundle, tier: String, purchase: Purchase) async throws {
+        try await unlock(bundle.identity, tier: tier, purchase: purchase, unlessHigher: true)
+    }
+
+    func unlock(_ bundle: BundleIdentity, tier: String, purchase: Purchase, unlessHigher: Bool = false) async throws {
         _ = try bundle.tier(named: tier)
         let expected = try expectation(bundle, tier: tier)
         publish(.unlocking, of: bundle)
         try await publishing(bundle) {
             try await self.inTurn {
+                if unlessHigher, try self.holdsMore(than: tier, bundle) { return }
                 let answer: Fields
                 do {
                     answer = try await self.request(bundle, tier, purchase)
@@ -80,6 +86,11 @@ public actor UnlockClient {
                 try self.keep(answer, bundle, expected)
             }
         }
+    }
+
+    private func holdsMore(than tier: String, _ bundle: BundleIdentity) throws -> Bool {
+        guard let held = try? current(bundle), held.state != .grace else { return false }
+        return try bundle.tier(named: held.license.tier) > bundle.tier(named: tier)
     }
 
     private func request(_ bundle: BundleIdentity, _ tier: String, _ purchase: Purchase) async throws -> Fields {

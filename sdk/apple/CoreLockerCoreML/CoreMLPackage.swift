@@ -17,15 +17,12 @@ package struct CoreMLPackage: Sendable {
 
     /// - Throws: ``CoreLockerError`` with `fileAccess` when the folder is no model package.
     package init(_ package: URL) throws {
-        struct Manifest: Decodable {
-            struct Item: Decodable { let path: String }
-            let rootModelIdentifier: String
-            let itemInfoEntries: [String: Item]
-        }
         let refusal = CoreLockerError(.fileAccess, "\(package.lastPathComponent) is no model package")
         guard let data = try? Data(contentsOf: package.appendingPathComponent("Manifest.json")),
-            let manifest = try? JSONDecoder().decode(Manifest.self, from: data),
-            let path = manifest.itemInfoEntries[manifest.rootModelIdentifier]?.path,
+            // Not JSONDecoder: that of Linux stops the process at some damaged texts.
+            let manifest = (try? JSONSerialization.jsonObject(with: data)) as? [String: Any],
+            let items = manifest["itemInfoEntries"] as? [String: Any], let root = manifest["rootModelIdentifier"] as? String,
+            let path = (items[root] as? [String: Any])?["path"] as? String,
             !path.split(separator: "/").contains("..")
         else { throw refusal }
         specification = package.appendingPathComponent("Data").appendingPathComponent(path)

@@ -11,11 +11,12 @@
     /// ```
     public enum CoreMLLoading: Sendable {
         /// Out of memory: this library writes no restored byte to storage. Needs iOS 18 or macOS 15. What Core ML itself keeps in its caches is up to
-        /// the system, and it computes slower than from a file.
+        /// the system, and it may compute slower than from a file.
         case inMemory
         /// By way of a folder in the app's temporary directory that holds the restored model, readable only while the device is unlocked, not backed
-        /// up, and removed when the model is loaded. Who can read the app's files at that moment can copy the model; Core ML may keep what it
-        /// compiled in its caches. For older systems, for compiled models (`.mlmodelc`), and for full speed.
+        /// up, and removed when the model is loaded, or after a crash with the next model. Core ML compiles a package into a temporary folder of
+        /// its own choice first, without that protection; from there the result is moved. Who can read the app's files at that moment can copy the
+        /// model; Core ML may keep what it compiled in its caches. For older systems and for compiled models (`.mlmodelc`); it may run faster.
         case diskExposed
     }
 
@@ -53,6 +54,7 @@
         public func model(
             named name: String, configuration: sending MLModelConfiguration = MLModelConfiguration(), loading: CoreMLLoading = .inMemory
         ) async throws -> sending MLModel {
+            _ = ExposedCopy.leftoversAreGone
             let found = try resources.artifact(named: ["\(name).mlpackage", "\(name).mlmodelc"])
             guard (try? await client.license(for: found.bundle)) != nil else {
                 return try await Self.loadPlain(found.url, configuration)
@@ -73,74 +75,38 @@
                     let place = found.url.appendingPathComponent(file.path)
                     try exposed.replace(file.path, by: try await client.restore(place, with: found.bundle))
                 }
-                return try await Self.loadPlain(exposed.url, configuration)
+                return try await Self.loadPlain(exposed.url, configuration, into: exposed)
             }
         }
 
         private static func loadPlain(
-            _ url: URL, _ configuration: sending MLModelConfiguration
+            _ url: URL, _ configuration: sending MLModelConfiguration, into exposed: ExposedCopy? = nil
         ) async throws -> sending MLModel {
             guard url.pathExtension == "mlpackage" else {
                 return try await MLModel.load(contentsOf: url, configuration: configuration)
             }
-            let compiled = try await MLModel.compileModel(at: url)
+            var compiled = try await MLModel.compileModel(at: url)
             defer { try? FileManager.default.removeItem(at: compiled) }
+            if let exposed { compiled = try exposed.take(compiled) }
             return try await MLModel.load(contentsOf: compiled, configuration: configuration)
         }
     }
 
-    /// A model package whose locked files are restored in memory.
     @available(iOS 18, macOS 15, *)
-    private struct RestoredPackage {
-        let specification: Data
-        let weights: [String: Data]
-
-        init(_ url: URL, _ artifact: BundledArtifact, restore: (URL) async throws -> RestoredFile) async throws {
-            let package = try CoreMLPackage(url)
-            let locked = Set(artifact.files.map { url.appendingPathComponent($0.path).standardizedFileURL.path })
-            func content(_ file: URL) async throws -> Data {
-                guard locked.contains(file.standardizedFileURL.path) else {
-                    do {
-                        return try Data(contentsOf: file, options: .mappedIfSafe)
-                    } catch {
-                        throw CoreLockerError(.fileAccess, "\(file.lastPathComponent) cannot be read")
-                    }
-                }
-                return try await restore(file).data
-            }
-            specification = try await content(package.specification)
-            var weights: [String: Data] = [:]
-            for file in package.weights { weights[file.path] = try await content(file.url) }
-            self.weights = weights
-        }
-
-        /// Tries each way to name the weights; the last refusal of Core ML is thrown.
-        func load(_ configuration: sending MLModelConfiguration) async throws -> sending MLModel {
-            var refusal: (any Error)?
-            for key in BlobKey.allCases {
+    extension RestoredPackage {
+        fileprivate func load(_ configuration: sending MLModelConfiguration) async throws -> sending MLModel {
+            var refusals = FirstRefusal()
+            for form in BlobKey.allCases {
                 do {
-                    let mapping = Dictionary(uniqueKeysWithValues: weights.compactMap { path, data in key.url(path).map { ($0, data) } })
-                    let asset = try MLModelAsset(specification: specification, blobMapping: mapping)
+                    let asset = try MLModelAsset(specification: specification, blobMapping: mapping(form))
                     let model = try await MLModel.load(asset: asset, configuration: configuration)
                     Keeper(specification: specification, weights: Array(weights.values)).attach(to: model)
                     return model
                 } catch {
-                    refusal = error
+                    try refusals.add(error)
                 }
             }
-            throw refusal ?? CoreMLLoadingError.needsDiskExposed
-        }
-    }
-
-    /// How the mapping's keys name a file of weights. Apple's documentation says "blob URL" and no more; both forms are in use.
-    private enum BlobKey: CaseIterable {
-        case relative, file
-
-        func url(_ path: String) -> URL? {
-            switch self {
-            case .relative: URL(string: path)
-            case .file: URL(fileURLWithPath: path)
-            }
+            throw refusals.first ?? CoreMLLoadingError.needsDiskExposed
         }
     }
 

@@ -17,20 +17,31 @@
 
         /// The key that the keychain knows, or a new one: at first, and where the Enclave no longer opens the old one.
         ///
-        /// - Throws: ``CoreLockerError``: `deviceKey` without a Secure Enclave, `fileAccess` when the keychain cannot be read, for one before the
+        /// - Throws: ``CoreLockerError``: `deviceKey` without a Secure Enclave or when it does not open the key now, `fileAccess` when the keychain cannot be read, for one before the
         ///   first unlock of the device.
         public init(service: String) throws {
             guard SecureEnclave.isAvailable else { throw CoreLockerError(.deviceKey, "This device has no Secure Enclave") }
             let keychain = Keychain(service: "\(service).corelocker")
-            if let kept = try keychain.read(Self.account),
-                let key = try? SecureEnclave.P256.KeyAgreement.PrivateKey(dataRepresentation: kept)
-            {
+            if let kept = try keychain.read(Self.account), let key = try Self.open(kept) {
                 (representation, publicKey) = (kept, try PublicKey(of: key.publicKey))
                 return
             }
             let key = try Self.make()
             (representation, publicKey) = (key.dataRepresentation, try PublicKey(of: key.publicKey))
             try keychain.write(representation, Self.account)
+        }
+
+        /// nil when the Enclave has lost the key. Throws `deviceKey` when it does not answer now: a new key would make the license useless.
+        private static func open(_ kept: Data) throws -> SecureEnclave.P256.KeyAgreement.PrivateKey? {
+            do {
+                return try SecureEnclave.P256.KeyAgreement.PrivateKey(dataRepresentation: kept)
+            } catch  where isLostEnclaveKey(error) {
+                return nil
+            } catch {
+                let cause = error as NSError
+                throw CoreLockerError(
+                    .deviceKey, "The Secure Enclave does not open the device key (\(cause.domain) \(cause.code)); try again later")
+            }
         }
 
         private static func make() throws -> SecureEnclave.P256.KeyAgreement.PrivateKey {

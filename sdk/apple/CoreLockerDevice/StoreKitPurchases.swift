@@ -36,8 +36,8 @@
             await transaction.finish()
         }
 
-        /// Watches `Transaction.updates`, where purchases arrive that were approved later, made on another device, not finished, or refunded: then
-        /// the license is renewed at once, and ends. Start it when the app starts; cancel the task to stop.
+        /// Watches `Transaction.updates`. Purchases arrive there that were approved later, made on another device or not finished: they unlock,
+        /// unless a license for a higher tier is here. Refunds arrive too: the license ends, and what else the user owns unlocks. Start it when the app starts; cancel the task to stop.
         ///
         /// ```swift
         /// updates = locker.observeTransactions(
@@ -58,48 +58,88 @@
 
         /// Unlocks with what the user owns already: for a "Restore Purchases" button and after the app was installed anew.
         ///
+        /// Each model is unlocked with the highest tier that is owned of it. A license for a higher tier that has not ended stays.
+        ///
         /// ```swift
         /// let unlocked = try await locker.restorePurchases(
         ///     right: { CoreLocker.Right(tier: $0.productID) }, report: { logger.error("not unlocked: \($0)") })
         /// ```
         ///
-        /// - Returns: how many transactions unlocked.
+        /// - Returns: how many models are unlocked by what is owned.
         @discardableResult
         public func restorePurchases(
             right: @Sendable (Transaction) -> Right?, report: @Sendable (any Error) -> Void
         ) async throws -> Int {
             try await AppStore.sync()
-            var unlocked = 0
-            for await result in Transaction.currentEntitlements where await take(result, right, report) { unlocked += 1 }
-            return unlocked
+            return try await unlockOwned(right, report)
         }
 
+        /// - Parameter only: the bundle to unlock; nil for all.
         @discardableResult
-        private func take(
-            _ result: VerificationResult<Transaction>, _ right: @Sendable (Transaction) -> Right?,
-            _ report: @Sendable (any Error) -> Void
-        ) async -> Bool {
-            guard let right = right(result.unsafePayloadValue) else { return false }
-            do {
-                if case .verified(let transaction) = result, transaction.revocationDate != nil {
-                    try await giveBack(transaction, right)
-                    return false
+        private func unlockOwned(
+            _ right: @Sendable (Transaction) -> Right?, _ report: @Sendable (any Error) -> Void, only: UUID? = nil
+        ) async throws -> Int {
+            var owned: [Entitlement<VerificationResult<Transaction>>] = []
+            for await result in Transaction.currentEntitlements {
+                let transaction = result.unsafePayloadValue
+                guard transaction.revocationDate == nil, let right = right(transaction) else { continue }
+                do {
+                    owned.append(try entitlement(result, right))
+                } catch {
+                    report(error)
                 }
-                try await unlock(with: result, as: right)
-                return true
-            } catch {
-                report(error)
-                return false
+            }
+            return try await unlockHighest(
+                of: owned.filter { only == nil || $0.bundle == only }, unlock: unlockUnlessHigher,
+                finish: { await $0.unsafePayloadValue.finish() }, report: report)
+        }
+
+        /// What a verified transaction unlocks. Throws `purchaseSignature` or `bundleMismatch`.
+        private func entitlement(
+            _ result: VerificationResult<Transaction>, _ right: Right
+        ) throws -> Entitlement<VerificationResult<Transaction>> {
+            guard case .verified = result else {
+                throw CoreLockerError(.purchaseSignature, "StoreKit does not vouch for the transaction")
+            }
+            let bundle = try resources.bundle(of: right.model)
+            let tier = try right.tier.map { try bundle.tier(named: $0) } ?? bundle.tiers.count - 1
+            return Entitlement(result, bundle: bundle.id, tier: tier)
+        }
+
+        private func unlockUnlessHigher(_ owned: Entitlement<VerificationResult<Transaction>>) async throws {
+            for bundle in bundles where bundle.id == owned.bundle {
+                try await client.unlockUnlessHigher(
+                    bundle, tier: bundle.tiers[owned.tier], purchase: .appStore(owned.item.jwsRepresentation))
             }
         }
 
-        /// After a refund the license ends as soon as the service knows of it, which asks the store.
-        private func giveBack(_ transaction: Transaction, _ right: Right) async throws {
+        /// A transaction that arrives by itself.
+        private func take(
+            _ result: VerificationResult<Transaction>, _ right: @Sendable (Transaction) -> Right?,
+            _ report: @Sendable (any Error) -> Void
+        ) async {
+            let transaction = result.unsafePayloadValue
+            guard let bought = right(transaction) else { return }
+            do {
+                let entitlement = try entitlement(result, bought)
+                if transaction.revocationDate == nil {
+                    try await unlockUnlessHigher(entitlement)
+                } else {
+                    try await giveBack(entitlement.bundle)
+                    try await unlockOwned(right, report, only: entitlement.bundle)
+                }
+                await transaction.finish()
+            } catch {
+                report(error)
+            }
+        }
+
+        /// After a refund the license ends as soon as the service knows of it, which asks the store. What else is owned takes its place.
+        private func giveBack(_ id: UUID) async throws {
             let gone: [ErrorCode] = [.purchaseRevoked, .purchaseSuperseded, .licenseRevoked, .deviceInactive, .notUnlocked]
             do {
-                try await client.renew(try resources.bundle(of: right.model))
+                for bundle in bundles where bundle.id == id { try await client.renew(bundle) }
             } catch let error as CoreLockerError where gone.contains(error.code) {}
-            await transaction.finish()
         }
     }
 #endif

@@ -151,6 +151,22 @@ import Testing
             "the cancelled unlock asked for nothing, the next one has its turn")
     }
 
+    /// What arrives by itself never takes a higher tier away, as long as that works.
+    @Test(.timeLimit(.minutes(10))) func aLowerTierThatArrives() async throws {
+        let world = try World()
+        let wall = EndToEndWorld.Locked(world.now)
+        let service = HeldService([Self.unlockPath: try world.answer("license-for-another-tier")])
+        let store = MemoryStore(license: try world.held("renew"), bundle: world.bundle.id)
+        let client = world.client(service, store, wall: wall)
+        try await client.unlock(world.bundle, tier: "plus", purchase: .grant("a.b.c"), unlessHigher: true)
+        #expect(try world.tier(store) == "full")
+        #expect(await service.paths == [])
+        let held = try License(try world.held("renew"), keys: world.configuration.licenseKeys)
+        wall.value = try #require(held.expiresAt)
+        _ = await outcome { try await client.unlock(world.bundle, tier: "plus", purchase: .grant("a.b.c"), unlessHigher: true) }
+        #expect(await service.paths.last == Self.unlockPath, "the higher one has ended")
+    }
+
     /// A license that the user removes does not come back with a renewal's answer.
     @Test(.timeLimit(.minutes(10))) func aRenewalOfWhatIsForgotten() async throws {
         let world = try World()
