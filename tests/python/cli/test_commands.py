@@ -53,6 +53,7 @@ class Shell:
             "m",
             "--model-version",
             "3",
+            "--forget-earlier-locks",
             "--tiers",
             TIERS,
             "--require",
@@ -104,7 +105,9 @@ def test_lock_says_what_it_did(shell: Shell) -> None:
     again = shell.lock("a.safetensors", "--out", "again", "--plan", "plan.json")
     assert again["artifacts"][0]["locked_bytes"] == artifact["locked_bytes"]
     assert shell.read("again/a.safetensors") == shell.read("said/a.safetensors")
-    text = shell("lock", "a.safetensors", "--out", "text", "--model-id", "m", "--model-version", "4").stdout
+    text = shell(
+        "lock", "a.safetensors", "--out", "text", "--model-id", "m", "--model-version", "4", "--forget-earlier-locks"
+    ).stdout
     assert "of 96" in text
     assert "m.clkey" in text
 
@@ -193,7 +196,7 @@ def test_the_wrong_bundle_keystore_or_tier(shell: Shell) -> None:
     write_safetensors(shell.folder / "c.safetensors", {f"c.{i}.weight": trained_like(rng, 30, 30) for i in range(4)})
     shell.lock("c.safetensors", "--out", "other")
     refused(shell, "bundle-mismatch", "verify", "dist/a.safetensors", "--bundle", "other/m.clkey")
-    shell("lock", "a.safetensors", "--out", "v4", "--model-id", "m", "--model-version", "4")
+    shell("lock", "a.safetensors", "--out", "v4", "--model-id", "m", "--model-version", "4", "--forget-earlier-locks")
     refused(shell, "restore-replaced", "verify", "dist/a.safetensors", "--bundle", "v4/m.clkey")
     shell("keystore", "init", "foreign.json")
     arguments = ("restore", "dist/a.safetensors", "--bundle", "dist/m.clkey", "--out", "never")
@@ -207,7 +210,17 @@ def test_the_wrong_bundle_keystore_or_tier(shell: Shell) -> None:
 
 
 def test_outputs_are_never_overwritten_by_chance(shell: Shell) -> None:
-    arguments = ("lock", "a.safetensors", "--out", "dist", "--model-id", "m", "--model-version", "3")
+    arguments = (
+        "lock",
+        "a.safetensors",
+        "--out",
+        "dist",
+        "--model-id",
+        "m",
+        "--model-version",
+        "3",
+        "--forget-earlier-locks",
+    )
     refused(shell, "output-exists", *arguments)
     refused(
         shell,
@@ -220,6 +233,7 @@ def test_outputs_are_never_overwritten_by_chance(shell: Shell) -> None:
         "m",
         "--model-version",
         "3",
+        "--forget-earlier-locks",
         "--force",
     )
     refused(
@@ -237,6 +251,7 @@ def test_outputs_are_never_overwritten_by_chance(shell: Shell) -> None:
         "m",
         "--model-version",
         "3",
+        "--forget-earlier-locks",
     )
 
 
@@ -260,7 +275,7 @@ def test_a_full_disk_leaves_nothing(shell: Shell) -> None:
     environment = os.environ | {"CORELOCKER_PASSPHRASE": "open sesame"}
     done = subprocess.run(
         [sys.executable, "-m", "corelocker", "lock", "a.safetensors", "--out", "full/deep",
-         "--model-id", "m", "--model-version", "3", "--json"],
+         "--model-id", "m", "--model-version", "3", "--forget-earlier-locks", "--json"],
         cwd=shell.folder, env=environment, capture_output=True, text=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000)),
     )  # fmt: skip
@@ -276,7 +291,7 @@ def test_a_full_disk_leaves_nothing(shell: Shell) -> None:
         (), ("lock",), ("lock", "a.safetensors"), ("nothing",), ("verify", "dist/a.safetensors"),
         ("keystore", "rotate", "keys.json"),
         ("lock", "a.safetensors", "--out", "x", "--model-id", "m", "--model-version", "3", "--tiers", "full=1"),
-        ("lock", "a.safetensors", "--out", "x", "--model-id", "../m", "--model-version", "3"),
+        ("lock", "a.safetensors", "--out", "x", "--model-id", "../m", "--model-version", "3", "--forget-earlier-locks"),
         ("lock", "a.safetensors", "--out", "x", "--model-id", "m", "--model-version", "-1"),
         ("lock", "a.safetensors", "--out", "x", "--model-id", "m", "--model-version", "1", "--criterion", "l2"),
         ("export",), ("export", "a:b", "--config", "c.toml"),
@@ -355,7 +370,7 @@ def test_file_commands_import_neither_torch_nor_coremltools(shell: Shell) -> Non
     )
     environment = os.environ | {"CORELOCKER_PASSPHRASE": "open sesame"}
     for arguments in (
-        ("lock", "a.safetensors", "--out", "light", "--model-id", "m", "--model-version", "1"),
+        ("lock", "a.safetensors", "--out", "light", "--model-id", "m", "--model-version", "1", "--forget-earlier-locks"),
         ("verify", "light/a.safetensors", "--bundle", "light/m.clkey", "--full"), ("inspect", "a.safetensors"),
         ("restore", "light/a.safetensors", "--bundle", "light/m.clkey", "--out", "light.safetensors"), ("--help",),
     ):  # fmt: skip

@@ -79,14 +79,14 @@ class RateLimitedError(LicensingError):
     """Too many requests for this purchase.
 
     Attributes:
-        retry_after: seconds until the next one may come.
+        retry_after: seconds until the next one may come; None where that is not known.
     """
 
     code = "rate-limited"
     retryable = True
 
-    def __init__(self, message: str, *, retry_after: float) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *, hint: str | None = None, retry_after: float | None = None) -> None:
+        super().__init__(message, hint=hint)
         self.retry_after = retry_after
 
 
