@@ -232,7 +232,7 @@ def test_a_preset_is_audited_as_lock_would_lock_it(folder: Path, capsys: pytest.
     assert found["lock"]["unit"] == "sign"
     assert {p["series"] for p in found["curve"]} == {"l1", "random"}
     locked = command(
-        capsys, "lock", "net.safetensors", "--out", "balanced", "--model-id", "m", "--model-version", "1",
+        capsys, "lock", "net.safetensors", "--out", "balanced", "--model-id", "balanced", "--model-version", "1",
         "--preset", "balanced", "--model", "audited_net:net", "--keystore", "keys.json", "--require", "none",
     )  # fmt: skip
     assert found["tiers"][0]["locked_bytes"] == pytest.approx(locked["artifacts"][0]["locked_bytes"], rel=0.05)

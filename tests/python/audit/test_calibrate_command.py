@@ -46,7 +46,18 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
 
 
 def lock(out: str, *more: str) -> list[str]:
-    return ["lock", "net.safetensors", "--out", out, "--model-id", "net", "--model-version", "1", *more]
+    return [
+        "lock",
+        "net.safetensors",
+        "--out",
+        out,
+        "--model-id",
+        "net",
+        "--model-version",
+        "1",
+        "--forget-earlier-locks",
+        *more,
+    ]
 
 
 def accuracy(path: Path) -> float:

@@ -63,7 +63,7 @@ def test_export_from_a_configuration(folder: Path) -> None:
         '[lock]\ntiers = "free=0.3,plus=0.1,full=0"\nfill = "zero"\nrequire = "none"\nkeystore = "keys.json"\n'
         '[[target]]\nname = "small"\nformat = "executorch"\nquantize = "int8"\n'
     )
-    result = run("export", "--config", "corelocker.toml", "--out", "configured", cwd=folder)
+    result = run("export", "--config", "corelocker.toml", "--out", "configured", "--forget-earlier-locks", cwd=folder)
     assert [t["name"] for t in result["tiers"]] == ["free", "plus", "full"]
     assert result["fill"] == "zero"
     assert run("inspect", "configured/small.clkey", cwd=folder)["model_version"] == 7
