@@ -68,7 +68,8 @@ RestoredModule::RestoredModule(corelocker_file* program, corelocker_file* data,
                                std::unique_ptr<::executorch::runtime::EventTracer> tracer)
     : RestoredModule(owned(program), owned(data), std::move(tracer)) {}
 
-RestoredModule::RestoredModule(std::shared_ptr<corelocker_file> program, std::shared_ptr<corelocker_file> data,
+RestoredModule::RestoredModule(const std::shared_ptr<corelocker_file>& program,
+                               const std::shared_ptr<corelocker_file>& data,
                                std::unique_ptr<::executorch::runtime::EventTracer> tracer)
     : Module(loader(program), nullptr, nullptr, std::move(tracer), loader(data)),
       program_file_(program.get()),

@@ -51,11 +51,13 @@ class RestoredDataLoader final : public ::executorch::runtime::DataLoader {
 // restored model: it writes the restored weights to storage.
 class RestoredModule final : public ::executorch::extension::Module {
  public:
-  // Takes the handles over; `data` is NULL when the program holds all of its weights, `tracer` when nothing is profiled.
+  // Takes the handles over; `data` is NULL when the program holds all of its weights, `tracer` when nothing is
+  // profiled.
   explicit RestoredModule(corelocker_file* program, corelocker_file* data = nullptr,
                           std::unique_ptr<::executorch::runtime::EventTracer> tracer = nullptr);
   // Shares the handles, as RestoredDataLoader does: several modules can run from one mapping.
-  explicit RestoredModule(std::shared_ptr<corelocker_file> program, std::shared_ptr<corelocker_file> data = nullptr,
+  explicit RestoredModule(const std::shared_ptr<corelocker_file>& program,
+                          const std::shared_ptr<corelocker_file>& data = nullptr,
                           std::unique_ptr<::executorch::runtime::EventTracer> tracer = nullptr);
 
   // Opens the files and makes the module; `data_path` may be NULL. `error`, when not NULL, gets the exact reason of a
