@@ -35,6 +35,16 @@ def test_answers_are_compared_with_chance() -> None:
     assert left(same) > 10 > 4 > left(other)
 
 
+def test_values_that_keep_their_course_count_although_no_answer_is_right() -> None:
+    offset = torch.zeros(10)
+    offset[3] = 100
+    found = Reference(LOGITS).compare(0.3 * LOGITS + torch.randn(LOGITS.shape, generator=GENERATOR) + offset)
+    assert found.excess < 0.01
+    assert found.along > 0.2
+    assert left(found) > 1
+    assert left(Reference(LOGITS).compare(torch.randn(LOGITS.shape, generator=GENERATOR) + offset)) < 1
+
+
 @pytest.mark.parametrize("answer", range(3))
 def test_a_constant_answer_is_worth_nothing(answer: int) -> None:
     values = LOGITS.clone()
@@ -144,6 +154,8 @@ def test_the_default_silences_programs(name: str, form: str, kind: str) -> None:
         state[file.file.name] = file.file.data.copy()
         file.apply(0, state[file.file.name], 0)
     assert examined.compare(state).value < 0.6
+    examined = Examined(artifact, seconds=0.3, kinds=2)
+    assert len(examined.examinations) > len({e.method.name for e in examined.examinations})
     small = find_smallest(examined, ["sign", "value"], (), lambda done, total: None)
     assert small[0]["channels"]
     weights = {t.name: t for t in artifact.tensors}

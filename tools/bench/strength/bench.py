@@ -28,6 +28,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "sdk" / "python")]
 
 from corelocker.artifacts import Artifact  # noqa: E402
 from corelocker.artifacts.detect import open_artifact  # noqa: E402
+from corelocker.audit.agreement import smallest  # noqa: E402
 from corelocker.audit.agreement.examined import Examined  # noqa: E402
 from corelocker.audit.agreement.runners import CannotRunError, ProgramRunner, use_one_thread  # noqa: E402
 from corelocker.audit.agreement.smallest import find_smallest, left  # noqa: E402
@@ -70,7 +71,8 @@ def plans(kind: str, artifact: Artifact, examined: Examined, subject: Subject) -
         yield from (choose_channels([artifact], LockOptions(), b"%d" % draw) for draw in range(DRAWS))
     elif kind.startswith("minimal"):
         unit: Any = kind.split()[1]
-        small = find_smallest(examined, [unit], (), lambda done, total: None)[0]
+        broad = Examined(artifact, kinds=smallest.KINDS)
+        small = find_smallest(broad, [unit], (), lambda done, total: None)[0]
         channels = {(0, name): chosen for name, chosen in small["channels"].items()}
         for draw in range(DRAWS):
             yield given_plan([artifact], channels, unit=unit, criterion="search", fill="decoy", seed=b"bench/%d" % draw)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from corelocker.locking.options import LockOptions
 SECONDS = 2.0  # of one core, for running one state
 MOST, FEWEST, TRIED = 512, 24, 32  # inputs: measured at most and at least, and to choose a recipe by
 MANY_ANSWERS = 3.0  # bits of the original's answers at which a recipe is good enough
+MOST_RECIPES = 6  # that are tried when one is good enough already
 SEED = 20
 
 
@@ -52,7 +53,8 @@ class Examined:
     Args:
         factory: of the torch module, for a checkpoint.
         samples: the publisher's inputs; synthetic ones without.
-        seconds: for one state.
+        seconds: for one state on one kind of inputs.
+        kinds: of synthetic inputs; each is compared alone, and a state is as good as on the kind where most is left.
 
     Raises CannotRunError when nothing can be measured; the message says why.
     """
@@ -65,10 +67,12 @@ class Examined:
         samples: Path | None = None,
         stats: InputStats | None = None,
         seconds: float = SECONDS,
+        kinds: int = 1,
     ) -> None:
         self.artifact = artifact
         self._runner = runner_of(artifact, factory)
         self._stats, self._samples = stats, samples
+        self._kinds = kinds if samples is None else 1
         self.examinations: list[Examination] = []
         reasons = []
         methods = [m for m in self._runner.methods if any(i.fixed is None for i in m.inputs)]
@@ -76,7 +80,7 @@ class Examined:
         for method in methods:
             try:
                 assert call is not None  # noqa: S101
-                self.examinations.append(self._examine(call, method, seconds / len(methods)))
+                self.examinations += self._examine(call, method, seconds / len(methods))
             except CannotRunError as error:
                 reasons.append(str(error))
         if not self.examinations:
@@ -95,17 +99,20 @@ class Examined:
 
     def compare(self, state: State, most: int = MOST) -> Agreement:
         """The agreement of a state with the original, on at most `most` inputs: of all outputs the one of which most is left."""
-        found: list[Agreement] = []
+        return worst(list(self.compare_each(state, most)))
+
+    def compare_each(self, state: State, most: int = MOST) -> Iterator[Agreement]:
+        """The agreement of every output, on each kind of inputs, that depends on weights."""
+        found = False
         for place, output, same, agreement in self._compared(state, most):
             if not same or (place, output) not in self._outputs_without_weights():
-                found.append(agreement)
+                found = True
+                yield agreement
         if not found:
             raise CannotRunError("no output depends on weights that can be locked")
-        return worst(found)
 
-    def _compared(self, state: State, most: int) -> list[tuple[int, int, bool, Agreement]]:
+    def _compared(self, state: State, most: int) -> Iterator[tuple[int, int, bool, Agreement]]:
         """(examination, output, whether it is the original's bit for bit, agreement) of every output that can be compared."""
-        found = []
         call = self._runner.load(state)
         for place, e in enumerate(self.examinations):
             count = min(most, e.count)
@@ -117,8 +124,7 @@ class Examined:
                 if output.shape != original.shape:
                     raise CannotRunError(f"{e.method.name}: the shape of an output depends on the weights")
                 compared = reference if count == e.count else Reference(original, e.method.batch)
-                found.append((place, number, torch.equal(output, original), compared.compare(output)))
-        return found
+                yield place, number, torch.equal(output, original), compared.compare(output)
 
     def _outputs_without_weights(self) -> set[tuple[int, int]]:
         """Outputs that stay the same when everything is locked: they say nothing about a lock."""
@@ -133,7 +139,18 @@ class Examined:
                 self._blind = set()
         return self._blind
 
-    def _examine(self, call: Call, method: Method, seconds: float) -> Examination:
+    def _examine(self, call: Call, method: Method, seconds: float) -> list[Examination]:
+        """The method on its inputs, and on further kinds of them where they bring out enough different answers."""
+        chosen = [] if self._samples is not None else self._recipes(call, method)
+        found = [self._examine_on(call, method, seconds, chosen[0] if chosen else None, SEED)]
+        for place, recipe in enumerate(chosen[1:], 1):
+            try:
+                found.append(self._examine_on(call, method, seconds, recipe, SEED + place))
+            except CannotRunError:
+                continue
+        return found
+
+    def _examine_on(self, call: Call, method: Method, seconds: float, recipe: Recipe | None, seed: int) -> Examination:
         if self._samples is not None:
             samples = read_samples(self._samples, method, self._stats)
 
@@ -143,10 +160,10 @@ class Examined:
             available = next(len(c) for c in samples if torch.is_tensor(c) and c.ndim)
             name = f"samples of {self._samples.name}"
         else:
-            recipe = self._recipe(call, method)
+            assert recipe is not None  # noqa: S101
 
             def made(count: int) -> list[Any]:
-                return recipe.make(count, SEED)
+                return recipe.make(count, seed)
 
             available, name = MOST, recipe.name
         started = time.process_time()
@@ -154,7 +171,7 @@ class Examined:
         each = (time.process_time() - started) / min(TRIED, available)
         count = min(available, max(FEWEST, min(MOST, int(seconds / max(each, 1e-6)))))
         columns = made(count)
-        if self._samples is None and count >= TRIED:
+        if recipe is not None and count >= TRIED:
             columns = self._diversified(call, method, recipe, columns, count)
             count = next(len(c) for c in columns if torch.is_tensor(c) and c.ndim)
         call = self._runner.load(original_state(self.artifact))  # afresh, as every other state: it may keep something
@@ -187,9 +204,11 @@ class Examined:
         reference = Reference(output, method.batch)
         return reference.reason or reference
 
-    def _recipe(self, call: Call, method: Method) -> Recipe:
-        """The recipe on whose inputs the original's answers differ most."""
-        best: tuple[float, Recipe] | None = None
+    def _recipes(self, call: Call, method: Method) -> list[Recipe]:
+        """The recipe on whose inputs the original's answers differ most, and as many more as are wanted, in that order; where there
+        are too few of them, the first once more."""
+        scores: list[tuple[float, Recipe]] = []
+        first: Recipe | None = None
         refused = ""
         for recipe in recipes(method, self.artifact, self._stats):
             try:
@@ -198,13 +217,16 @@ class Examined:
                 refused = refused or str(error)
                 continue
             score = max(self._entropies(outputs, method), default=0.0)
-            if best is None or score > best[0]:
-                best = (score, recipe)
-            if score >= MANY_ANSWERS:
+            scores.append((score, recipe))
+            first = first or (recipe if score >= MANY_ANSWERS else None)
+            if first is not None and (self._kinds == 1 or len(scores) >= MOST_RECIPES):
                 break
-        if best is None:
+        if not scores:
             raise CannotRunError(refused)
-        return best[1]
+        ranked = [recipe for _, recipe in sorted(scores, key=lambda entry: -entry[0])]
+        first = first or ranked[0]
+        more = [recipe for recipe in ranked if recipe is not first and recipe.far == first.far]
+        return [first, *more, *[first] * self._kinds][: self._kinds]
 
     @staticmethod
     def _entropies(outputs: Sequence[Tensor], method: Method) -> list[float]:

@@ -23,6 +23,7 @@ from corelocker.audit.agreement.runners import Input, Method
 from corelocker.errors import ConfigError, FileAccessError
 from corelocker.locking.criteria.synthetic import InputStats, standard_values
 
+RAW_BYTES = " from 0 to 255"
 FALLBACK_VOCABULARIES = (1000, 100, 16, 2)
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 Columns = list[Any]
@@ -30,10 +31,17 @@ Columns = list[Any]
 
 @dataclass(frozen=True)
 class Recipe:
-    """A way to make inputs: `name` for people, `make` gives the columns of `count` calls from a seed."""
+    """A way to make inputs.
+
+    Attributes:
+        name: for people.
+        make: gives the columns of `count` calls from a seed.
+        far: whether floats go far beyond a few units.
+    """
 
     name: str
     make: Callable[[int, int], Columns]
+    far: bool = False
 
 
 def recipes(method: Method, artifact: Artifact, stats: InputStats | None = None) -> Iterator[Recipe]:
@@ -47,14 +55,15 @@ def recipes(method: Method, artifact: Artifact, stats: InputStats | None = None)
             ranges = [(" of the given mean and spread", stats.apply)]
         ranges += [
             (" from 0 to 1", lambda v: (0.5 + v / 4).clamp(0, 1)),
-            (" from 0 to 255", lambda v: (127.5 + 64 * v).clamp(0, 255).round()),
+            (RAW_BYTES, lambda v: (127.5 + 64 * v).clamp(0, 255).round()),
             (" of many strengths", _uneven),
             (" of a tenth of the spread", lambda v: v / 10),
         ]
     for vocabulary in _vocabularies(artifact) if tokens else (2,):
         for others in (1, 0) if sum(map(_is_index, shapes)) > 1 else (1,):
             for words, scale in ranges:
-                yield Recipe(_name(shapes) + words, _maker(method, vocabulary, others, scale))
+                far = words == RAW_BYTES
+                yield Recipe(_name(shapes) + words, _maker(method, vocabulary, others, scale), far)
 
 
 def _uneven(values: Tensor) -> Tensor:

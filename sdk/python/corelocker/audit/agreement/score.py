@@ -32,6 +32,7 @@ class Agreement:
         value, chance: agreement, and what shuffled answers give; 0 to 1.
         error: standard error of `value`.
         along: for classes, the mean correlation of their values with the original's: near 0 where nothing is left.
+        inputs: that were compared.
     """
 
     kind: Kind
@@ -39,6 +40,7 @@ class Agreement:
     chance: float
     error: float
     along: float
+    inputs: int
 
     @property
     def excess(self) -> float:
@@ -96,11 +98,12 @@ class Reference:
         along = float((correlation).mean())
         answers = self._pick_answers(rows)
         if self._answers is None or answers is None:
-            return Agreement("values", float(correlation.clamp(min=0).mean()), chance, error, along)
+            return Agreement("values", float(correlation.clamp(min=0).mean()), chance, error, along, len(rows))
         equal = (self._answers == answers).double()
         value = float(equal.mean())
         spread = float(equal.mean(1).std()) if len(equal) > 1 else 1.0
-        return Agreement("classes", value, _shuffled(self._answers, answers), spread / len(equal) ** 0.5, along)
+        chance = _shuffled(self._answers, answers)
+        return Agreement("classes", value, chance, spread / len(equal) ** 0.5, along, len(rows))
 
     def _rows(self, output: Tensor) -> Tensor:
         """(inputs, ...)."""

@@ -1,17 +1,19 @@
 """The fewest bytes at which a file's output says nothing about its input, found by running the file.
 
 One layer after the other is locked whole; of those that silence the output alone, the cheapest are bisected down to as few channels
-as still do. Where none does, pairs are tried, then more layers together. Channels go by the size of their weights. Masks and decoys
-are drawn anew for every lock, so several draws are measured and the worst counts; what is found is then grown by a margin, because
-synthetic inputs are kinder than real ones.
+as still do. Where none does, several layers together are tried. Channels go by the size of their weights. Masks and decoys
+are drawn anew for every lock, so several draws are measured, each on several kinds of inputs, and the worst counts; what is found
+is then grown by a margin. Synthetic inputs are kinder than real ones: on them equal answers are at chance before the values of the
+classes have lost their correlation with the original's, and what is left of it shows on real inputs. So both must be gone.
 """
 
 from __future__ import annotations
 
 import fnmatch
 import itertools
+import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,17 +34,21 @@ from corelocker.locking.tiers import Unit
 Counts = Mapping[str, int]  # layer -> channels that are locked, by rank
 QUICK = 192  # inputs of a look that is not the last
 DRAWS, VERIFYING = 2, 5
-CANDIDATES, PAIRED = 3, 6  # layers that are bisected, and whose pairs are tried
+CANDIDATES, PAIRED = 3, 6  # locks that are shrunk, and layers whose pairs are tried
+DEARER = 4  # times the best found: what costs that whole is rarely cheaper in part
+TOGETHER = (2, 3, 4, 6, 8, 12, 20, 40)  # layers
 MARGINS = (2.0, 4.0, 10.0)  # times the channels that were found
 SECONDS = 120.0  # of one core, after which no further layer is looked at
-MOST_LEFT, MOST_ALONG, MOST_CORRELATED = 0.02, 0.3, 0.1
+MOST_LEFT, MOST_CORRELATED = 0.02, 0.1
+MOST_ALONG = 0.05  # and what chance adds; a lock that leaves 0.2 may leave 20 % of real images
+KINDS = 4  # of synthetic inputs, all of which must be silenced
 
 
 def left(agreement: Agreement) -> float:
     """What is left of an output; at most 1 where it counts as silenced."""
     if agreement.kind == "values":
         return agreement.excess / MOST_CORRELATED
-    return max(agreement.excess / MOST_LEFT, agreement.along / MOST_ALONG)
+    return max(agreement.excess / MOST_LEFT, agreement.along / (MOST_ALONG + agreement.inputs**-0.5))
 
 
 @dataclass(frozen=True)
@@ -90,14 +96,15 @@ class Trials:
         return sum(self.layers[n].cost * count / len(self.layers[n].order) for n, count in counts.items())
 
     def left(self, counts: Counts, draws: int, inputs: int | None = None) -> float:
-        """What is left in the worst of several draws."""
+        """What is left in the worst of several draws; of what is above 1 the first that is found."""
         worst = 0.0
         for draw in range(draws):
             state = self._state(counts, b"draw/%d" % draw)
-            agreement = self._examined.compare(state) if inputs is None else self._examined.compare(state, inputs)
-            worst = max(worst, left(agreement))
-            if worst > 1:
-                break
+            each = self._examined.compare_each(state) if inputs is None else self._examined.compare_each(state, inputs)
+            for agreement in each:
+                worst = max(worst, left(agreement))
+                if worst > 1:
+                    return worst
         return worst
 
     def _state(self, counts: Counts, seed: bytes) -> State:
@@ -151,33 +158,32 @@ def _search(
         if time.process_time() > stop or len(silent) >= 2 * CANDIDATES:
             break
     best: tuple[float, dict[str, int]] | None = None
+    held = 0
     for start in _starts(trials, single):
-        if best is not None and time.process_time() > stop:
+        if best is not None and (
+            held == CANDIDATES or trials.cost(start) > DEARER * best[0] or time.process_time() > stop
+        ):
             break
-        if trials.left(start, DRAWS, QUICK) > 1:
+        if trials.left(start, VERIFYING, QUICK) > 1:
             continue
         counts = _margin(trials, _bisected(trials, start), start)
-        if counts is not None and (best is None or trials.cost(counts) < best[0]):
-            best = (trials.cost(counts), counts)
-        if best is not None and len(start) > 1:
-            break
+        if counts is not None:
+            held += 1
+            best = min(best or (math.inf, counts), (trials.cost(counts), counts), key=lambda entry: entry[0])
     spare = sorted((name for name in single if best is None or name not in best[1]), key=lambda name: single[name])
     return None if best is None else (best[1], spare)
 
 
-def _starts(trials: Trials, single: Mapping[str, float]) -> Any:
-    """Locks of whole layers to shrink: single ones, pairs, then more and more layers."""
-    whole = {name: trials.layers[name].most for name in single}
-    silent = sorted((n for n, rest in single.items() if rest <= 1), key=lambda n: trials.layers[n].cost)
-    for name in silent[:CANDIDATES]:
-        yield {name: whole[name]}
+def _starts(trials: Trials, single: Mapping[str, float]) -> Iterator[dict[str, int]]:
+    """Locks of whole layers to shrink, by what they cost: single ones, pairs, the cheapest and the strongest together."""
     strongest = sorted(single, key=lambda n: single[n])
-    pairs = list(itertools.combinations(strongest[:PAIRED], 2))
-    for pair in sorted(pairs, key=lambda pair: sum(trials.layers[n].cost for n in pair)):
-        yield {name: whole[name] for name in pair}
-    for size in (3, 4, 6, 8, 12, 20, 40, len(strongest)):
-        if size <= len(strongest):
-            yield {name: whole[name] for name in strongest[:size]}
+    cheapest = sorted(single, key=lambda n: trials.layers[n].cost)
+    found = {frozenset([name]) for name, rest in single.items() if rest <= 1}
+    found |= {frozenset(pair) for pair in itertools.combinations(strongest[:PAIRED], 2)}
+    found |= {frozenset(order[:size]) for order in (cheapest, strongest) for size in TOGETHER if size <= len(order)}
+    found.add(frozenset(single))
+    for names in sorted(found, key=lambda names: (sum(trials.layers[n].cost for n in names), sorted(names))):
+        yield {name: trials.layers[name].most for name in sorted(names)}
 
 
 def _scaled(start: Counts, share: float) -> dict[str, int]:
@@ -199,11 +205,13 @@ def _bisected(trials: Trials, start: Counts) -> dict[str, int]:
 
 def _margin(trials: Trials, counts: dict[str, int], start: Counts) -> dict[str, int] | None:
     """`counts` grown by the margin and as far as all draws need; None where even the whole does not hold."""
-    for margin in MARGINS:
+    tried: dict[str, int] = {}
+    for margin in (*MARGINS, float(max(start.values()))):  # the last one comes to the whole
         grown = {name: min(start[name], round(margin * count)) for name, count in counts.items()}
-        if trials.left(grown, VERIFYING) <= 1:
+        if grown != tried and trials.left(grown, VERIFYING) <= 1:
             return grown
-    return dict(start) if trials.left(start, VERIFYING) <= 1 else None
+        tried = grown
+    return None
 
 
 def _grown(trials: Trials, counts: dict[str, int], spare: Sequence[str]) -> list[dict[str, int]]:

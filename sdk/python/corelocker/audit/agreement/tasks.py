@@ -13,7 +13,7 @@ from corelocker.artifacts.detect import open_artifact
 from corelocker.audit.agreement.examined import Examined
 from corelocker.audit.agreement.runners import CannotRunError
 from corelocker.audit.agreement.score import Agreement
-from corelocker.audit.agreement.smallest import find_smallest
+from corelocker.audit.agreement.smallest import KINDS, find_smallest
 from corelocker.audit.tier_bytes import State, original_state
 from corelocker.bundle.patch import Patch
 from corelocker.errors import CoreLockerError
@@ -52,7 +52,7 @@ def smallest(request: dict[str, Any], patches: bytes, progress: Progress) -> dic
     reasons = []
     for index, entry in enumerate(request["artifacts"]):
         try:
-            examined = _examined(request, entry)
+            examined = _examined(request, entry, KINDS)
             locks = find_smallest(examined, request["units"], tuple(request["exclude"]), progress)
             return {"artifact": index, "locks": locks}
         except (CannotRunError, CoreLockerError) as error:
@@ -60,13 +60,14 @@ def smallest(request: dict[str, Any], patches: bytes, progress: Progress) -> dic
     return {"reason": "; ".join(reasons)}
 
 
-def _examined(request: dict[str, Any], entry: dict[str, Any]) -> Examined:
+def _examined(request: dict[str, Any], entry: dict[str, Any], kinds: int = 1) -> Examined:
     stats = request["input_stats"]
     return Examined(
         _artifact(entry),
         factory=request["model"],
         samples=Path(request["samples"]) if request["samples"] else None,
         stats=InputStats.parse(stats) if stats else None,
+        kinds=kinds,
     )
 
 
