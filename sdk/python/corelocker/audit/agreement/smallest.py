@@ -1,7 +1,7 @@
 """The fewest bytes at which a file's output says nothing about its input, found by running the file.
 
 One layer after the other is locked whole; of those that silence the output alone, the cheapest are bisected down to as few channels
-as still do. Where none does, several layers together are tried. Channels go by the size of their weights. Masks and decoys
+as still do; so are several layers together. Channels go by the size of their weights. Masks and decoys
 are drawn anew for every lock, so several draws are measured, each on several kinds of inputs, and the worst counts; what is found
 is then grown by a margin. Synthetic inputs are kinder than real ones: on them equal answers are at chance before the values of the
 classes have lost their correlation with the original's, and what is left of it shows on real inputs. So both must be gone.
@@ -48,7 +48,7 @@ def left(agreement: Agreement) -> float:
     """What is left of an output; at most 1 where it counts as silenced."""
     if agreement.kind == "values":
         return agreement.excess / MOST_CORRELATED
-    return max(agreement.excess / MOST_LEFT, agreement.along / (MOST_ALONG + agreement.inputs**-0.5))
+    return max(agreement.excess / MOST_LEFT, agreement.along / (MOST_ALONG + 1 / math.sqrt(agreement.inputs)))
 
 
 @dataclass(frozen=True)
