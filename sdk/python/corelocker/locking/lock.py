@@ -182,26 +182,28 @@ class _Plans:
         self._artifacts, self._options, self._progress = artifacts, options, progress
         named = preset(options.effective_preset) if options.effective_preset and options.plan is None else None
         self._small: list[SmallLock] | None = None
-        self._attempt = 0
         if named is not None and named.searched:
             self._small = find_small_locks(artifacts, options, progress)
         again = named is not None and options.seed is None
         self.left = len(self._small) if self._small else DRAWS if again else 1
-        self.redrawn = False
         self._drawn = 0
 
     def next(self) -> Plan:
         """The next plan."""
         self.left -= 1
-        self.redrawn, self._drawn = self._drawn > 0, self._drawn + 1
+        self._drawn += 1
         options = self._options
         seed = secrets.token_bytes(32) if options.seed is None else options.seed.encode()
         if options.plan is not None:
             return Plan.load(options.plan, self._artifacts)
         if self._small is None:
-            attempt, self._attempt = self._attempt, self._attempt + 1
-            return choose_channels(self._artifacts, options, seed, self._progress, attempt=attempt)
+            return choose_channels(self._artifacts, options, seed, self._progress, attempt=self._drawn - 1)
         return plan_of_small(self._artifacts, self._small.pop(0), seed)
+
+    @property
+    def redrawn(self) -> bool:
+        """Whether the last plan was not the first one."""
+        return self._drawn > 1
 
 
 def _publish(

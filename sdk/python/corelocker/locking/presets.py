@@ -37,7 +37,7 @@ VALUE_SHARE = 0.125  # as int8 pays for its signs
 
 
 def preset(name: PresetName) -> Preset:
-    """`hardened`: the signs of all weights of all layers. No ranking, and nothing that training from what is left could use.
+    """`hardened`: the signs of all weights of all layers. No ranking. What it withstands stands in docs/audit.md.
 
     `balanced`: the signs of the half of each layer's channels with the largest norms.
 
