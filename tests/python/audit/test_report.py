@@ -107,6 +107,8 @@ def test_each_verdict_says_what_to_do_next() -> None:
     assert actions(attacks=[attack(recovered=0.8)]) == ["lock-more", "serve-a-part"]
     hardened = {"criterion": "l1", "fill": "decoy", "tiers": "free=1", "preset": "hardened"}
     assert actions(attacks=[attack(recovered=0.6)], lock=hardened) == ["accept", "serve-a-part"]
+    half = hardened | {"tiers": "free=0.5", "preset": "balanced", "unit": "sign"}
+    assert actions(attacks=[attack(recovered=0.6)], lock=half) == ["lock-more"], "there is a stronger lock"
     assert [s["action"] for s in document()["verdict"]["next_steps"]] == ["ship", "measure"]
 
 

@@ -26,7 +26,6 @@ def next_steps(
     """
     if not document["bit_exact"]:
         return [_step("report-a-bug", "Do not ship this file. Report it: restoring must be bit-identical.")]
-    hardened = document["lock"].get("preset") == "hardened" or document["lock"].get("unit") == "sign"
     steps = []
     if level == "holds":
         steps.append(_step("ship", "Ship it. Run the audit again when the model, its data or the lock change."))
@@ -34,7 +33,7 @@ def next_steps(
         steps.append(
             _step("measure", "Run the audit with attacks: name the torch module with --model package.module:factory.")
         )
-    elif hardened:
+    elif _is_strongest(document):
         share = (
             ""
             if regained is None
@@ -49,6 +48,13 @@ def next_steps(
     if document["quick"] and level != "open":
         steps.append(_step("measure", "This was a quick audit. Run it without --quick before you rely on it."))
     return steps
+
+
+def _is_strongest(document: Mapping[str, Any]) -> bool:
+    """Whether the signs of everything are locked, but for layers that the preset locks by value."""
+    lock = document["lock"]
+    whole = lock.get("preset") == "hardened" and lock.get("tiers", "").partition(",")[0].endswith("=1")
+    return whole or (lock.get("unit") == "sign" and document["tiers"][0]["removed"] >= 0.99)
 
 
 def step_of_attack(regained: float | None, most: float) -> str:
