@@ -54,7 +54,7 @@ def _is_strongest(document: Mapping[str, Any]) -> bool:
     """Whether the signs of everything are locked, but for layers that the preset locks by value."""
     lock = document["lock"]
     whole = lock.get("preset") == "hardened" and lock.get("tiers", "").partition(",")[0].endswith("=1")
-    return whole or (lock.get("unit") == "sign" and document["tiers"][0]["removed"] >= 0.99)
+    return bool(whole or (lock.get("unit") == "sign" and document["tiers"][0]["removed"] >= 0.99))
 
 
 def step_of_attack(regained: float | None, most: float) -> str:
