@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 PYTHON := .venv/bin/python
 
-.PHONY: help demo test test-python test-pythons thorough exports test-cpp soak test-android test-apple lint bench fuzz vectors setup setup-cpp setup-android setup-apple clean
+.PHONY: help demo test test-python test-pythons thorough exports test-cpp soak test-android test-apple lint workflows bench fuzz vectors setup setup-cpp setup-android setup-apple clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -48,6 +48,9 @@ test-apple: setup setup-apple ## Swift package: build and tests on Linux, in a c
 
 lint: setup ## ruff and mypy
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
+
+workflows: ## the GitHub workflows, by actionlint (needs Go)
+	@tools/check-workflows.sh
 
 bench: setup ## benchmarks; each prints ratios measured in one run
 	@for bench in tools/bench/*/run.sh; do echo "== $$bench"; $$bench || exit 1; done

@@ -25,6 +25,7 @@ gate() {
 gate 'ruff check' .venv/bin/ruff check .
 gate 'ruff format' .venv/bin/ruff format --check .
 gate 'mypy' .venv/bin/mypy
+gate 'workflows' tools/check-workflows.sh
 gate 'servers for the tests' tools/debian.sh postgresql softhsm2 chromium nginx caddy haproxy systemd
 gate 'python tests' .venv/bin/python -m pytest -n auto --dist loadfile
 gate 'pythons' tools/test-pythons.sh
