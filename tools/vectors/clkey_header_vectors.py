@@ -71,7 +71,14 @@ def good_bundles() -> list[Vector]:
         draft.fields["model"] = "模型 é 🙂"
         draft.fields["artifacts"][0]["name"] = draft.fields["artifacts"][0]["files"][0]["path"] = "Modèle (1).pte"
 
+    def with_any_uuid(draft: Draft) -> None:
+        draft.fields["bundle"] = "00000000-0000-0000-0000-0000000000ff"
+        draft.fields["sections"].clear()
+        draft.plain.clear()
+
     for name, comment, change in (
+        ("bundle-any-uuid", "of no known version", with_any_uuid),
+        ("minor-version-zeros", "any digits, up to six", setting("version", value="2.000007")),
         ("minor-version", "unknown fields and a higher minor version are ignored", with_minor_version),
         ("no-sections", "nothing to put in", without_sections),
         ("tier-without-change", "a file need not change in every tier", skipping_tier),
@@ -186,6 +193,7 @@ def broken_bundles() -> list[Vector]:
         bundle_vector("signature-before-length", "", flipped(good, header_end) + b"x", signature),
         spoiled("version-3", setting("version", value="3.0"), "bundle-version"),
         spoiled("version-20", setting("version", value="20.0"), "bundle-version", "not 2 and something"),
+        spoiled("version-02", setting("version", value="02.0"), "bundle-version", "2 is written in one way"),
         spoiled("version-1-9", setting("version", value="1.9"), "bundle-version"),
         bundle_vector(
             "version-before-signature",
@@ -210,6 +218,14 @@ def header_vectors() -> list[Vector]:
 
     def longer_first(draft: Draft) -> None:
         draft.fields["sections"][0]["length"] += 1
+
+    def no_artifacts(draft: Draft) -> None:
+        draft.fields |= {"artifacts": [], "sections": []}
+        draft.plain.clear()
+
+    def one_tier(draft: Draft) -> None:
+        draft.fields |= {"tiers": ["full"], "sections": []}
+        draft.plain.clear()
 
     def many_tiers(draft: Draft) -> None:
         draft.fields["tiers"] = [f"t{i}" for i in range(65)]
@@ -243,6 +259,7 @@ def header_vectors() -> list[Vector]:
         ("version-missing", setting("version", value=...)),
         ("version-number", setting("version", value=2.0)),
         ("version-one-part", setting("version", value="2")),
+        ("version-seven-digits", setting("version", value="2.1000000")),
         ("version-three-parts", setting("version", value="2.0.0")),
         ("publisher-of-other-key", setting("publisher", value=thumbprint_of(jwk_of(STRANGER)))),
         ("publisher-missing", setting("publisher", value=...)),
@@ -267,11 +284,13 @@ def header_vectors() -> list[Vector]:
         ("model-version-2-to-53", setting("model_version", value=2**53)),
         ("model-version-huge", setting("model_version", value=10**400)),
         ("tiers-one", setting("tiers", value=["full"])),
+        ("tiers-one-alone", one_tier),
         ("tiers-same", setting("tiers", value=["free", "full", "full"])),
         ("tiers-65", many_tiers),
         ("tiers-number", setting("tiers", value=["free", 1, "full"])),
         ("tiers-object", setting("tiers", value={"free": 0, "plus": 1, "full": 2})),
         ("artifacts-none", setting("artifacts", value=[])),
+        ("artifacts-none-alone", no_artifacts),
         ("artifacts-null", setting("artifacts", value=None)),
         ("artifact-text", setting("artifacts", 0, value="A.pte")),
         ("artifacts-same-name", setting("artifacts", 1, "name", value="A.pte")),

@@ -56,6 +56,13 @@ LARGE = Model(
     [[flip_run((1000, 3000, 3000, 1), NEGATE, 8), (5000, 500, 500, 1)], [flip_run((300, 400, 400, 1), XOR_TOP, 32)]],
 )
 
+# Tier 1 flips one byte that no sample covers, so its two samples are equal.
+UNSAMPLED = Model(
+    8000,
+    8,
+    [[flip_run((1000, 3000, 3000, 1), NEGATE, 8, [i == 1100 for i in range(3000)])], [(5000, 500, 500, 1)]],
+)
+
 
 def section_vectors() -> list[Vector]:
     """Bundles that open, with a section that does not."""
@@ -168,7 +175,7 @@ def attempt(
 
 def restore_vectors() -> list[Vector]:
     """Restoring a file with a bundle that opens."""
-    return [replacing_restores(), flipping_restores(), large_restores(), *wrong_restores()]
+    return [replacing_restores(), flipping_restores(), large_restores(), unsampled_restores(), *wrong_restores()]
 
 
 def replacing_restores() -> Vector:
@@ -248,7 +255,7 @@ def large_restores() -> Vector:
     draft = Draft([("L.pte", "executorch", "L.pte", LARGE)])
     locked, _, full = LARGE.states
     runs: list[AnyRun] = [*LARGE.runs[0], *LARGE.runs[1]]
-    covered = {p for i in range(64) for p in range(i * (8000 - 64) // 63, i * (8000 - 64) // 63 + 64)}
+    covered = in_windows(8000)
     for offset, length, *_ in runs:
         covered |= {*range(offset, offset + 64), *range(offset + length - 64, offset + length)}
     outside = next(p for p in range(8000) if p not in covered and p not in places(runs))
@@ -286,6 +293,32 @@ def large_restores() -> Vector:
         ),
     ]
     return bundle_vector("restores-large", "samples leave bytes out", draft.encode(), restores=restores)
+
+
+def in_windows(size: int) -> set[int]:
+    """The bytes of a long file that every sample covers."""
+    return {p for i in range(64) for p in range(i * (size - 64) // 63, i * (size - 64) // 63 + 64)}
+
+
+def unsampled_restores() -> Vector:
+    """A section with two equal samples says nothing of a file that is restored already."""
+    draft = Draft([("U.pte", "executorch", "U.pte", UNSAMPLED)])
+    locked, plus, full = UNSAMPLED.states
+    assert UNSAMPLED.sample(0, 1) == UNSAMPLED.sample(1, 1)
+    end = next(p for p in range(5499, 5000, -1) if p not in in_windows(8000))
+    restores = [
+        attempt(draft, locked, 1, restored=plus),
+        attempt(draft, locked, 2, restored=full, check="always"),
+        attempt(
+            draft, flipped(locked, end), 2, "restore-replaced", comment="tier 1's sample alone is the expected one"
+        ),
+        attempt(draft, full, 2, "restore-already"),
+        attempt(draft, plus, 1, restored=locked, comment="no sample sees that tier 1 is in, so it goes out again"),
+        attempt(draft, plus, 1, "restore-restored", check="always", comment="the full check sees it"),
+    ]
+    return bundle_vector(
+        "restores-unsampled", "samples that are equal before and after", draft.encode(), restores=restores
+    )
 
 
 def with_same_flip(locked: bytes, full: bytes, place: int) -> int:

@@ -60,6 +60,7 @@ def place_vectors() -> list[Vector]:
             token_of(claims_of(cnf={"jkt": thumbprint(OTHER_PHONE)})),
             "license-device",
         ),
+        changed("jkt-not-base64", "43 characters of no thumbprint", "license-device", cnf={"jkt": "." * 43}),
     ]
 
 
@@ -196,6 +197,8 @@ def json_vectors() -> list[Vector]:
         said("claims-nan", "NaN", text[:-1] + ',"x":NaN}'),
         said("claims-large-integer", "2^53", text[:-1] + ',"x":9007199254740992}'),
         said("claims-surrogate", "half a surrogate pair", text[:-1] + ',"x":"\\ud800"}'),
+        said("claims-low-surrogate", "the other half alone", text[:-1] + ',"x":"\\udc00"}'),
+        said("claims-form-feed", "white space that is none in JSON", text[:-1] + "\f}"),
         said("claims-trailing", "something follows the object", text + "{}"),
         said("claims-byte-order-mark", "a byte order mark", "\ufeff" + text),
         said("claims-control", "a line feed within a text", text[:-1] + ',"x":"a\nb"}'),

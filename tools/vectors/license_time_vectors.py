@@ -66,17 +66,31 @@ def good_vectors() -> list[Vector]:
             expected={"model_version": 2**53 - 1},
         ),
         vector("exact-tier", "the app asks for exactly this tier", GOOD, expected={"tiers": ["full"]}),
+        vector(
+            "text-not-plain",
+            "a claim is any text, also one with controls and U+202E",
+            token_of(claims_of(jti="a\n\u007f\u202eb\0")),
+        ),
+        vector(
+            "bundle-any-uuid",
+            "a UUID of no known version",
+            token_of(claims_of(bundle="00000000-0000-0000-0000-0000000000ff")),
+            expected={"bundle": "00000000-0000-0000-0000-0000000000ff"},
+        ),
     ]
 
 
 def state_vectors() -> list[Vector]:
     first_light = {"wall": ISSUED}
+    short = token_of(claims_of(exp=ISSUED + 100))
     return [
         vector("first-second", "now = iat = nbf", GOOD, clock=first_light, mark=mark(ISSUED)),
         vector("before-renewal", "a second before two thirds of the time", GOOD, clock={"wall": ISSUED + 20 * DAY - 1}),
         vector(
             "renewal-due", "two thirds of the time are over", GOOD, clock={"wall": ISSUED + 20 * DAY}, state="renew"
         ),
+        vector("renewal-rounded", "two thirds of 100 s are 66 s", short, clock={"wall": ISSUED + 66}, state="renew"),
+        vector("before-rounded-renewal", "a second before that", short, clock={"wall": ISSUED + 65}),
         vector("last-second", "now = exp - 1", GOOD, clock={"wall": END - 1}, state="renew", mark=mark(END - 1)),
         vector(
             "grace-begins",
@@ -140,6 +154,13 @@ def mark_vectors() -> list[Vector]:
             "ticks that ran backwards count as none",
             GOOD,
             clock={"wall": ISSUED + DAY, "ticks": 10, "mark": mark(ISSUED + DAY, 5000)},
+            mark=mark(ISSUED + DAY, 10),
+        ),
+        vector(
+            "ticks-backwards-keep-the-mark",
+            "the mark does not fall with them, not even while the wall clock is behind it",
+            GOOD,
+            clock={"wall": ISSUED + DAY - 100, "ticks": 10, "mark": mark(ISSUED + DAY, 5000)},
             mark=mark(ISSUED + DAY, 10),
         ),
     ]

@@ -148,7 +148,7 @@ class Header:
         version = fields.text("version", 16)
         if not re.fullmatch(r"[0-9]{1,6}\.[0-9]{1,6}", version):
             raise fields.refuse("version is not two numbers with a dot")
-        if int(version.split(".")[0]) != int(VERSION.split(".")[0]):
+        if version.split(".")[0] != VERSION.split(".")[0]:
             raise BundleVersionError(
                 f"the key bundle has format version {version}, this release reads {VERSION}", hint="Update CoreLocker"
             )
