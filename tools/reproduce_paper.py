@@ -38,7 +38,7 @@ from corelocker.audit.attacks import (  # noqa: E402  # noqa: E402
 from corelocker.audit.data import DataSet, load_metric  # noqa: E402
 from corelocker.audit.evaluators import measure_module  # noqa: E402
 from corelocker.audit.models import lock_model  # noqa: E402
-from corelocker.audit.training import Recipe, seeded, train  # noqa: E402
+from corelocker.audit.training import TrainingRecipe, seeded, train  # noqa: E402
 
 from tools.research.fashion_nets import NETS  # noqa: E402
 from tools.research.resnet_cifar import BFLOAT16, load, normalize  # noqa: E402
@@ -165,7 +165,7 @@ def trained(name: str, data: DataSet, epochs: int, work: Path, report: Callable[
         train(
             module,
             data,
-            Recipe(epochs=epochs, batch=128, augmentation="shift-flip", bfloat16=BFLOAT16),
+            TrainingRecipe(epochs=epochs, batch=128, augmentation="shift-flip", bfloat16=BFLOAT16),
             0.1,
             0,
             progress=report,
@@ -179,7 +179,7 @@ def trained(name: str, data: DataSet, epochs: int, work: Path, report: Callable[
 def attack_jobs(module: nn.Module, sets: tuple[DataSet, DataSet], work: Path, share: float) -> Iterator[Any]:
     """Fine-tuning and pruning against the paper's lock (l1, 5 %, zero fill); `share` of `sets[0]` is 10 % of all training data."""
     locked = lock_model(module, tiers="free=0.05,full=0", criterion="l1", fill="zero")
-    recipe = Recipe(augmentation="shift-flip", bfloat16=BFLOAT16, learning_rates=(0.05,))
+    recipe = TrainingRecipe(augmentation="shift-flip", bfloat16=BFLOAT16, learning_rates=(0.05,))
     bench: list[AttackBench] = []
 
     def ready() -> AttackBench:

@@ -39,13 +39,13 @@ from corelocker.audit.attacks import (  # noqa: E402
 )
 from corelocker.audit.data import DataSet  # noqa: E402
 from corelocker.audit.models import lock_model  # noqa: E402
-from corelocker.audit.training import Recipe, train, untrained  # noqa: E402
+from corelocker.audit.training import TrainingRecipe, train, untrained  # noqa: E402
 
 from tools.research.hardened import tiers_of  # noqa: E402
 
 CONTEXT, WIDTH, BLOCKS, HEADS, VOCABULARY = 64, 96, 4, 4, 128
 TRAIN, TEST = 2_000_000, 200_000  # characters
-ORIGINAL = Recipe(epochs=4, batch=32, learning_rates=(2e-3,), optimizer="adamw", weight_decay=0.01)
+ORIGINAL = TrainingRecipe(epochs=4, batch=32, learning_rates=(2e-3,), optimizer="adamw", weight_decay=0.01)
 
 
 class Block(nn.Module):
@@ -113,7 +113,7 @@ def fit(
     module: nn.Module,
     data: DataSet,
     test: DataSet,
-    recipe: Recipe,
+    recipe: TrainingRecipe,
     seed: int,
     work: Path,
     speed: dict[str, torch.Tensor] | None = None,

@@ -44,7 +44,7 @@ from corelocker.audit.attacks import (  # noqa: E402
 )
 from corelocker.audit.data import DataSet  # noqa: E402
 from corelocker.audit.models import TieredModel, lock_model, trace_graph  # noqa: E402
-from corelocker.audit.training import Recipe  # noqa: E402
+from corelocker.audit.training import TrainingRecipe  # noqa: E402
 from corelocker.locking.criteria import score  # noqa: E402
 from corelocker.locking.criteria.ranking import rank  # noqa: E402
 from corelocker.locking.criteria.sensitivity import SensitivityScorer  # noqa: E402
@@ -59,7 +59,7 @@ from tools.research import small_nets  # noqa: E402
 from tools.research.resnet_cifar import BFLOAT16, load, normalize  # noqa: E402
 
 CHECKPOINTS = {"20": "resnet20-12fca82f.th", "32": "resnet32-d509ac18.th", "56": "resnet56-4bfd9763.th"}
-RECIPE = Recipe(epochs=15, batch=32, learning_rates=(0.05, 0.1), augmentation="shift-flip", bfloat16=BFLOAT16)
+RECIPE = TrainingRecipe(epochs=15, batch=32, learning_rates=(0.05, 0.1), augmentation="shift-flip", bfloat16=BFLOAT16)
 VARIANTS: tuple[tuple[Knowledge, Reach], ...] = (
     ("known", "all"), ("known", "mostly-locked"), ("known-readers", "all"), ("known-readers", "mostly-locked"),
 )  # fmt: skip
@@ -124,7 +124,7 @@ def by_sensitivity(name: PresetName, module: nn.Module, example: torch.Tensor, s
 
 def subject(
     net: str, folder: Path, images: int, work: Path, rotations: bool = False
-) -> tuple[nn.Module, list[DataSet], Recipe]:
+) -> tuple[nn.Module, list[DataSet], TrainingRecipe]:
     """A trained network, a tenth of its training data and test images, and how an attacker trains it."""
     if net == "demo":
         from tools.demo_model.fashion_mobilenet import trained

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import torch
 from corelocker.audit.data import DataSet
-from corelocker.audit.training import Recipe, seeded, train
+from corelocker.audit.training import TrainingRecipe, seeded, train
 from torch import nn
 
-SGD = Recipe(epochs=60, batch=32, learning_rates=(0.05, 0.1), augmentation="shift-flip")
-ADAMW = Recipe(
+SGD = TrainingRecipe(epochs=60, batch=32, learning_rates=(0.05, 0.1), augmentation="shift-flip")
+ADAMW = TrainingRecipe(
     epochs=60, batch=32, learning_rates=(0.001, 0.003), weight_decay=0.05, optimizer="adamw", augmentation="shift-flip"
 )
 OWNER_EPOCHS = 30  # on 10,000 images
@@ -213,7 +213,7 @@ class VisionTransformer(nn.Module):
         return logits
 
 
-NETS: dict[str, tuple[Callable[[int], nn.Module], Recipe]] = {
+NETS: dict[str, tuple[Callable[[int], nn.Module], TrainingRecipe]] = {
     "mobilenetv2": (MobileNetV2, SGD),
     "shufflenetv2": (ShuffleNetV2, SGD),
     "repvgg": (RepVgg, SGD),
@@ -232,7 +232,7 @@ def turned(data: DataSet) -> DataSet:
     return DataSet(f"{data.name} in four rotations", x.flatten(0, 1), y.flatten())
 
 
-def trained(name: str, data: DataSet, recipe: Recipe, work: Path) -> nn.Module:
+def trained(name: str, data: DataSet, recipe: TrainingRecipe, work: Path) -> nn.Module:
     """The network `name` after training on `data`; kept in `work`."""
     kind, classes = NETS[name][0], int(data.y.max()) + 1
     kept = work / f"{name}-{classes}.pt"

@@ -16,7 +16,7 @@ from corelocker.audit.evaluators import measure_module
 from corelocker.audit.imputation import METHODS
 from corelocker.audit.models import Mask, lock_model
 from corelocker.audit.results import AttackResult
-from corelocker.audit.training import Recipe, recalibrate, seeded, train, untrained
+from corelocker.audit.training import TrainingRecipe, recalibrate, seeded, train, untrained
 from corelocker.errors import ConfigError
 from support.attack_subjects import TINY, altered, target, task, trained
 from torch import nn
@@ -161,7 +161,7 @@ def test_frozen_elements_keep_every_bit(optimizer: str) -> None:
     speed = {n: torch.zeros(p.shape) for n, p in net.named_parameters()}
     speed["features.0.weight"][3] = 1
     speed["features.3.weight"][:, 2] = 0.1
-    recipe = Recipe(epochs=1, batch=16, optimizer=optimizer, weight_decay=0.1)  # type: ignore[arg-type]
+    recipe = TrainingRecipe(epochs=1, batch=16, optimizer=optimizer, weight_decay=0.1)  # type: ignore[arg-type]
     train(net, task()[0].take(slice(64)), recipe, 0.05, 0, speed=speed)
     for name, parameter in net.named_parameters():
         same = parameter.detach() == before[name]
@@ -177,7 +177,7 @@ def test_training_is_repeatable_and_leaves_the_generator_alone() -> None:
     states = []
     for _ in range(2):
         net = untrained(trained(), 4)
-        train(net, task()[0].take(slice(64)), Recipe(epochs=1, augmentation="shift-flip"), 0.05, 9)
+        train(net, task()[0].take(slice(64)), TrainingRecipe(epochs=1, augmentation="shift-flip"), 0.05, 9)
         states.append(plain_state(net))
     assert torch.equal(torch.rand(3), expected)
     assert all(torch.equal(states[0][n], states[1][n]) for n in states[0])
@@ -228,7 +228,7 @@ def test_a_language_model_is_attacked_by_perplexity() -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randint(0, 12, (400, 8), generator=generator)
     data = DataSet("cycle", x, (x + 5) % 12)
-    recipe = Recipe(epochs=10, batch=32, learning_rates=(0.02,), optimizer="adamw")
+    recipe = TrainingRecipe(epochs=10, batch=32, learning_rates=(0.02,), optimizer="adamw")
     with seeded(0):
         model = Bigram()
     train(model, data.take(slice(300)), recipe, 0.02, 0)
@@ -248,13 +248,13 @@ def test_a_language_model_is_attacked_by_perplexity() -> None:
 
 def test_budgets_that_cannot_be() -> None:
     with pytest.raises(ConfigError):
-        Recipe(learning_rates=())
+        TrainingRecipe(learning_rates=())
     with pytest.raises(ConfigError):
-        Recipe(learning_rates=(0.0,))
+        TrainingRecipe(learning_rates=(0.0,))
     with pytest.raises(ConfigError):
-        Recipe(batch=0)
-    assert Recipe(epochs=2, batch=10, least_steps=50).steps(41) == 50
-    assert Recipe(epochs=20, batch=10).steps(41) == 100
+        TrainingRecipe(batch=0)
+    assert TrainingRecipe(epochs=2, batch=10, least_steps=50).steps(41) == 50
+    assert TrainingRecipe(epochs=20, batch=10).steps(41) == 100
     assert AttackBudget().shares == (0.01, 0.05, 0.1, 1.0)
 
 
@@ -279,7 +279,7 @@ def _squares(outputs: torch.Tensor, labels: torch.Tensor) -> Measured:
 def test_data_without_classes_is_refused_for_training() -> None:
     x, y = task()[0].x[:32], torch.zeros(32, 6)
     with pytest.raises(ConfigError):
-        train(untrained(trained(), 0), DataSet("soft", x, y), Recipe(epochs=1), 0.1, 0)
+        train(untrained(trained(), 0), DataSet("soft", x, y), TrainingRecipe(epochs=1), 0.1, 0)
 
 
 class Tied(nn.Module):

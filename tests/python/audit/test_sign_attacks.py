@@ -12,7 +12,7 @@ from corelocker.audit.attacks import AttackTarget, run_attacks
 from corelocker.audit.data import DataSet
 from corelocker.audit.models import TieredModel, lock_model
 from corelocker.audit.results import AttackResult
-from corelocker.audit.training import Recipe, seeded, train
+from corelocker.audit.training import TrainingRecipe, seeded, train
 from support.attack_subjects import TINY, Net, altered, target, task, trained
 from torch import nn
 
@@ -124,7 +124,7 @@ def test_signs_of_smooth_filters_are_found_and_statistics_tell_some() -> None:
     x, y = task()[0].x.cumsum(2).cumsum(3) / 8, task()[0].y  # images have correlated pixels too
     data = DataSet("smooth", x, y)
     with seeded(0):
-        train(module, data, Recipe(epochs=1, batch=64, learning_rates=(0.01,)), 0.01, 0)
+        train(module, data, TrainingRecipe(epochs=1, batch=64, learning_rates=(0.01,)), 0.01, 0)
     module.eval()
     locked = lock_model(module, tiers="free=1,full=0", include_io=True, unit="sign", layers=["conv.weight"])
     subject = AttackTarget.of(module, locked, data, DataSet("smooth", x[:200], y[:200]))
@@ -164,7 +164,7 @@ def test_a_model_that_knows_its_samples_by_heart_tells_them() -> None:
     few = train_data.take(slice(64))
     with seeded(2):
         net = Net()
-    train(net, few, Recipe(epochs=60, batch=16), 0.05, 0)
+    train(net, few, TrainingRecipe(epochs=60, batch=16), 0.05, 0)
     net.eval()
     opened = lock_model(net, tiers="free=0.05,full=0")
     subject = AttackTarget.of(net, opened, few, test_data)

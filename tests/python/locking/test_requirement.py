@@ -12,7 +12,7 @@ from corelocker.locking.choose import choose_channels
 from corelocker.locking.options import LockOptions
 from corelocker.locking.planning import check_that_tiers_differ
 from corelocker.locking.requirement import Measurement, Requirement, TierAgreement, check
-from corelocker.locking.safe import doubt
+from corelocker.locking.safe import why_unsafe
 from corelocker.locking.tiers import Tier, parse_tiers
 from support.models import exports
 from support.small_artifacts import trained_like, write_safetensors
@@ -96,11 +96,11 @@ def test_the_default_holds_by_construction(options: dict[str, object], safe: boo
     artifact = open_artifact(exports.exported("resnet", "xnnpack"))
     given = LockOptions(**options)  # type: ignore[arg-type]
     plan = choose_channels([artifact], given, b"s")
-    found = doubt(artifact, plan, 0, given)
+    found = why_unsafe(artifact, plan, 0, given)
     if safe is None:  # a layer left out
         largest = max(artifact.tensors, key=lambda t: t.weight.size)
         given = LockOptions(exclude=(largest.name,))
-        found, safe = doubt(artifact, choose_channels([artifact], given, b"s"), 0, given), False
+        found, safe = why_unsafe(artifact, choose_channels([artifact], given, b"s"), 0, given), False
     assert (found is None) == safe
 
 

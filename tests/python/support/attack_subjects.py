@@ -9,12 +9,12 @@ from corelocker.artifacts.torch_module import plain_state
 from corelocker.audit.attacks import AttackBudget, AttackTarget
 from corelocker.audit.data import DataSet
 from corelocker.audit.models import Mask, TieredModel
-from corelocker.audit.training import Recipe, seeded, train
+from corelocker.audit.training import TrainingRecipe, seeded, train
 from torch import nn
 
 TINY = AttackBudget(
     shares=(0.1,),
-    recipe=Recipe(epochs=6, batch=16, least_steps=40, learning_rates=(0.05,)),
+    recipe=TrainingRecipe(epochs=6, batch=16, least_steps=40, learning_rates=(0.05,)),
     variants=(("known", "all"),),
     pruned=(0.4,),
     detector_samples=64,
@@ -59,7 +59,7 @@ def trained() -> Net:
     """The network after training on all of the task."""
     with seeded(1):
         net = Net()
-    train(net, task()[0], Recipe(epochs=12, batch=32), 0.2, 0)
+    train(net, task()[0], TrainingRecipe(epochs=12, batch=32), 0.2, 0)
     return net.eval()
 
 

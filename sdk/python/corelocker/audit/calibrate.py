@@ -92,7 +92,7 @@ def calibrate(
     Returns the tiers, their fractions strictly falling, and all evaluations in order. A target that even one removed channel
     misses gets that one channel, `reached` false. Raises TierError when two targets need the same fraction.
     """
-    search = _Search(measure, channels, 1.0 if higher_is_better else -1.0, tolerance, evaluations, progress)
+    search = _Bisection(measure, channels, 1.0 if higher_is_better else -1.0, tolerance, evaluations, progress)
     top = max(1, int(most * channels))
     counts = _strictly_falling([search.largest(target, top) for target in targets], targets)
     found = [FoundFraction(t, c / channels, *search.reached(t, c)) for t, c in zip(targets, counts, strict=True)]
@@ -100,7 +100,7 @@ def calibrate(
     return found, search.course
 
 
-class _Search:
+class _Bisection:
     """Bisection for each target over numbers of removed channels; what was measured for one target serves the others.
 
     Worth is utility, negative where lower is better, so that more is always better.

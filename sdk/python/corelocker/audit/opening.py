@@ -22,7 +22,7 @@ from corelocker.locking.criteria import Scores, check_criterion, l1, score
 from corelocker.locking.groups import Member
 from corelocker.locking.options import Fill
 from corelocker.locking.plan import Plan
-from corelocker.locking.planning import Together, make_plan
+from corelocker.locking.planning import JointScorer, make_plan
 from corelocker.locking.tiers import Unit, parse_tiers
 from corelocker.progress import Progress
 
@@ -165,7 +165,7 @@ def _scorer(options: AuditOptions, artifact: Artifact, fill: Fill, progress: Pro
 class _RankedOnce:
     """A scorer that ranks layers together, for several plans of the same artifact: it ranks once."""
 
-    def __init__(self, scorer: Together, done: bool) -> None:
+    def __init__(self, scorer: JointScorer, done: bool) -> None:
         self._scorer, self._done = scorer, done
 
     def prepare(self, artifacts: Sequence[Artifact], groups: Sequence[list[Member]]) -> None:
@@ -178,7 +178,7 @@ class _RankedOnce:
 
 
 def _ranked_once(scorer: Scorer, done: bool = False) -> Scorer:
-    return _RankedOnce(scorer, done) if isinstance(scorer, Together) else scorer
+    return _RankedOnce(scorer, done) if isinstance(scorer, JointScorer) else scorer
 
 
 def _restored(path: Path, sealed: LockedInput, folder: Path) -> AuditedModel:

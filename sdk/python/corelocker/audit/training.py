@@ -22,7 +22,7 @@ Augmentation = Literal["none", "shift", "shift-flip"]
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TrainingRecipe:
     """A budget of training: one-cycle learning rate (Smith and Topin 2019), weight decay, and the learning rates tried.
 
     Attributes:
@@ -103,7 +103,7 @@ def cross_entropy(outputs: Tensor, labels: Tensor) -> Tensor:
 def train(
     module: nn.Module,
     data: DataSet,
-    recipe: Recipe,
+    recipe: TrainingRecipe,
     learning_rate: float,
     seed: int,
     *,
@@ -176,7 +176,7 @@ def _frozen(parameters: list[Tensor]) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def _optimizer(recipe: Recipe, moving: list[Tensor], learning_rate: float) -> Optimizer:
+def _optimizer(recipe: TrainingRecipe, moving: list[Tensor], learning_rate: float) -> Optimizer:
     torch = need("torch")
     found: Optimizer
     if recipe.optimizer == "sgd":

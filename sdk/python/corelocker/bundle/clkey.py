@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from corelocker.bundle import jose
-from corelocker.bundle.clkey_header import MAGIC, MAX_HEADER, TAG_SIZE, Header, Section
+from corelocker.bundle.clkey_header import MAGIC, MAX_HEADER, TAG_SIZE, BundleHeader, Section
 from corelocker.bundle.content_keys import KEY_SIZE
 from corelocker.bundle.strict_json import Fields
 from corelocker.errors import (
@@ -97,7 +97,7 @@ class KeyBundle:
         header: the header's bytes, as signed.
     """
 
-    def __init__(self, source: _Source, header_bytes: bytes, header: Header, sections_start: int) -> None:
+    def __init__(self, source: _Source, header_bytes: bytes, header: BundleHeader, sections_start: int) -> None:
         self._source = source
         self._sections_start = sections_start
         self.header = header_bytes
@@ -144,7 +144,7 @@ class KeyBundle:
             raise BundleTruncatedError("the key bundle ends inside its header")
         signed = bytes(source.read(0, signed_end))
         header_bytes = signed[START.size :]
-        header = Header.parse(
+        header = BundleHeader.parse(
             header_bytes,
             lambda key: jose.verify(key, bytes(source.read(signed_end, jose.SIGNATURE_SIZE)), signed),
             publisher,

@@ -76,7 +76,7 @@ class Section:
 
 
 @dataclass(frozen=True)
-class Header:
+class BundleHeader:
     """A header that is checked. The attributes are those of `KeyBundle`."""
 
     bundle: UUID

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from corelocker.bundle import jose
 from corelocker.bundle.clkey import START, associated_data
-from corelocker.bundle.clkey_header import MAGIC, NONCE_SIZE, TAG_SIZE, BundledArtifact, Header, Section
+from corelocker.bundle.clkey_header import MAGIC, NONCE_SIZE, TAG_SIZE, BundledArtifact, BundleHeader, Section
 from corelocker.bundle.content_keys import KEY_SIZE
 from corelocker.bundle.patch_stream import PatchStream
 from corelocker.errors import BundleMismatchError
@@ -106,7 +106,7 @@ def bundle_parts(
             )
         )
     publisher = signing_key.public_key()
-    header = Header(
+    header = BundleHeader(
         contents.bundle,
         contents.model,
         contents.model_version,
@@ -116,7 +116,7 @@ def bundle_parts(
         contents.artifacts,
         tuple(sections),
     ).encode()
-    Header.parse(header, lambda _: True)
+    BundleHeader.parse(header, lambda _: True)
     signed = START.pack(MAGIC, len(header)) + header
     yield signed + jose.sign(signing_key, signed)
     for place, section, start in zip(sections, contents.sections, opened, strict=True):

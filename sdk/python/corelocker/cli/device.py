@@ -55,7 +55,7 @@ def init(
 
     Example: corelocker device init phone --config corelocker.json --root dev-root.pem
     """
-    require_service_extra()
+    require_client_packages()
     from corelocker.device.software import SoftwareDevice
     from corelocker.licensing.app_config import AppConfig
     from corelocker.licensing.development import DevelopmentKey, DevelopmentRoot
@@ -206,7 +206,7 @@ def run(
     emit(json, document, text)
 
 
-def require_service_extra() -> None:
+def require_client_packages() -> None:
     """Raise MissingExtraError unless what a device needs of the extra `service` is installed."""
     for package in ("requests", "rfc8785"):
         if find_spec(package) is None:
@@ -214,7 +214,7 @@ def require_service_extra() -> None:
 
 
 def _open(folder: Path, ca_file: Path | None = None) -> SoftwareDevice:
-    require_service_extra()
+    require_client_packages()
     from corelocker.core_dumps import no_core_dumps
     from corelocker.device.folder import DeviceFolder
     from corelocker.device.software import SoftwareDevice

@@ -24,7 +24,7 @@ from corelocker.locking.planning import check_that_tiers_differ
 from corelocker.locking.presets import preset
 from corelocker.locking.publish import Publication, check_targets, publish
 from corelocker.locking.requirement import Measurement, Requirement, check
-from corelocker.locking.safe import doubt
+from corelocker.locking.safe import why_unsafe
 from corelocker.locking.tiers import NAME
 from corelocker.progress import Progress, no_progress
 
@@ -230,7 +230,7 @@ def _publish(
 
     def hold(staged: Sequence[StagedArtifact]) -> None:
         measured[:] = measure_locked(staged, plan.tiers, options, progress)
-        doubts = [doubt(artifact, plan, place, options) for place, artifact in enumerate(artifacts)]
+        doubts = [why_unsafe(artifact, plan, place, options) for place, artifact in enumerate(artifacts)]
         check(measured, plan.tiers, required, doubts)
 
     publication = publish(

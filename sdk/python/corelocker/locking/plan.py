@@ -36,7 +36,7 @@ class LayerSize:
     size: int
 
 
-def signs_of(signs: Sequence[Mapping[str, Signs | str]], member: Member) -> Signs | None:
+def member_signs(signs: Sequence[Mapping[str, Signs | str]], member: Member) -> Signs | None:
     """The signs of a tensor that is locked by sign; None where it is locked by value."""
     found = signs[member.artifact][member.tensor.name] if signs else None
     return found if isinstance(found, Signs) else None
@@ -74,7 +74,7 @@ class Plan:
 
     def signs_of(self, member: Member) -> Signs | None:
         """The signs of a tensor that is locked by sign; None where it is locked by value."""
-        return signs_of(self.signs, member)
+        return member_signs(self.signs, member)
 
     def save(self, path: Path, *, force: bool = False) -> None:
         """Write the plan as JSON, readable by its owner only."""

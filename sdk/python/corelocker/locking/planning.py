@@ -16,7 +16,7 @@ from corelocker.errors import CriterionError, LockingError, NothingToLockError, 
 from corelocker.locking.criteria import Scores, l1
 from corelocker.locking.groups import Member, group_layers
 from corelocker.locking.options import CriterionName, Fill, Scope
-from corelocker.locking.plan import LayerSize, Plan, TierMap, signs_of
+from corelocker.locking.plan import LayerSize, Plan, TierMap, member_signs
 from corelocker.locking.signs.reading import Signs, read_signs
 from corelocker.locking.tiers import Tier, Unit, check_tiers
 
@@ -24,7 +24,7 @@ THREADS = 2  # more are slower: they contend for the pages of the file
 
 
 @runtime_checkable
-class Together(Protocol):
+class JointScorer(Protocol):
     """A scorer that must see all layers that may be locked before it scores one."""
 
     def prepare(self, artifacts: Sequence[Artifact], groups: Sequence[list[Member]]) -> None:
@@ -55,7 +55,7 @@ def make_plan(
     """Choose the channels.
 
     `score` is called for each layer that may be locked, from several threads. One that ranks layers together has a method
-    `prepare` (see `Together`), which is called before. `tiers` may be a function; it is called when all scores are known.
+    `prepare` (see `JointScorer`), which is called before. `tiers` may be a function; it is called when all scores are known.
     `counts` says how many channels of each layer the tier that ships keeps locked, in place of its fraction and of `scope`;
     embeddings are left alone then. `by_value` says the same of layers whose signs cannot be taken, or cost more than
     `most_for_signs` of their bytes; without it they are locked by value like any other.
@@ -81,7 +81,7 @@ def make_plan(
     if counts is None and by_value is not None:
         chosen = _choose(ranked.scores, [s.size for s in ranked.scores], tiers, scope, criterion)
     elif counts is None:
-        stays = [any(signs_of(signs, member) is None for member in group) for group in ranked.groups]
+        stays = [any(member_signs(signs, member) is None for member in group) for group in ranked.groups]
         chosen = _choose(
             ranked.scores, [s.size - n for s, n in zip(ranked.scores, stays, strict=True)], tiers, scope, criterion
         )
@@ -130,7 +130,7 @@ def given_plan(
         for member in group:
             map_ = np.zeros(member.tensor.channels, np.uint8)
             map_[np.asarray(wanted, np.int64)] = 1
-            if map_.all() and signs_of(signs, member) is None:
+            if map_.all() and member_signs(signs, member) is None:
                 map_[-1] = 0
             locked, total = locked + int(map_.sum()), total + map_.size
             if map_.any():
@@ -153,7 +153,7 @@ def _without_dear(
     """Signs that cost too much become the reason for it, unless a copy of the layer is locked by sign for less."""
 
     def dear(member: Member) -> bool:
-        found = signs_of(signs, member)
+        found = member_signs(signs, member)
         return found is not None and int(found.units.bounds[-1]) / 8 > most * member.tensor.weight.size
 
     kept = [dict(tensors) for tensors in signs]
@@ -161,7 +161,7 @@ def _without_dear(
     if sum(costs) <= SMALL:
         return kept
     for group in groups:
-        by_sign = [member for member in group if signs_of(signs, member) is not None]
+        by_sign = [member for member in group if member_signs(signs, member) is not None]
         if all(dear(member) for member in by_sign):
             for member in by_sign:
                 cost = 100 / member.tensor.weight.element.bits
@@ -191,7 +191,7 @@ def _limit_values(
 ) -> None:
     """Of layers that are locked by value keep so many channels locked as `by_value` says, in the same proportions for all tiers."""
     affected = [
-        (group, scores, [m for m in group if signs_of(signs, m) is None])
+        (group, scores, [m for m in group if member_signs(signs, m) is None])
         for group, scores in zip(ranked.groups, ranked.scores, strict=True)
     ]
     affected = [(group, scores, members) for group, scores, members in affected if members]
@@ -263,7 +263,7 @@ def _rank_groups(
         for group in ranked.all_groups
     ]
     with_reasons = list(zip(ranked.all_groups, reasons, strict=True))
-    if isinstance(score, Together):
+    if isinstance(score, JointScorer):
         score.prepare(artifacts, [group for group, reason in with_reasons if reason is None])
     with ThreadPoolExecutor(THREADS) as pool:
         scoring = [
@@ -314,7 +314,7 @@ def _excluded(
         return "output layer"
     if tensor.role == "norm":
         return "normalization layer"
-    return "has one channel" if tensor.channels < 2 and signs_of(signs, member) is None else None
+    return "has one channel" if tensor.channels < 2 and member_signs(signs, member) is None else None
 
 
 def _score_group(group: list[Member], score: Callable[[WeightTensor], Scores]) -> Scores:

@@ -11,7 +11,7 @@ MOST_OPEN = 0.1  # of the stored weights that may stay as they are
 PADDING = 256  # bytes of a tensor that a file may spend on its description
 
 
-def doubt(artifact: Artifact, plan: Plan, place: int, options: LockOptions) -> str | None:
+def why_unsafe(artifact: Artifact, plan: Plan, place: int, options: LockOptions) -> str | None:
     """Why the tier that ships is not known to be worth nothing.
 
     None where the signs of all weights are taken, or the byte budget of values where they cannot be, of all but a tenth of what the

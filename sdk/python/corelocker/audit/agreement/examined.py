@@ -13,7 +13,7 @@ from torch import Tensor
 
 from corelocker.artifacts import Artifact
 from corelocker.audit.agreement.diverse import MOST_CLASSES, diversified
-from corelocker.audit.agreement.inputs import Recipe, read_samples, recipes
+from corelocker.audit.agreement.inputs import InputRecipe, read_samples, recipes
 from corelocker.audit.agreement.runners import Call, CannotRunError, Method, run_all, runner_of
 from corelocker.audit.agreement.score import FEWEST_ANSWERS, Agreement, Reference, worst
 from corelocker.audit.tier_bytes import State, original_state, states_of_plan
@@ -150,7 +150,9 @@ class Examined:
                 continue
         return found
 
-    def _examine_on(self, call: Call, method: Method, seconds: float, recipe: Recipe | None, seed: int) -> Examination:
+    def _examine_on(
+        self, call: Call, method: Method, seconds: float, recipe: InputRecipe | None, seed: int
+    ) -> Examination:
         if self._samples is not None:
             samples = read_samples(self._samples, method, self._stats)
 
@@ -184,7 +186,7 @@ class Examined:
         return Examination(method, name, columns, count, outputs, kept)
 
     @staticmethod
-    def _diversified(call: Call, method: Method, recipe: Recipe, columns: list[Any], count: int) -> list[Any]:
+    def _diversified(call: Call, method: Method, recipe: InputRecipe, columns: list[Any], count: int) -> list[Any]:
         """Columns with more different answers of the first output that chooses among a few classes; else as they are."""
         outputs = run_all(call, method, columns, count)
         for place, output in enumerate(outputs):
@@ -204,11 +206,11 @@ class Examined:
         reference = Reference(output, method.batch)
         return reference.reason or reference
 
-    def _recipes(self, call: Call, method: Method) -> list[Recipe]:
+    def _recipes(self, call: Call, method: Method) -> list[InputRecipe]:
         """The recipe on whose inputs the original's answers differ most, and as many more as are wanted, in that order; where there
         are too few of them, the first once more."""
-        scores: list[tuple[float, Recipe]] = []
-        first: Recipe | None = None
+        scores: list[tuple[float, InputRecipe]] = []
+        first: InputRecipe | None = None
         refused = ""
         for recipe in recipes(method, self.artifact, self._stats):
             try:

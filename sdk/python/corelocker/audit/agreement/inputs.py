@@ -30,7 +30,7 @@ Columns = list[Any]
 
 
 @dataclass(frozen=True)
-class Recipe:
+class InputRecipe:
     """A way to make inputs.
 
     Attributes:
@@ -44,7 +44,7 @@ class Recipe:
     far: bool = False
 
 
-def recipes(method: Method, artifact: Artifact, stats: InputStats | None = None) -> Iterator[Recipe]:
+def recipes(method: Method, artifact: Artifact, stats: InputStats | None = None) -> Iterator[InputRecipe]:
     """Ways to make inputs of a method, the likeliest first."""
     shapes = [i for i in method.inputs if i.fixed is None]
     floats = any(i.dtype.is_floating_point for i in shapes)
@@ -63,7 +63,7 @@ def recipes(method: Method, artifact: Artifact, stats: InputStats | None = None)
         for others in (1, 0) if sum(map(_is_index, shapes)) > 1 else (1,):
             for words, scale in ranges:
                 far = words == RAW_BYTES
-                yield Recipe(_name(shapes) + words, _maker(method, vocabulary, others, scale), far)
+                yield InputRecipe(_name(shapes) + words, _maker(method, vocabulary, others, scale), far)
 
 
 def _uneven(values: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from corelocker.audit.data import DataSet
 from corelocker.audit.evaluators import first_tensor, load_state, measure_module, with_tied
 from corelocker.audit.result_cache import ResultCache, content_key
 from corelocker.audit.results import AttackResult
-from corelocker.audit.training import Recipe, train, untrained
+from corelocker.audit.training import TrainingRecipe, train, untrained
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -92,7 +92,7 @@ class AttackBench:
         speed: Mapping[str, Tensor] | None = None,
         teacher: Mapping[str, Tensor] | None = None,
         labels: float = 1.0,
-        recipe: Recipe | None = None,
+        recipe: TrainingRecipe | None = None,
     ) -> tuple[float, dict[str, float]]:
         """Train from `start` with every learning rate: (the best utility, utility at each rate)."""
         recipe = recipe or self.budget.recipe

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from corelocker.audit import need
 from corelocker.audit.data import DataSet, Metric, load_metric
 from corelocker.audit.models import Mask, TieredModel
-from corelocker.audit.training import Recipe
+from corelocker.audit.training import TrainingRecipe
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -82,8 +82,8 @@ class AttackBudget:
     """
 
     shares: tuple[float, ...] = (0.01, 0.05, 0.1, 1.0)
-    recipe: Recipe = field(default_factory=Recipe)
-    scratch_recipe: Recipe | None = None
+    recipe: TrainingRecipe = field(default_factory=TrainingRecipe)
+    scratch_recipe: TrainingRecipe | None = None
     variants: tuple[tuple[Knowledge, Reach], ...] = (
         ("known", "all"),
         ("known", "mostly-locked"),
@@ -102,7 +102,7 @@ class AttackBudget:
 FULL = AttackBudget()
 QUICK = AttackBudget(
     shares=(0.1,),
-    recipe=Recipe(epochs=3, learning_rates=(0.05,)),
+    recipe=TrainingRecipe(epochs=3, learning_rates=(0.05,)),
     variants=(("known", "all"), ("none", "all")),
     pruned=(0.4,),
     most=500,

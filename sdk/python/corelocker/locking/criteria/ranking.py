@@ -86,13 +86,13 @@ def rank(
     for parameter in frozen:
         parameter.requires_grad_(False)
     try:
-        return _Search(module, layers, inputs).run(progress)
+        return _GreedySearch(module, layers, inputs).run(progress)
     finally:
         for parameter in frozen:
             parameter.requires_grad_(True)
 
 
-class _Search:
+class _GreedySearch:
     """A greedy search. Channels are counted through all layers: `starts[i]` is the first of layer i."""
 
     def __init__(self, module: nn.Module, layers: Sequence[LockableLayer], inputs: tuple[Any, ...]) -> None:
