@@ -6,11 +6,9 @@ import os
 import signal
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 import requests
@@ -18,56 +16,23 @@ from corelocker.licensing.license import read_license
 from corelocker.licensing.tokens import TrustedKeys
 from support.http_server import eventually
 from support.postgres import PostgresServer
-from support.unlock_world import PARALLEL, Phone, ServiceProcess, World, free_port, post
-
-Answer = tuple[int, dict[str, Any]]
+from support.two_hosts import Answer, TwoHosts, at_once, challenge, codes, two_hosts
+from support.unlock_world import PARALLEL, Phone, ServiceProcess, World, post
 
 
 @pytest.fixture(scope="module")
-def pair(
-    tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer
-) -> Iterator[tuple[World, list[ServiceProcess]]]:
-    """Two hosts, of which each has files of its own, on one PostgreSQL database; each test takes purchases of its own."""
+def pair(tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer) -> Iterator[TwoHosts]:
+    """Two hosts on one PostgreSQL database; each test takes purchases of its own."""
     world = World(tmp_path_factory.mktemp("pair"), postgres.new_database())
-    ports = [free_port(), free_port()]
-    configs = [world.another_host(port) for port in ports]
-    world.migrate()
-    with ThreadPoolExecutor(2) as pool:
-        services = list(pool.map(world.start, configs, ports))
-    yield world, services
-    for service in services:
-        service.stop()
-
-
-def at_once(actions: Sequence[Callable[[], Answer]]) -> list[Answer]:
-    gate = threading.Barrier(len(actions))
-
-    def run(action: Callable[[], Answer]) -> Answer:
-        gate.wait()
-        return action()
-
-    with ThreadPoolExecutor(len(actions)) as pool:
-        return list(pool.map(run, actions))
-
-
-def codes(answers: Sequence[Answer]) -> Counter[str]:
-    return Counter(
-        "license" if status == 201 else str(body.get("type")).removeprefix("urn:corelocker:problem:")
-        for status, body in answers
-    )
-
-
-def challenge(service: ServiceProcess) -> str:
-    status, body = post(f"{service.url}/v1/challenges", {})
-    assert status == 201, body
-    return str(body["challenge"])
+    with two_hosts(world) as services:
+        yield world, services
 
 
 def unlock(service: ServiceProcess, phone: Phone, grant: str) -> Answer:
     return post(f"{service.url}/v1/licenses", phone.unlock_body(challenge(service), grant))
 
 
-def test_identical_requests(pair: tuple[World, list[ServiceProcess]]) -> None:
+def test_identical_requests(pair: TwoHosts) -> None:
     """50 times the same request, half of them to each process: one license."""
     world, services = pair
     phone, grant = Phone(world), world.grant("identical")
@@ -81,7 +46,7 @@ def test_identical_requests(pair: tuple[World, list[ServiceProcess]]) -> None:
     assert len(licenses) == len(entitlement.places) == 1
 
 
-def test_many_devices(pair: tuple[World, list[ServiceProcess]]) -> None:
+def test_many_devices(pair: TwoHosts) -> None:
     """50 devices at two processes, 3 places: exactly 3 licenses."""
     world, services = pair
     grant = world.grant("many")
@@ -96,7 +61,7 @@ def test_many_devices(pair: tuple[World, list[ServiceProcess]]) -> None:
     assert len(licenses) == len(entitlement.places) == 3
 
 
-def test_each_takes_what_the_other_gave(pair: tuple[World, list[ServiceProcess]]) -> None:
+def test_each_takes_what_the_other_gave(pair: TwoHosts) -> None:
     """A challenge of one counts at the other, once; a license of one is renewed, and revoked, at the other."""
     world, (one, two) = pair
     phone, grant = Phone(world), world.grant("each")
@@ -115,7 +80,7 @@ def test_each_takes_what_the_other_gave(pair: tuple[World, list[ServiceProcess]]
         assert refused["type"] == "urn:corelocker:problem:license-revoked"
 
 
-def test_one_is_killed_under_load(pair: tuple[World, list[ServiceProcess]]) -> None:
+def test_one_is_killed_under_load(pair: TwoHosts) -> None:
     """The other goes on, and devices that turn to it get their places; the dead one comes back and fits in."""
     world, services = pair
     grants = [world.grant(f"p{number}") for number in range(8)]
@@ -163,14 +128,14 @@ def test_one_is_killed_under_load(pair: tuple[World, list[ServiceProcess]]) -> N
             assert status == (201 if phone.thumbprint in given[number] else 409)
 
 
-def test_hosts_have_files_of_their_own(pair: tuple[World, list[ServiceProcess]]) -> None:
+def test_hosts_have_files_of_their_own(pair: TwoHosts) -> None:
     world, services = pair
     epochs = [world.folder / f"host-{service.port}/service-keys.json.epoch" for service in services]
     assert all(epoch.exists() for epoch in epochs)
     assert not (world.folder / "service-keys.json.epoch").exists()
 
 
-def test_a_renewal_and_a_notice_at_both_hosts(pair: tuple[World, list[ServiceProcess]]) -> None:
+def test_a_renewal_and_a_notice_at_both_hosts(pair: TwoHosts) -> None:
     """One renewal sent to both at once counts once; a revocation at the same time is never undone by one."""
     world, services = pair
     phone, grant = Phone(world), world.grant("renewed at both")

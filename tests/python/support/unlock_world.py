@@ -202,8 +202,9 @@ class World:
         """A folder with copies of all files of the service, as on a second machine; the path of its configuration."""
         folder = self.folder / f"host-{port}"
         folder.mkdir()
-        for name in ("service-keys.json", "dev-root.pem", "backend.pem", "service.toml"):
-            shutil.copy2(self.folder / name, folder / name)
+        for file in self.folder.iterdir():
+            if file.suffix in (".json", ".pem", ".der", ".toml"):
+                shutil.copy2(file, folder / file.name)
         FileKek.generate(folder / "kek")
         Keystore.open(folder / "service-keys.json").change_secret(Kek("file", str(folder / "kek")))
         config = folder / "service.toml"
