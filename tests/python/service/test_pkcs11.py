@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
+import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,12 +20,17 @@ import pytest
 from corelocker.bundle import jose
 from corelocker.bundle.content_keys import tier_keys
 from corelocker.bundle.keystore import Kek, Keystore
-from corelocker.errors import ConfigError, CoreLockerError, KeystoreEntryError, KeystoreSecretError
+from corelocker.errors import ConfigError, CoreLockerError, KeystoreAwayError, KeystoreEntryError, KeystoreSecretError
 from corelocker.licensing.device_key import SoftwareDeviceKey
 from corelocker.licensing.errors import NotReadyError
 from corelocker.licensing.license import issue_license, read_license
 from corelocker.licensing.tokens import TrustedKeys
-from corelocker.service.config import Pkcs11Config
+from corelocker.service.checks import check_config
+from corelocker.service.config import Pkcs11Config, ServiceConfig
+from corelocker.service.config_file import load_config
+from corelocker.service.limits import Limiters
+from corelocker.service.setup import init_development
+from corelocker.service.worker import TRY_AGAIN, work
 from cryptography.hazmat.primitives.asymmetric import ec
 
 MODULES = [Path("/usr/lib/softhsm/libsofthsm2.so"), Path("/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so")]
@@ -202,6 +210,61 @@ def test_a_token_that_is_away_and_comes_back(hsm: Hsm, keystore: Keystore) -> No
     hsm.tokens.rmdir()
     away.rename(hsm.tokens)
     keys.check()
+
+
+def test_a_service_whose_token_is_away_is_tried_again(hsm: Hsm, keystore: Keystore, tmp_path: Path) -> None:
+    """Its keystore cannot be opened meanwhile; a worker says so by its exit status, and check-config by a line."""
+    publisher = Keystore.create(tmp_path / "keys.json", Kek("pkcs11", hsm.reference))
+    files = init_development(tmp_path / "service", publisher, "com.example.app")
+    Keystore.open(files.keys).change_secret(Kek("pkcs11", hsm.reference))
+    hsm.pin_file.chmod(0o600)
+    hsm.tokens.rename(hsm.tokens.with_name("away"))
+    hsm.tokens.mkdir()
+    hsm.module.reinitialize()
+    with pytest.raises(KeystoreAwayError, match="cannot be used"):
+        Keystore.open(files.keys)
+    config = load_config(files.config)
+    (found,) = (each for each in check_config(config) if each.level == "error")
+    assert found.code == "keystore-secret"
+    assert start_worker(config) == TRY_AGAIN
+    hsm.module.reinitialize()
+
+
+def start_worker(config: ServiceConfig) -> int | None:
+    """The exit status of a worker that cannot start."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        arguments = (config, listener, Limiters.of(config), multiprocessing.Pipe()[1])
+        worker = multiprocessing.get_context("fork").Process(target=work, args=arguments)
+        worker.start()
+        worker.join(60)
+    return worker.exitcode
+
+
+def test_the_last_try_is_left_to_the_operator(hsm: Hsm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token that one more wrong PIN would lock is not logged in to."""
+    logins: list[str] = []
+    token = SimpleNamespace(flags=pkcs11.TokenFlag.USER_PIN_FINAL_TRY, open=lambda user_pin: logins.append(user_pin))
+    module = SimpleNamespace(get_token=lambda token_label: token)
+    monkeypatch.setattr(ours, "_initialize", lambda path, again=False: module)
+    for _ in range(3):
+        with pytest.raises(KeystoreSecretError, match="one more wrong PIN"):
+            Pkcs11Kek(hsm.reference).wrap(bytes(32))
+    token.flags = pkcs11.TokenFlag.USER_PIN_COUNT_LOW
+    with pytest.raises(AttributeError):
+        Pkcs11Kek(hsm.reference).wrap(bytes(32))
+    assert logins == [PIN]
+
+
+def test_a_provider_whose_packages_are_not_installed(tmp_path: Path) -> None:
+    """In a base install, the command line says what is missing."""
+    hide = "import sys\nsys.modules['pkcs11'] = None\nfrom corelocker.cli import app\nsys.exit(app.run(sys.argv[1:]))\n"
+    kek = "pkcs11:token=t;object=k?module-path=/m&pin-source=/p"
+    command = [sys.executable, "-c", hide, "keystore", "init", str(tmp_path / "keys.json"), "--kek", kek]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1, done
+    assert "'pkcs11' needs pkcs11, which is not installed. pip install 'corelocker[service]'" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_wrong_pin_is_tried_once(hsm: Hsm, keystore: Keystore) -> None:

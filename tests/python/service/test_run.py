@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import requests
+from support.http_server import eventually
 from support.unlock_world import Phone, ServiceProcess, World, free_port, post
 
 
@@ -88,6 +89,43 @@ def test_a_worker_that_dies_is_replaced(sqlite_world: World) -> None:
         assert first[1] in now
         assert requests.get(f"{service.url}/readyz", timeout=30).status_code == 200
         assert service.stop() == 0
+
+
+def test_workers_that_cannot_be_replaced_do_not_end_those_that_serve(sqlite_world: World) -> None:
+    """A keystore that is damaged while the service runs: nothing is wrong with the worker that has it open."""
+    world = sqlite_world
+    world.configure(workers=2)
+    keystore = world.folder / "service-keys.json"
+    sound = keystore.read_bytes()
+    with world.start() as service:
+        first = children(service.process.pid)
+        # Longer than what counts as a start that failed.
+        time.sleep(10.5)
+        keystore.write_bytes(b"{}")
+        os.kill(first[0], signal.SIGKILL)
+        # More often than workers are replaced where none serves.
+        assert eventually(lambda: sum(line["event"] == "worker-died" for line in log_lines(service)) >= 7, 60)
+        assert first[1] in children(service.process.pid)
+        assert requests.get(f"{service.url}/readyz", timeout=30).status_code == 200
+        keystore.write_bytes(sound)
+        # The one that is replaced now has the keystore.
+        assert eventually(lambda: len(set(children(service.process.pid)) - {first[1]}) == 1, 30)
+        time.sleep(2)
+        os.kill(first[1], signal.SIGKILL)
+        assert eventually(lambda: first[1] not in children(service.process.pid), 30)
+        assert eventually(lambda: requests.get(f"{service.url}/readyz", timeout=30).status_code == 200, 30)
+        assert service.stop() == 0
+
+
+def test_workers_that_all_die_end_the_service(sqlite_world: World) -> None:
+    world = sqlite_world
+    keystore = world.folder / "service-keys.json"
+    with world.start() as service:
+        keystore.write_bytes(b"{}")
+        os.kill(children(service.process.pid)[0], signal.SIGKILL)
+        assert service.process.wait(60) == 1
+    assert sum(line["event"] == "worker-cannot-start" for line in log_lines(service)) >= 4
+    assert "die as soon as they start" in service.log.read_text()
 
 
 def test_stopping_finishes_what_has_begun(sqlite_world: World) -> None:

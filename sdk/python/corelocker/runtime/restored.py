@@ -45,7 +45,7 @@ from corelocker.errors import (
 )
 from corelocker.files import file_stamp, write_atomically
 from corelocker.runtime.checked_files import CheckedFile, remember, was_checked
-from corelocker.runtime.clean_pages import parts
+from corelocker.runtime.clean_pages import parts, wipe
 
 Check = Literal["off", "once", "always"]
 
@@ -273,10 +273,13 @@ def restore_to_file(
         write_atomically(Path(out), force=force) as file,
     ):
         sha256 = hashlib.sha256()
-        for part in parts(restored):
-            sha256.update(part)
-            file.write(part)
-        restored.compare(sha256.digest())
+        try:
+            for part in parts(restored):
+                sha256.update(part)
+                file.write(part)
+            restored.compare(sha256.digest())
+        finally:
+            wipe(restored)
 
 
 def _tiers(

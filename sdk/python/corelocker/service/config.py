@@ -23,14 +23,12 @@ class Pkcs11Config:
         token: label of the token.
         pin_file: file with the user PIN.
         signing_key: label of the P-256 key pair that signs licenses.
-        wrapping_key: label of the AES key that wraps content keys, if the token keeps them from the disk.
     """
 
     module: Path
     token: str
     pin_file: Path
     signing_key: str
-    wrapping_key: str | None = None
 
 
 @dataclass(frozen=True)

@@ -162,7 +162,6 @@ def _pkcs11(table: Table) -> Pkcs11Config | None:
         token=table.text("token"),
         pin_file=table.path("pin_file"),
         signing_key=table.text("signing_key"),
-        wrapping_key=table.optional_text("wrapping_key"),
     )
 
 

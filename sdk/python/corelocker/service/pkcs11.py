@@ -14,7 +14,8 @@ The content keys themselves are in this process's memory while it runs: HPKE sea
 
 A module is used by one thread at a time: python-pkcs11 initializes modules without locks of their own. Several worker
 processes use the token side by side. A lost session, a token that was away and a module that was reset are opened
-again, once a call; a PIN that was wrong is never tried again, since tokens lock after a few.
+again, once a call; a PIN that was wrong is never tried again, since tokens lock after a few. The last try that a token
+allows is left to its operator.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from pkcs11.util.ec import encode_ec_public_key
 from corelocker.bundle import jose
 from corelocker.bundle.content_keys import KEY_SIZE
 from corelocker.bundle.keystore import Keystore, read_passphrase
-from corelocker.errors import ConfigError, KeystoreEntryError, KeystoreSecretError
+from corelocker.errors import ConfigError, KeystoreAwayError, KeystoreEntryError, KeystoreSecretError
 from corelocker.licensing.errors import NotReadyError
 from corelocker.licensing.tokens import Signer
 from corelocker.service.config import Pkcs11Config
@@ -90,6 +91,10 @@ class Token:
         module = _initialize(self._module)
         pin = read_passphrase(file=self._pin_file).decode("utf-8", "strict")
         token = module.get_token(token_label=self._label)
+        # Whoever restarts the service after each failure must not lock the token.
+        if token.flags & pkcs11.TokenFlag.USER_PIN_FINAL_TRY:
+            message = f"the token {self._label!r} would be locked by one more wrong PIN"
+            raise KeystoreSecretError(message, hint="Correct the PIN file, and log in once with the token's own tool")
         try:
             self._session = token.open(user_pin=pin)
         except pkcs11.UserAlreadyLoggedIn:
@@ -226,9 +231,9 @@ class Pkcs11Kek:
         self._token = Token(Path(attributes["module-path"]), attributes["token"], Path(attributes["pin-source"]))
 
     def wrap(self, key: bytes) -> bytes:
-        """The key, encrypted. Raises KeystoreSecretError, KeystoreEntryError or NotReadyError."""
+        """The key, encrypted. Raises KeystoreSecretError, KeystoreEntryError, or KeystoreAwayError without the token."""
         nonce = os.urandom(_NONCE_SIZE)
-        return nonce + self._token.use(
+        return nonce + self._use(
             lambda session: bytes(
                 self._find(session).encrypt(key, mechanism=pkcs11.Mechanism.AES_GCM, mechanism_param=_gcm(nonce))
             )
@@ -248,10 +253,16 @@ class Pkcs11Kek:
                 # Modules do not agree on how to say that the tag is wrong.
                 return None
 
-        opened = self._token.use(work)
+        opened = self._use(work)
         if opened is None:
             raise KeystoreSecretError(f"the key {self._label!r} of the token does not open the keystore")
         return opened
+
+    def _use(self, work: Callable[[Any], _T]) -> _T:
+        try:
+            return self._token.use(work)
+        except NotReadyError as away:
+            raise KeystoreAwayError(str(away), hint="Attach the token, then try again") from None
 
     def _find(self, session: Any) -> Any:
         return session.get_key(

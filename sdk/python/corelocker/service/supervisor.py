@@ -32,7 +32,7 @@ from corelocker.service.worker import DRAIN_SIGNAL, TRY_AGAIN, drain_seconds, wo
 
 # A worker that dies sooner after its start than this is not replaced at once.
 _RESTART_PAUSE = 1.0
-# So many workers in a row that lived for less than so many seconds end the service.
+# So many workers in a row that lived for less than so many seconds end the service, unless another lives for longer.
 _FAILURES = 5
 _FAILURE_SECONDS = 10.0
 # Beyond the workers' own time to finish what they have begun.
@@ -55,6 +55,7 @@ class Supervisor:
         self._cores: dict[BaseProcess, int] = {}
         self._failures = 0
         self._stopping = False
+        self._gave_up = False
         self._reloading = False
         self._fork = multiprocessing.get_context("fork")
         self._wake, self._waker = socket.socketpair()
@@ -84,7 +85,7 @@ class Supervisor:
             if metrics is not None:
                 metrics.close()
         self._log.write("info", "stopped", pid=os.getpid())
-        if self._failures >= _FAILURES:
+        if self._gave_up:
             raise ServiceRefusesToStartError("the workers die as soon as they start", hint="The log says why")
 
     def _listen_to_signals(self) -> None:
@@ -137,15 +138,20 @@ class Supervisor:
         for worker in [worker for worker in self._workers if worker.exitcode is not None]:
             lived = time.monotonic() - self._workers.pop(worker)
             # A database or key service that is away comes back, and the service with it. One that was killed had not failed.
-            if worker.exitcode != TRY_AGAIN and (worker.exitcode != -signal.SIGKILL or lived < _RESTART_PAUSE):
+            failed = worker.exitcode != TRY_AGAIN and (worker.exitcode != -signal.SIGKILL or lived < _RESTART_PAUSE)
+            if failed:
                 self._failures = self._failures + 1 if lived < _FAILURE_SECONDS else 0
             self._log.write("error", "worker-died", pid=worker.pid, exit=worker.exitcode)
             forget_process(worker.pid)
-            if self._failures >= _FAILURES:
-                self._stopping = True
+            if failed and self._failures >= _FAILURES and not self._has_lasting_worker():
+                self._stopping = self._gave_up = True
             elif not self._stopping:
                 time.sleep(_RESTART_PAUSE if lived < _RESTART_PAUSE else 0)
                 self._start(self._config, self._limiters)
+
+    def _has_lasting_worker(self) -> bool:
+        """Whether a worker serves with what new ones cannot get any more, such as a keystore that was damaged meanwhile."""
+        return any(time.monotonic() - started > _FAILURE_SECONDS for started in self._workers.values())
 
     def _end_retired(self) -> None:
         for worker, until in list(self._retiring.items()):

@@ -18,7 +18,7 @@ import time
 from multiprocessing.connection import Connection as Pipe
 
 from corelocker.errors import CoreLockerError, KeystoreAwayError
-from corelocker.licensing.errors import StorageError
+from corelocker.licensing.errors import NotReadyError, StorageError
 from corelocker.service.config import HttpConfig, ServiceConfig
 from corelocker.service.connections import KEEP_ALIVE_SECONDS, make_server
 from corelocker.service.core import UnlockService
@@ -69,7 +69,7 @@ def work(
         _serve(config, listener, limiters, log, serves)
     except CoreLockerError as error:
         log.write("error", "worker-cannot-start", code=error.code, message=str(error))
-        sys.exit(TRY_AGAIN if isinstance(error, StorageError | KeystoreAwayError) else 1)
+        sys.exit(TRY_AGAIN if isinstance(error, StorageError | KeystoreAwayError | NotReadyError) else 1)
     except Exception as error:
         log.failure("worker-failed", error)
         sys.exit(1)

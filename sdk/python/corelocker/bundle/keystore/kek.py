@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import keywrap
 
 from corelocker.bundle.content_keys import KEY_SIZE
 from corelocker.bundle.keystore.small_files import read_small
-from corelocker.errors import KeystoreSecretError
+from corelocker.errors import KeystoreSecretError, MissingExtraError
 from corelocker.files import write_atomically
 
 KEK_PROVIDERS = "corelocker.kek_providers"
@@ -74,13 +74,19 @@ class Kek:
     reference: str
 
     def load(self) -> KekProvider:
-        """The provider. Raises KeystoreSecretError when it is not installed."""
+        """The provider. Raises KeystoreSecretError when it is not installed, MissingExtraError when what it needs is not."""
         if self.provider == "file":
             return FileKek(self.reference)
         from importlib.metadata import entry_points  # slow to import, and seldom needed
 
         for entry in entry_points(group=KEK_PROVIDERS, name=self.provider):
-            factory: Callable[[str], KekProvider] = entry.load()
+            try:
+                factory: Callable[[str], KekProvider] = entry.load()
+            except ImportError as error:
+                missing = (error.name or "a package").partition(".")[0]
+                message = f"the key-encryption-key provider {self.provider!r} needs {missing}, which is not installed"
+                own = entry.value.startswith("corelocker.")
+                raise MissingExtraError(message, hint="pip install 'corelocker[service]'" if own else None) from None
             return factory(self.reference)
         raise KeystoreSecretError(f"the key-encryption-key provider {self.provider!r} is not installed")
 
