@@ -279,12 +279,24 @@ def status(
         found = read(loaded, storage, hours)
 
     def text() -> None:
-        print(f"last {hours:g} hours: {found.decisions['unlock']} unlocks, {found.decisions['renew']} renewals")
+        decided = found.decisions
+        print(
+            f"last {hours:g} hours: {decided['unlock']} unlocks, {decided['renew']} renewals, "
+            f"{decided['notice']} notifications of stores"
+        )
         for refused in found.refusals:
-            print(f"  refused: {refused['number']} x {refused['event']}, {refused['code']}")
+            reason = f" ({refused['reason']})" if refused["reason"] else ""
+            print(f"  refused: {refused['number']} x {refused['event']}, {refused['code']}{reason}")
         used = ", ".join(f"{number} on {devices}" for devices, number in found.devices.items()) or "none"
         print(f"purchases by devices that use them: {used}")
         print(f"waiting: {found.waiting['acknowledgements']} acknowledgements to Google Play")
+        if found.waiting["requests"] is None:
+            print("this host's workers: not known, no http.metrics_port answers")
+        else:
+            print(
+                f"this host's workers: {found.waiting['requests']} requests under way, "
+                f"{found.waiting['connections']} connections"
+            )
         print("stored: " + ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in found.stored.items()))
         for key in found.keys:
             age = "in a token" if key["days"] is None else f"{key['days']} days old"

@@ -17,6 +17,8 @@ from corelocker.service.storage import Storage
 # Of refusals that concern no known purchase, so many are kept at once, and one more each so many seconds.
 _BURST = 60
 _INTERVAL_SECONDS = 10
+# What the detail of a row ends with that stands for many.
+MORE = " more refusals of this kind"
 
 
 class RefusalLog:
@@ -54,7 +56,7 @@ class RefusalLog:
         try:
             with self._storage.transaction(durable=False) as transaction:
                 for (event, code), count in counts.items():
-                    transaction.audit(AuditRow(event, code, now_ms, f"{count} more refusals of this kind"))
+                    transaction.audit(AuditRow(event, code, now_ms, f"{count}{MORE}"))
         except StorageError:
             with self._lock:
                 self._uncounted += counts
