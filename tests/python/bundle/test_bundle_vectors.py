@@ -17,7 +17,7 @@ from corelocker.bundle.clkey import KeyBundle
 from corelocker.bundle.content_keys import tier_keys
 from corelocker.bundle.keystore import Keystore
 from corelocker.bundle.patch import Patch
-from corelocker.bundle.sample import sample, sample_of_file
+from corelocker.bundle.sample import OpenFileSample, sample
 from corelocker.errors import BundleError, CoreLockerError, PatchError, RestoreError
 from corelocker.runtime import restore
 
@@ -76,7 +76,11 @@ def test_sample(vector: Vector, tmp_path: Path) -> None:
     assert sample_of(file, patch) == vector["sample"]
     (tmp_path / "file").write_bytes(file)
     with (tmp_path / "file").open("rb") as opened:
-        assert sample_of_file(opened.fileno(), len(file), patch.table).hex() == vector["sample"]
+        read = OpenFileSample(opened.fileno(), len(file), patch.table)
+    assert read.locked.hex() == vector["sample"]
+    restored = bytearray(file)
+    patch.apply(restored)
+    assert read.after(memoryview(restored), [patch.table]) == sample(np.frombuffer(restored, np.uint8), patch.table)
 
 
 @pytest.mark.parametrize("from_file", [False, True], ids=["bytes", "path"])

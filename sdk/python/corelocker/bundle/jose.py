@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import binascii
 import hashlib
-import json
 from collections.abc import Mapping
 
 from cryptography.exceptions import InvalidSignature
@@ -72,7 +71,8 @@ def key_of_jwk(jwk: object) -> ec.EllipticCurvePublicKey:
 
 def thumbprint(key: ec.EllipticCurvePublicKey) -> str:
     """The SHA-256 thumbprint of the key's JWK in base64url (RFC 7638): 43 characters."""
-    canonical = json.dumps(public_jwk(key), sort_keys=True, separators=(",", ":"))
+    jwk = public_jwk(key)
+    canonical = f'{{"crv":"P-256","kty":"EC","x":"{jwk["x"]}","y":"{jwk["y"]}"}}'
     return encode_base64url(hashlib.sha256(canonical.encode()).digest())
 
 

@@ -15,14 +15,24 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from corelocker.bundle.flips import Flip, check_flips, flip
-from corelocker.bundle.patch_runs import RUN, U32_MAX, Kind, PatchRun, Table, check_runs, rows_of, total_size
+from corelocker.bundle.patch_runs import (
+    RUN,
+    U32_MAX,
+    Kind,
+    PatchRun,
+    Table,
+    all_replace,
+    check_runs,
+    fields_of,
+    rows_of,
+    total_size,
+)
 from corelocker.errors import (
     PatchBoundsError,
     PatchMagicError,
@@ -108,16 +118,12 @@ class Patch:
     @property
     def runs(self) -> tuple[PatchRun, ...]:
         """The runs in file order."""
-        return tuple(self._rows)
-
-    @cached_property
-    def _rows(self) -> list[PatchRun]:
-        return rows_of(self.table)
+        return tuple(rows_of(self.table))
 
     @property
     def flips(self) -> bool:
         """Whether a run flips. What that restores is only as good as the file, for no byte of it was encrypted."""
-        return bool((self.table["kind"] != Kind.REPLACE).any())
+        return not all_replace(self.table)
 
     def encode(self) -> bytes:
         """The patch as bytes."""
@@ -135,9 +141,10 @@ class Patch:
             raise TypeError("the buffer that the patch is applied to is read-only")
         file = np.frombuffer(view, np.uint8) if self.end else np.empty(0, np.uint8)
         position = 0
-        for run in self._rows:
-            offset, length, stride, count, kind, _, _ = run
-            if kind != Kind.REPLACE:
+        for fields in fields_of(self.table):
+            offset, length, stride, count, kind, _, _ = fields
+            if kind:  # Kind.REPLACE is 0
+                run = PatchRun._make(fields)
                 size = run.part_size
                 flip(file, run, self.payload[position : position + size])
                 position += size

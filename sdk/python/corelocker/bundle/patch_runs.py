@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -38,6 +38,8 @@ Table = npt.NDArray[np.void]
 U32_MAX = 2**32 - 1
 
 _ROW = struct.Struct("<QIIIBBBx")
+# As RUN, with kind, width, constant and reserved byte as one number: 0 for a run that puts bytes in.
+_FORM = np.dtype([("place", "V20"), ("form", "<u4")])
 _PLACES = ("offset", "length", "stride", "count")
 _ONE = np.uint64(1)
 _U64_MAX = 2**64 - 1
@@ -91,7 +93,17 @@ class PatchRun(NamedTuple):
 
 def rows_of(table: Table) -> list[PatchRun]:
     """The runs of a table (n,) as Python numbers."""
-    return [PatchRun._make(row) for row in _ROW.iter_unpack(np.ascontiguousarray(table).data)]
+    return [PatchRun._make(row) for row in fields_of(table)]
+
+
+def fields_of(table: Table) -> Iterator[tuple[int, int, int, int, int, int, int]]:
+    """`rows_of` as plain tuples, which are made several times as fast."""
+    return _ROW.iter_unpack(np.ascontiguousarray(table).data)
+
+
+def all_replace(table: Table) -> bool:
+    """Whether all runs put bytes in; a few operations on the whole table instead of many."""
+    return not np.ascontiguousarray(table).view(_FORM)["form"].any()
 
 
 def replacing(runs: Iterable[Run]) -> Table:
@@ -109,6 +121,8 @@ def part_sizes(table: Table) -> U64Array:
     The mask of a flipping run has one bit for each element, so one byte for `width` bytes of the file.
     """
     size = table["length"].astype(np.uint64) * table["count"]
+    if all_replace(table):
+        return np.asarray(size, np.uint64)
     width = table["width"].astype(np.uint64)
     flips = table["kind"] != Kind.REPLACE
     divisor = np.where(flips, np.maximum(width, _ONE), _ONE)
@@ -167,6 +181,8 @@ def check_runs(table: Table, file_size: int, payload_size: int | None = None) ->
 
 def _wrong_kinds(table: Table) -> npt.NDArray[np.bool_]:
     """Whether a run's kind, width, constant, reserved byte and length do not go together, (n,)."""
+    if all_replace(table):
+        return np.zeros(len(table), np.bool_)
     kind, width, constant = table["kind"], table["width"], table["constant"]
     known = _KNOWN[kind, width]
     # The constant of 8-bit elements fills its byte; only that of 4-bit elements can be too large.

@@ -38,19 +38,48 @@ def sample(file: Bytes, table: Table, between: Callable[[], object] = lambda: No
     return sample_of(file.size, [in_windows], run_ends(file, table, between))
 
 
-def sample_of_file(descriptor: int, size: int, table: Table) -> bytes:
-    """`sample` of an open file, read and not mapped: that leaves no page in memory, and is cheaper while the runs are few.
+class OpenFileSample:
+    """The sample of an open file with few runs, before and after patches.
 
-    Bytes that the file does not have any more count as none.
+    The file is read and not mapped: that leaves no page in memory, and is cheaper while the runs are few. Bytes that the file does
+    not have any more count as none.
+
+    Attributes:
+        locked: the sample of the file as it is, 32 bytes.
     """
-    windows = (os.pread(descriptor, length, start) for start, length in window_places(size))
-    starts, sizes = end_places(table)
-    ends = (
-        os.pread(descriptor, length, start)
-        for start, length in zip(starts.tolist(), sizes.tolist(), strict=True)
-        if length
-    )
-    return sample_of(size, [b"".join(windows)], [b"".join(ends)])
+
+    def __init__(self, descriptor: int, size: int, table: Table) -> None:
+        self._size = size
+        self._windows = window_places(size)
+        self._in_windows = [os.pread(descriptor, length, start) for start, length in self._windows]
+        starts, sizes = end_places(table)
+        self._ends = [end for end in zip(starts.tolist(), sizes.tolist(), strict=True) if end[1]]
+        ends = [os.pread(descriptor, length, start) for start, length in self._ends]
+        self.locked = sample_of(size, [b"".join(self._in_windows)], [b"".join(ends)])
+
+    def after(self, file: memoryview, applied: Iterable[Table]) -> bytes:
+        """The sample of `file`, which is the same file in memory after the patches with the tables `applied`; 32 bytes.
+
+        Of the windows only those are looked at that a patch may have changed, for each costs a page.
+        """
+        starts, lengths = np.array(self._windows, np.int64).reshape(-1, 2).T
+        in_windows: list[bytes | memoryview] = [*self._in_windows]
+        for table in applied:
+            for i in np.flatnonzero(_reached(starts, starts + lengths, table)).tolist():
+                start, length = self._windows[i]
+                in_windows[i] = file[start : start + length]
+        ends = [file[start : start + length] for start, length in self._ends]
+        return sample_of(self._size, [b"".join(in_windows)], [b"".join(ends)])
+
+
+def _reached(starts: Int64Array, stops: Int64Array, table: Table) -> npt.NDArray[np.bool_]:
+    """Whether a range of a file lies, with a byte, between the first and the last byte of a run; (ranges,)."""
+    if len(table) == 0:
+        return np.zeros(starts.size, np.bool_)
+    offset, length, stride, count = (table[name].astype(np.int64) for name in ("offset", "length", "stride", "count"))
+    reach = np.maximum.accumulate(offset + (count - 1) * stride + length)
+    before = np.searchsorted(offset, stops)  # runs that begin before the range ends
+    return np.asarray((before > 0) & (reach[before - 1] > starts))
 
 
 def sample_of(size: int, windows: Iterable[Bytes | bytes], ends: Iterable[Bytes | bytes]) -> bytes:
@@ -91,8 +120,10 @@ def end_places(table: Table) -> tuple[Int64Array, Int64Array]:
     size = np.minimum(length, END)
     last = offset + (count - 1) * stride + length - size
     once = (count == 1) & (length <= END)
-    starts = np.stack((offset, last), axis=1).reshape(-1)
-    return starts, np.stack((size, np.where(once, 0, size)), axis=1).reshape(-1)
+    starts, sizes = np.empty((len(table), 2), np.int64), np.empty((len(table), 2), np.int64)
+    starts[:, 0], starts[:, 1] = offset, last
+    sizes[:, 0], sizes[:, 1] = size, np.where(once, 0, size)
+    return starts.reshape(-1), sizes.reshape(-1)
 
 
 def _gather(file: Bytes, starts: Int64Array, sizes: Int64Array) -> Bytes:

@@ -32,7 +32,7 @@ from corelocker.bundle.clkey import DecryptedSection, KeyBundle
 from corelocker.bundle.clkey_header import BundledFile
 from corelocker.bundle.content_keys import KEY_SIZE, tier_keys
 from corelocker.bundle.patch import Patch
-from corelocker.bundle.sample import sample, sample_of_file
+from corelocker.bundle.sample import OpenFileSample, sample
 from corelocker.errors import (
     AlreadyRestoredError,
     BundleMismatchError,
@@ -127,9 +127,13 @@ class RestoredFile(mmap.mmap):
         except ValueError:
             raise FileSizeError(f"{path} is empty or was cut while it was opened") from None
         try:
-            mapping._compare_locked(descriptor, sections, patches)
+            few = [
+                OpenFileSample(descriptor, len(mapping), patch.table) if len(patch.table) <= _FEW_RUNS else None
+                for patch in patches
+            ]
+            mapping._compare_locked(sections, patches, few)
             if sections:
-                mapping._apply(sections, patches)
+                mapping._apply(sections, patches, few)
         except BaseException:
             mapping.close()
             raise
@@ -162,13 +166,13 @@ class RestoredFile(mmap.mmap):
             if file_stamp(os.fstat(descriptor)) == file.stamp:
                 remember(file, checked)
 
-    def _compare_locked(self, descriptor: int, sections: Sequence[DecryptedSection], patches: Sequence[Patch]) -> None:
+    def _compare_locked(
+        self, sections: Sequence[DecryptedSection], patches: Sequence[Patch], few: Sequence[OpenFileSample | None]
+    ) -> None:
         """Raise the reason when the mapped file is not the locked one, before any patch is applied."""
         found = [
-            sample_of_file(descriptor, len(self), patch.table)
-            if len(patch.table) <= _FEW_RUNS
-            else sample(np.frombuffer(self, np.uint8), patch.table, self._release)
-            for patch in patches
+            sample(np.frombuffer(self, np.uint8), patch.table, self._release) if read is None else read.locked
+            for patch, read in zip(patches, few, strict=True)
         ]
         if found == [section.section.locked_sample for section in sections]:
             return
@@ -187,16 +191,21 @@ class RestoredFile(mmap.mmap):
         if hasattr(mmap, "MADV_DONTNEED"):
             self.madvise(mmap.MADV_DONTNEED)
 
-    def _apply(self, sections: Sequence[DecryptedSection], patches: Sequence[Patch]) -> None:
+    def _apply(
+        self, sections: Sequence[DecryptedSection], patches: Sequence[Patch], few: Sequence[OpenFileSample | None]
+    ) -> None:
         # An address and not a view of the mapping, which could not be closed while the view is alive.
         address = np.frombuffer(self, np.uint8).__array_interface__["data"][0]
         self._protect(address, mmap.PROT_READ | mmap.PROT_WRITE)
         memory: memoryview
         found: list[bytes] = []
         with _memory_view(address, len(self), _WRITABLE) as memory:
-            for patch in patches:
+            for number, (patch, read) in enumerate(zip(patches, few, strict=True), 1):
                 patch.apply(memory)
-                found.append(sample(np.frombuffer(memory, np.uint8), patch.table))
+                if read is None:
+                    found.append(sample(np.frombuffer(memory, np.uint8), patch.table))
+                else:
+                    found.append(read.after(memory, [applied.table for applied in patches[:number]]))
         self._protect(address, mmap.PROT_READ)
         if found != [section.restored_sample for section in sections]:
             raise RestoredBytesError("the patch does not lead to the file that the key bundle says")
@@ -303,15 +312,18 @@ def _candidates(path: Path | str, bundle: KeyBundle) -> list[tuple[int, int, Bun
     except OSError as error:
         raise FileAccessError(f"{path}: {error.strerror or error}") from None
     files = [
-        (_likeness(path, artifact.name, file.path), number, index, file)
+        (number, index, file)
         for number, artifact in enumerate(bundle.artifacts)
         for index, file in enumerate(artifact.files)
     ]
-    files.sort(key=lambda entry: -entry[0])
-    found = [entry[1:] for entry in files if entry[3].size == size]
-    if not found and files[0][0] > 0:
-        raise FileSizeError(f"{path} has {size} bytes, the locked file {files[0][3].size}", hint="Is it cut off?")
-    return found
+    found = [entry for entry in files if entry[2].size == size]
+    if len(found) == 1:
+        return found
+    alike = {entry[:2]: _likeness(path, bundle.artifacts[entry[0]].name, entry[2].path) for entry in files}
+    files.sort(key=lambda entry: -alike[entry[:2]])
+    if not found and alike[files[0][:2]] > 0:
+        raise FileSizeError(f"{path} has {size} bytes, the locked file {files[0][2].size}", hint="Is it cut off?")
+    return [entry for entry in files if entry[2].size == size]
 
 
 def _likeness(path: Path | str, artifact: str, file: str) -> int:
