@@ -351,33 +351,6 @@ def test_restore_wipes_the_patches(path: Path, bundle: KeyBundle, monkeypatch: p
     assert all(not any(section.patch) for section in opened)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc/self/pagemap")
-@pytest.mark.parametrize("damaged", [False, True])
-def test_writing_to_a_file_leaves_nothing_restored_in_memory(
-    file: Locked, path: Path, bundle: KeyBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: bool
-) -> None:
-    """What the mapping holds when it is unmapped: zeros wherever the restored file differs from the locked one."""
-    locked, left = np.fromfile(path, np.uint8), list[bytes]()
-    close = RestoredFile.close
-
-    def look(self: RestoredFile) -> None:
-        left.append(self[:])
-        close(self)
-
-    monkeypatch.setattr(RestoredFile, "__exit__", lambda self, *_: look(self))
-    if damaged:
-        monkeypatch.setattr(RestoredFile, "file_digest", property(lambda _: bytes(32), lambda *_: None))
-        with pytest.raises(RestoredBytesError):
-            restore_to_file(path, bundle, KEY, tmp_path / "out")
-    else:
-        restore_to_file(path, bundle, KEY, tmp_path / "out")
-        assert (tmp_path / "out").read_bytes() == file.states[2].tobytes()
-    (memory,) = left
-    restored = np.frombuffer(file.states[2].tobytes(), np.uint8)
-    assert not np.frombuffer(memory, np.uint8)[restored != locked].any()
-    assert (restored != locked).any()
-
-
 def test_the_file_may_be_deleted_or_replaced_while_open(
     file: Locked, path: Path, bundle: KeyBundle, tmp_path: Path
 ) -> None:

@@ -66,6 +66,10 @@ def lock(
 
 
 def bundle_of(files: Sequence[Locked], key: bytes, **wrong: bytes) -> KeyBundle:
+    return KeyBundle.open(bundle_bytes(files, key, **wrong))
+
+
+def bundle_bytes(files: Sequence[Locked], key: bytes, **wrong: bytes) -> bytes:
     bundle = uuid4()
     sections = tuple(
         SectionContents(
@@ -84,7 +88,7 @@ def bundle_of(files: Sequence[Locked], key: bytes, **wrong: bytes) -> KeyBundle:
     artifacts = tuple(BundledArtifact(file.name, "executorch", (file.entry,)) for file in files)
     tiers = TIERS[-len(files[0].states) :]
     written = BundleContents(bundle, "m", 1, tiers, artifacts, sections)
-    return KeyBundle.open(write_bundle(written, SIGNING_KEY, tier_keys(key, bundle, len(tiers))))
+    return write_bundle(written, SIGNING_KEY, tier_keys(key, bundle, len(tiers)))
 
 
 def decrypted(bundle: KeyBundle, key: bytes, tier: int, artifact: int = 0) -> list[DecryptedSection]:

@@ -72,6 +72,32 @@ class OpenFileSample:
         return sample_of(self._size, [b"".join(in_windows)], [b"".join(ends)])
 
 
+class BlockSample:
+    """The sample of a file of `size` bytes, with the runs `table` (n,), whose blocks come one after the other."""
+
+    def __init__(self, size: int, table: Table) -> None:
+        self._size = size
+        windows = np.array(window_places(size), np.int64).reshape(-1, 2)
+        starts, sizes = end_places(table)
+        self._starts, self._sizes = np.append(windows[:, 0], starts), np.append(windows[:, 1], sizes)
+        self._places = self._sizes.cumsum() - self._sizes
+        self._bytes = np.empty(int(self._sizes.sum()), np.uint8)
+
+    def add(self, start: int, block: Bytes) -> None:
+        """Take what the sample covers of `block`, the bytes of the file from `start` on."""
+        stop = start + block.size
+        covered = np.flatnonzero((self._starts < stop) & (self._starts + self._sizes > start))
+        for begin, size, place in zip(
+            *(a[covered].tolist() for a in (self._starts, self._sizes, self._places)), strict=True
+        ):
+            low, high = max(begin, start), min(begin + size, stop)
+            self._bytes[place + low - begin : place + high - begin] = block[low - start : high - start]
+
+    def digest(self) -> bytes:
+        """The sample, 32 bytes, once all blocks were added."""
+        return sample_of(self._size, [self._bytes], [])
+
+
 def _reached(starts: Int64Array, stops: Int64Array, table: Table) -> npt.NDArray[np.bool_]:
     """Whether a range of a file lies, with a byte, between the first and the last byte of a run; (ranges,)."""
     if len(table) == 0:

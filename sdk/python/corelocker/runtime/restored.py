@@ -22,9 +22,9 @@ import itertools
 import mmap
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Self, TypeVar
 
 import numpy as np
 
@@ -43,11 +43,12 @@ from corelocker.errors import (
     RestoredBytesError,
     RestoreError,
 )
-from corelocker.files import file_stamp, write_atomically
+from corelocker.files import file_stamp
 from corelocker.runtime.checked_files import CheckedFile, remember, was_checked
-from corelocker.runtime.clean_pages import parts, wipe
+from corelocker.runtime.clean_pages import parts
 
 Check = Literal["off", "once", "always"]
+T = TypeVar("T")
 
 _FEW_RUNS = 1 << 10  # whose ends are read one by one
 
@@ -131,7 +132,15 @@ class RestoredFile(mmap.mmap):
                 OpenFileSample(descriptor, len(mapping), patch.table) if len(patch.table) <= _FEW_RUNS else None
                 for patch in patches
             ]
-            mapping._compare_locked(sections, patches, few)
+            compare_locked(
+                [
+                    sample(np.frombuffer(mapping, np.uint8), patch.table, mapping._release)
+                    if read is None
+                    else read.locked
+                    for patch, read in zip(patches, few, strict=True)
+                ],
+                sections,
+            )
             if sections:
                 mapping._apply(sections, patches, few)
         except BaseException:
@@ -148,10 +157,7 @@ class RestoredFile(mmap.mmap):
 
     def compare(self, sha256: bytes) -> None:
         """Raise RestoredBytesError when `sha256` is not the digest that the whole file must have."""
-        if self.file_digest is None or sha256 != self.file_digest:
-            raise RestoredBytesError(
-                "the whole file is not the publisher's, although its sample is", hint="Deliver the locked file again"
-            )
+        compare_digest(sha256, self.file_digest)
 
     def _check(self, descriptor: int, check: Check, checked: Path | None) -> None:
         if check == "off":
@@ -165,26 +171,6 @@ class RestoredFile(mmap.mmap):
             # One that somebody wrote to meanwhile may have been read half before and half after.
             if file_stamp(os.fstat(descriptor)) == file.stamp:
                 remember(file, checked)
-
-    def _compare_locked(
-        self, sections: Sequence[DecryptedSection], patches: Sequence[Patch], few: Sequence[OpenFileSample | None]
-    ) -> None:
-        """Raise the reason when the mapped file is not the locked one, before any patch is applied."""
-        found = [
-            sample(np.frombuffer(self, np.uint8), patch.table, self._release) if read is None else read.locked
-            for patch, read in zip(patches, few, strict=True)
-        ]
-        if found == [section.section.locked_sample for section in sections]:
-            return
-        # A patch that changes nothing that it samples says nothing about the state of the file.
-        changing = [s.restored_sample if s.restored_sample != s.section.locked_sample else None for s in sections]
-        if any(of_file == after for of_file, after in zip(found, changing, strict=True)):
-            raise AlreadyRestoredError(
-                "the file is restored already", hint="A patch is applied once, to the locked file"
-            )
-        raise ReplacedBytesError(
-            "the file is not the locked file of the key bundle", hint="Take the file and the bundle of one lock"
-        )
 
     def _release(self) -> None:
         """Let all pages leave memory, while none is changed: the kernel maps their neighbors with those that are read."""
@@ -207,8 +193,7 @@ class RestoredFile(mmap.mmap):
                 else:
                     found.append(read.after(memory, [applied.table for applied in patches[:number]]))
         self._protect(address, mmap.PROT_READ)
-        if found != [section.restored_sample for section in sections]:
-            raise RestoredBytesError("the patch does not lead to the file that the key bundle says")
+        compare_restored(found, sections)
 
     def _protect(self, address: int, protection: int) -> None:
         if _libc.mprotect(address, len(self), protection) != 0:
@@ -243,6 +228,31 @@ def restore(
     Raises what `RestoredFile.open` and `KeyBundle.decrypt` raise, and BundleMismatchError when the bundle has no such
     tier or file.
     """
+    return with_sections(
+        path,
+        bundle,
+        content_key,
+        tier,
+        key_tier,
+        lambda sections, file: RestoredFile.open(
+            path, sections, check=check, checked=checked, locked_digest=file.sha256
+        ),
+    )
+
+
+def with_sections(
+    path: Path | str,
+    bundle: KeyBundle,
+    content_key: bytes,
+    tier: int | str | None,
+    key_tier: int | str | None,
+    use: Callable[[Sequence[DecryptedSection], BundledFile], T],
+) -> T:
+    """What `use` makes of the sections that restore the file at `path`, and of its entry in the bundle.
+
+    `use` is called for one file of the bundle after the other until it does not raise that the file at `path` is another one. The
+    other arguments and errors are those of `restore`. The sections are wiped afterwards.
+    """
     target, of_key = _tiers(bundle, content_key, tier, key_tier)
     refused: RestoreError | None = None
     for artifact, index, file in _candidates(path, bundle):
@@ -252,7 +262,7 @@ def restore(
                 below = section.tier < of_key
                 key = tier_keys(content_key, bundle.id, of_key + 1)[section.tier] if below else content_key
                 sections.append(bundle.decrypt(section, key))
-            return RestoredFile.open(path, sections, check=check, checked=checked, locked_digest=file.sha256)
+            return use(sections, file)
         except (ReplacedBytesError, AlreadyRestoredError) as error:
             refused = refused or error
             continue
@@ -262,33 +272,31 @@ def restore(
     raise refused or BundleMismatchError(f"the key bundle is not for {path}")
 
 
-def restore_to_file(
-    path: Path | str,
-    bundle: KeyBundle,
-    content_key: bytes,
-    out: Path | str,
-    tier: int | str | None = None,
-    *,
-    key_tier: int | str | None = None,
-    force: bool = False,
-) -> None:
-    """Write the file at `path`, restored, to `out`: what a publisher does, never a device.
+def compare_locked(found: Sequence[bytes], sections: Sequence[DecryptedSection]) -> None:
+    """Raise the reason when a file is not the locked one; `found` are its samples with the runs of each section's patch."""
+    if list(found) == [section.section.locked_sample for section in sections]:
+        return
+    # A patch that changes nothing that it samples says nothing about the state of the file.
+    changing = [s.restored_sample if s.restored_sample != s.section.locked_sample else None for s in sections]
+    if any(of_file == after for of_file, after in zip(found, changing, strict=True)):
+        raise AlreadyRestoredError("the file is restored already", hint="A patch is applied once, to the locked file")
+    raise ReplacedBytesError(
+        "the file is not the locked file of the key bundle", hint="Take the file and the bundle of one lock"
+    )
 
-    The arguments and errors are those of `restore`; the whole file is checked. `out` appears only when it is complete.
-    Raises OutputExistsError when `out` exists and `force` is not set.
-    """
-    with (
-        restore(path, bundle, content_key, tier, key_tier=key_tier, check="off") as restored,
-        write_atomically(Path(out), force=force) as file,
-    ):
-        sha256 = hashlib.sha256()
-        try:
-            for part in parts(restored):
-                sha256.update(part)
-                file.write(part)
-            restored.compare(sha256.digest())
-        finally:
-            wipe(restored)
+
+def compare_restored(found: Sequence[bytes], sections: Sequence[DecryptedSection]) -> None:
+    """Raise RestoredBytesError unless `found`, the sample after each section's patch, is what the section says."""
+    if list(found) != [section.restored_sample for section in sections]:
+        raise RestoredBytesError("the patch does not lead to the file that the key bundle says")
+
+
+def compare_digest(sha256: bytes, expected: bytes | None) -> None:
+    """Raise RestoredBytesError when a restored file is another one as a whole, or what it has to be is not known."""
+    if expected is None or sha256 != expected:
+        raise RestoredBytesError(
+            "the whole file is not the publisher's, although its sample is", hint="Deliver the locked file again"
+        )
 
 
 def _tiers(

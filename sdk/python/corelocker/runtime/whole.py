@@ -15,9 +15,8 @@ from corelocker.bundle.clkey import KeyBundle
 from corelocker.errors import OutputExistsError, ReplacedBytesError
 from corelocker.files import move_into_place, staging_folder
 from corelocker.progress import Progress, no_progress
-from corelocker.runtime.clean_pages import wipe
 from corelocker.runtime.locate import LocatedFile, locate_files
-from corelocker.runtime.restored import restore, restore_to_file
+from corelocker.runtime.streamed import check_restored, restore_to_file
 
 
 @dataclass(frozen=True)
@@ -57,9 +56,7 @@ def verify(
     for done, tier in enumerate(bundle.tiers):
         progress("restore", done, len(bundle.tiers))
         for file in files:
-            key_tier = len(bundle.tiers) - 1
-            with restore(file.path, bundle, content_key, tier, key_tier=key_tier, check="always") as restored:
-                wipe(restored)
+            check_restored(file.path, bundle, content_key, tier, key_tier=len(bundle.tiers) - 1)
     return Verification(located, tuple(bundle.tiers))
 
 
