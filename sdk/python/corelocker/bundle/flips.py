@@ -20,6 +20,10 @@ Bytes = npt.NDArray[np.uint8]
 
 # Elements that are flipped at a time, a multiple of 8: so many stay in the processor's cache.
 _STEP = 1 << 15
+# For each byte of a mask the eight bytes that it stands for, 0x80 where its bit is 1: one look-up instead of eight steps.
+_TOP_BITS = (np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little") << np.uint8(7)).view(
+    np.uint64
+)[:, 0]
 # Tables that are checked at a time.
 _TABLES = 1 << 10
 
@@ -119,6 +123,11 @@ def flip(target: Bytes, run: PatchRun, part: memoryview) -> None:
     """Flip the elements of `target` (the whole file, writable uint8) that the run's payload part names."""
     data = np.frombuffer(part, np.uint8)
     _flip(target, run, data[run.table_size :], data[: run.table_size].tobytes())
+
+
+def top_bits(mask: Bytes, first: int, last: int) -> Bytes:
+    """0x80 for each element from `first` up to `last` whose bit in `mask` is 1, else 0; (last - first,)."""
+    return _TOP_BITS[mask[first // 8 : -(-last // 8)]].view(np.uint8)[first % 8 :][: last - first]
 
 
 def _flip(target: Bytes, run: PatchRun, mask: Bytes, table: bytes) -> None:

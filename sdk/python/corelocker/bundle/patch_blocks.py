@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from corelocker.bundle.flips import Bytes, byte_table, flip
+from corelocker.bundle.flips import Bytes, byte_table, flip, top_bits
 from corelocker.bundle.patch import Patch
 from corelocker.bundle.patch_runs import Kind, PatchRun, part_sizes, rows_of
 
@@ -83,7 +83,7 @@ def _flip_bytes(view: Bytes, run: PatchRun, part: memoryview, at: int) -> None:
         size = width // 8
         first, last = at // size, (at + view.size) // size  # elements whose last byte is in the view
         top = view[(first + 1) * size - 1 - at :: size]
-        top ^= _bits(run, part, first, last) << np.uint8(7)
+        top ^= top_bits(np.frombuffer(part, np.uint8), first, last)
         return
     changed = byte_table(run, bytes(part[: run.table_size]))
     assert changed is not None  # noqa: S101

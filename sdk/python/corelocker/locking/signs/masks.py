@@ -15,7 +15,9 @@ import numpy.typing as npt
 
 from corelocker.bundle.patch_runs import PatchRun
 from corelocker.errors import LockingError
+from corelocker.files import Bytes
 from corelocker.locking.flipped import FlippedRun
+from corelocker.locking.signs.places import Flags
 from corelocker.locking.signs.reading import Signs
 
 U32_MAX = (1 << 32) - 1
@@ -40,13 +42,23 @@ def draw_flips(signs: Signs, tiers: npt.NDArray[np.uint8], seed: bytes, label: b
             mirror, run = signs.mirrors[signs.kinds[first]], units.run(first, last)
             if max(run.length, run.stride, run.count) > U32_MAX:
                 raise LockingError("a tensor is longer than 4 GiB", hint="Lock it with --unit value")
-            masks = [
-                np.packbits(mirror.flips(raw) & of_element, bitorder="little")
-                for raw, of_element in units.chunks(first, last, chosen)
-            ]
-            mask = np.concatenate(masks)
+            mask = _changeable(signs, first, last, chosen)
             key = hmac.digest(seed, label + b"/%d/%d" % (tier, run.offset), "sha256")
             mask &= np.frombuffer(hashlib.shake_256(key).digest(mask.size), np.uint8)
             place = PatchRun(*run, mirror.kind, mirror.width, mirror.constant)
             found.append(FlippedRun(place, tier, mirror.table + mask.tobytes()))
     return found
+
+
+def _changeable(signs: Signs, first: int, last: int, chosen: Flags) -> Bytes:
+    """The mask of the weights that can change their signs, of the units from `first` to `last` that are `chosen`."""
+    units, mirror = signs.units, signs.mirrors[signs.kinds[first]]
+    if signs.zeros == signs.unpaired == 0 and chosen[first : last + 1].all():
+        # They were all looked at when the signs were read, which need not be done again.
+        elements = units.run(first, last).size * 8 // mirror.width
+        return np.packbits(np.ones(elements, np.bool_), bitorder="little")
+    masks = [
+        np.packbits(mirror.flips(raw) & of_element, bitorder="little")
+        for raw, of_element in units.chunks(first, last, chosen)
+    ]
+    return np.concatenate(masks)

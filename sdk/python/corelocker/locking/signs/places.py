@@ -18,7 +18,7 @@ from corelocker.runs import Run, single
 Indices = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 
-CHUNK = 1 << 20  # elements that are looked at at a time, a multiple of 8
+CHUNK = 1 << 18  # elements that are looked at at a time, a multiple of 8; they stay in the processor's cache
 
 
 @dataclass(frozen=True, eq=False)
