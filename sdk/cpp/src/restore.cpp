@@ -172,7 +172,9 @@ corelocker_error Restoration::check_locked() {
         request_.sha256(section.sample.locked(), section.sample.size(), section.locked_sample);
     if (error != CORELOCKER_OK) return error;
     replaced |= !same_digest(wanted.locked_sample, section.locked_sample);
-    already |= wanted.restored_sample != nullptr && same_digest(wanted.restored_sample, section.locked_sample);
+    // Where a patch changes nothing that its sample covers, the sample does not tell the two states apart.
+    already |= wanted.restored_sample != nullptr && !same_digest(wanted.restored_sample, wanted.locked_sample) &&
+               same_digest(wanted.restored_sample, section.locked_sample);
   }
   if (!replaced) return CORELOCKER_OK;
   return already ? CORELOCKER_RESTORE_ALREADY : CORELOCKER_RESTORE_REPLACED;
