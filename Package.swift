@@ -21,11 +21,18 @@ targets += [
         cxxSettings: [.headerSearchPath("src")]),
     .target(
         name: "CoreLocker", dependencies: coreDependencies, path: "sdk/apple/CoreLocker", resources: [.copy("PrivacyInfo.xcprivacy")]),
-    // These two have nothing for Linux but what is tested there.
+    // On Linux these two are what is tested there: all but the calls of Apple's frameworks.
     .target(name: "CoreLockerDevice", dependencies: ["CoreLocker"], path: "sdk/apple/CoreLockerDevice"),
     .target(name: "CoreLockerCoreML", dependencies: ["CoreLockerDevice", "CoreLocker"], path: "sdk/apple/CoreLockerCoreML"),
     .testTarget(
-        name: "CoreLockerTests", dependencies: ["CoreLocker", "CoreLockerCoreML", "CCoreLocker"], path: "tests/apple/CoreLockerTests"),
+        name: "CoreLockerTests", dependencies: ["CoreLocker", "CoreLockerDevice", "CoreLockerCoreML", "CCoreLocker"],
+        path: "tests/apple/CoreLockerTests"),
+    .testTarget(
+        name: "CoreLockerDeviceTests", dependencies: ["CoreLocker", "CoreLockerDevice"],
+        path: "tests/apple/CoreLockerDeviceTests"),
+    .testTarget(
+        name: "CoreLockerCoreMLTests", dependencies: ["CoreLocker", "CoreLockerDevice", "CoreLockerCoreML"],
+        path: "tests/apple/CoreLockerCoreMLTests"),
 ]
 
 let package = Package(

@@ -15,19 +15,16 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import xcode_store
 import yaml
 from corelocker.audit.mlprogram import MlProgramEvaluator
-from corelocker.bundle import jose
 from corelocker.device.software import SoftwareDevice
 from corelocker.licensing.app_config import AppConfig
 from corelocker.licensing.development import DevelopmentKey
-from cryptography.hazmat.primitives.asymmetric import ec
 from support.unlock_world import ServiceProcess
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -85,20 +82,6 @@ def refuse_releases(folder: Path, out: Path) -> None:
     assert not list(release.rglob("*.pem")), "a release holds a development identity"
 
 
-def xcode_transaction(product: str, **changes: Any) -> str:
-    """A purchase as StoreKit's test environment in Xcode signs it: with a key that nobody knows."""
-    now = int(time.time() * 1000)
-    claims = {"bundleId": APP, "environment": "Xcode", "inAppOwnershipType": "PURCHASED", "originalTransactionId": product,
-              "productId": product, "purchaseDate": now, "signedDate": now, "transactionId": product,
-              "type": "Non-Consumable"}  # fmt: skip
-    if product.endswith(".monthly"):
-        claims |= {"type": "Auto-Renewable Subscription", "expiresDate": now + 30 * 86_400_000}
-    head, body = (json.dumps(part).encode() for part in ({"alg": "ES256", "kid": "Apple_Xcode_Key"}, claims | changes))
-    signed = f"{jose.encode_base64url(head)}.{jose.encode_base64url(body)}"
-    signature = jose.sign(ec.generate_private_key(ec.SECP256R1()), signed.encode())
-    return f"{signed}.{jose.encode_base64url(signature)}"
-
-
 def pictures(folder: Path) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
     """Inputs (n, 1, 28, 28) and labels (n,) as the app reads them."""
     images, labels = ((folder / name).read_bytes() for name in ("images.idx3-ubyte", "labels.idx1-ubyte"))
@@ -138,7 +121,9 @@ def buy_and_run(folder: Path, out: Path) -> None:
     phone = SoftwareDevice.create(folder / "phone", config, identity)
     with phone.open_bundle(models / "fashion.clkey") as bundle:
         for product, tier in SOLD.items():
-            verified = phone.unlock(bundle, tier, {"provider": "app-store", "transaction": xcode_transaction(product)})
+            verified = phone.unlock(
+                bundle, tier, {"provider": "app-store", "transaction": xcode_store.transaction(APP, product)}
+            )
             assert verified.license.tier == tier
             states = []
             for path in locked:
@@ -150,8 +135,8 @@ def buy_and_run(folder: Path, out: Path) -> None:
 def run_the_model_layer(folder: Path, build_folder: str) -> None:
     """The tests of DemoCore that need the resources and the service, in the chroot."""
     shutil.copy(DEMO / "products.json", folder)
-    transactions = {product: xcode_transaction(product) for product in SOLD}
-    transactions["refunded"] = xcode_transaction(f"{APP}.full", originalTransactionId="9", revocationDate=1)
+    transactions = {product: xcode_store.transaction(APP, product) for product in SOLD}
+    transactions["refunded"] = xcode_store.transaction(APP, f"{APP}.full", originalTransactionId="9", revocationDate=1)
     (folder / "transactions.json").write_text(json.dumps(transactions))
     environment = os.environ | {"CORELOCKER_TEST_ENVIRONMENT": f"/src/{folder.relative_to(ROOT)}"}
     command = ["tools/swift.sh", "swift", "test", "--package-path", "ios_demo/DemoCore", "--scratch-path",

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import locked_models
 import recorded_app_attest
+import xcode_store
 from control import BadLine, control
 from corelocker.bundle.keystore import Keystore
 from corelocker.licensing.app_config import AppConfig
@@ -38,7 +39,7 @@ from support.unlock_world import ServiceProcess, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 APP = "com.example.camera"
-SUITES = ("EndToEndTests", "RefusalEndToEndTests", "ModelEndToEndTests")
+SUITES = ("EndToEndTests", "RefusalEndToEndTests", "ModelEndToEndTests", "DeviceEndToEndTests")
 
 
 class World:
@@ -134,6 +135,7 @@ def main(build: str) -> int:
     (folder / "service" / "apple-root.pem").write_bytes(APPLE_ROOT)
     with files.config.open("a") as config:
         config.write("\n[licenses]\ndevices = 1\n")
+        config.write(f'\n[apps.app_store]\nbundle_id = "{APP}"\nstore = "Xcode"\n')
         config.write(f'\n[apps.apple]\napp_id = "{APP_ID}"\nenvironment = "production"\nroots = ["apple-root.pem"]\n')
     phone, world = ForgedAppAttest(), World(files)
     with ServiceProcess(files.config, port) as service:
@@ -141,6 +143,7 @@ def main(build: str) -> int:
         calls = {
             "grant": world.grant,
             "revoke": world.revoke,
+            "transaction": lambda product, claims: xcode_store.transaction(APP, product, **claims).encode(),
             "app-attest": lambda call, _: phone.answer(call),
             "faults": lambda faults, _: line.set(faults) or b"",
         }

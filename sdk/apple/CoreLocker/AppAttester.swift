@@ -15,6 +15,8 @@ package enum AppAttestFailure: Error, Equatable {
     case invalidKey
     /// Apple's server cannot be reached: later, with the same key.
     case unavailable
+    /// This device or this kind of app has no App Attest.
+    case unsupported
     case other
 }
 
@@ -73,7 +75,7 @@ package actor AppAttester: Attester {
 
     private func make(_ digest: Data, _ step: AttestedStep) async throws -> [String: String] {
         guard service.isSupported else {
-            throw CoreLockerError(.attestation, "App Attest is not supported here")
+            throw CoreLockerError(.deviceUnsupported, "App Attest is not supported here")
         }
         attestedNow = false
         if let key = try store.key(), key.isAttested {
@@ -87,15 +89,16 @@ package actor AppAttester: Attester {
             }
         }
         guard step == .unlock else {
-            throw CoreLockerError(.attestation, "The app was installed anew since it was unlocked: unlock again")
+            throw CoreLockerError(.attestationLost, "The app was installed anew since it was unlocked: unlock again")
         }
         return try await attest(digest)
     }
 
     private func attest(_ digest: Data) async throws -> [String: String] {
+        let pending = try store.key()
         do {
             let id: String
-            if let pending = try store.key() {
+            if let pending {
                 id = pending.id
             } else {
                 id = try await service.generateKey()
@@ -108,13 +111,15 @@ package actor AppAttester: Attester {
         } catch {
             // Apple: with the same key after an outage, else with a new one.
             if let failure = error as? AppAttestFailure, failure != .unavailable { try store.removeKey() }
+            // An older install has begun with that key, or its attestation was never noted.
+            if pending != nil, error as? AppAttestFailure == .invalidKey { return try await attest(digest) }
             throw refusal(error)
         }
     }
 
     private func evidence(_ id: String, _ member: String, _ object: Data) throws -> [String: String] {
         guard let key = Data(base64Encoded: id), key.count == 32 else {
-            throw CoreLockerError(.attestation, "App Attest gave a key without an id of 32 bytes")
+            throw CoreLockerError(.attestationEvidence, "App Attest gave a key without an id of 32 bytes")
         }
         return ["format": "apple-app-attest", "key_id": Base64URL.encode(key), member: Base64URL.encode(object)]
     }
@@ -122,7 +127,8 @@ package actor AppAttester: Attester {
     private func refusal(_ error: any Error) -> any Error {
         switch error as? AppAttestFailure {
         case .unavailable: CoreLockerError(.serviceUnreachable, "Apple's attestation service cannot be reached")
-        case .invalidKey, .other: CoreLockerError(.attestation, "App Attest failed")
+        case .unsupported: CoreLockerError(.deviceUnsupported, "App Attest is not supported here")
+        case .invalidKey, .other: CoreLockerError(.deviceBusy, "App Attest failed")
         case nil: error
         }
     }

@@ -14,17 +14,17 @@
         private let certificate: Data
 
         /// - Parameter pem: the key (PKCS #8) and its certificate, as `corelocker device init` writes them to `attestation.pem`.
-        /// - Throws: ``CoreLockerError`` with `attestation`.
+        /// - Throws: ``CoreLockerError`` with `attestationEvidence`.
         public init(pem: String) throws {
             guard let key = Self.block("PRIVATE KEY", pem).flatMap(DevelopmentSigningKey.init(pem:)),
                 let certificate = Self.block("CERTIFICATE", pem).flatMap(Self.der)
-            else { throw CoreLockerError(.attestation, "This is no development identity: a key and a certificate in PEM") }
+            else { throw CoreLockerError(.attestationEvidence, "This is no development identity: a key and a certificate in PEM") }
             (self.key, self.certificate) = (key, certificate)
         }
 
         public func evidence(for digest: Data, step: AttestedStep) async throws -> [String: String] {
             guard let signature = key.sign(Self.domain + digest) else {
-                throw CoreLockerError(.attestation, "The development identity cannot sign")
+                throw CoreLockerError(.attestationEvidence, "The development identity cannot sign")
             }
             return [
                 "format": "development", "certificate": Base64URL.encode(certificate),

@@ -15,13 +15,6 @@ public protocol DeviceKey: Sendable {
     func open(_ sealed: Data, info: Data) throws -> Data
 }
 
-/// Whether an error of the Secure Enclave says that it will never open a key again, as after the device was erased. Anything else may pass.
-package func isLostEnclaveKey(_ error: any Error) -> Bool {
-    let error = error as NSError
-    // TKError: corruptedData, objectNotFound, badParameter.
-    return error.domain == "CryptoTokenKit" && [-3, -6, -8].contains(error.code)
-}
-
 /// A device key in memory: for simulators, development and tests. A service in production refuses what vouches for it.
 ///
 /// ```swift

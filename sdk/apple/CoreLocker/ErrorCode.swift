@@ -48,6 +48,11 @@ public enum ErrorCode: String, Sendable, CaseIterable {
     case restoreReplaced = "restore-replaced"
     case restoreRestored = "restore-restored"
 
+    // The device itself.
+    case deviceUnsupported = "device-unsupported"
+    case deviceBusy = "device-busy"
+    case attestationLost = "attestation-lost"
+
     // App configuration and license.
     case appConfig = "app-config"
     case canonicalJSON = "canonical-json"
@@ -76,6 +81,12 @@ public enum ErrorCode: String, Sendable, CaseIterable {
     case serviceBusy = "service-busy"
 
     // What the service answers (`docs/formats.md`, Unlock API).
+    case notFound = "not-found"
+    case methodNotAllowed = "method-not-allowed"
+    case requestTimeout = "request-timeout"
+    case payloadTooLarge = "payload-too-large"
+    case unsupportedMediaType = "unsupported-media-type"
+    case headersTooLarge = "headers-too-large"
     case requestMalformed = "request-malformed"
     case challengeMalformed = "challenge-malformed"
     case challengeExpired = "challenge-expired"
@@ -88,7 +99,6 @@ public enum ErrorCode: String, Sendable, CaseIterable {
     case formatNotAllowed = "format-not-allowed"
     case providerNotAllowed = "provider-not-allowed"
     case deviceKey = "device-key"
-    case attestation
     case attestationRefused = "attestation-refused"
     case attestationEvidence = "attestation-evidence"
     case purchase
@@ -147,9 +157,18 @@ public struct CoreLockerError: Error, LocalizedError, Equatable, Sendable {
     public var errorDescription: String? { "\(message) [\(code.rawValue)]" }
 
     /// What a user or a developer can do about it.
+    public var recoverySuggestion: String? { code.recoverySuggestion }
+}
+
+extension ErrorCode {
+    /// What a user or a developer can do about it; nil where only the message helps.
+    ///
+    /// ```swift
+    /// if case .refused(let code) = state { hint = code.recoverySuggestion }
+    /// ```
     public var recoverySuggestion: String? {
-        switch code {
-        case .serviceUnreachable, .serviceBusy, .overloaded, .rateLimited, .timeout, .purchaseUpstream,
+        switch self {
+        case .serviceUnreachable, .serviceBusy, .overloaded, .rateLimited, .timeout, .requestTimeout, .purchaseUpstream,
             .storageUnavailable, .notReady, .internalError:
             "Try again later. A license that has not ended still works."
         case .notUnlocked: "Unlock the model first."
@@ -159,6 +178,9 @@ public struct CoreLockerError: Error, LocalizedError, Equatable, Sendable {
         case .deviceInactive, .licenseWrap, .licenseDevice, .licenseFormat, .licenseType, .licenseModelVersion,
             .licenseBundle, .licenseUnknown:
             "Unlock the model again."
+        case .attestationLost: "Unlock the model again with the purchase, or restore purchases."
+        case .deviceBusy: "Try again later, or restart the device."
+        case .deviceUnsupported: "Use the model as it ships; this device cannot unlock it."
         case .purchasePending: "Wait until the store has been paid."
         case .purchaseNotFound, .purchaseExpired, .purchaseRevoked, .purchaseSuperseded, .purchaseStale:
             "Buy, or restore purchases."

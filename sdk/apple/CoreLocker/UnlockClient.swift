@@ -8,18 +8,20 @@ import Foundation
 /// let model = try await client.restore(modelURL, with: bundle)
 /// ```
 public actor UnlockClient {
-    private let configuration: AppConfiguration
+    let configuration: AppConfiguration
     private let deviceKey: any DeviceKey
     private let attester: any Attester
     private let store: any LicenseStore
-    private let clock: DeviceClock
+    /// What the user owns at the store now, for the case that the keys are lost that renewed a license.
+    private let owned: @Sendable () async -> [Purchase]
+    let clock: DeviceClock
     private let service: ServiceClient
     /// Exchanges change the license and the attester's counter: one at a time, for all bundles.
     private let turns = Turns()
-    private let sleep: @Sendable (Double) async throws -> Void
-    private var observers: [UUID: [UUID: AsyncStream<UnlockState>.Continuation]] = [:]
-    private var published: [UUID: UnlockState] = [:]
-    private var watches: [UUID: Task<Void, Never>] = [:]
+    let sleep: @Sendable (Double) async throws -> Void
+    var observers: [UUID: [UUID: AsyncStream<UnlockState>.Continuation]] = [:]
+    var published: [UUID: UnlockState] = [:]
+    var watches: [UUID: Task<Void, Never>] = [:]
 
     /// A client for the app whose `corelocker.json` is `configuration`.
     ///
@@ -32,12 +34,22 @@ public actor UnlockClient {
         configuration: AppConfiguration, deviceKey: any DeviceKey, attester: any Attester, store: any LicenseStore
     ) {
         self.init(
-            configuration: configuration, deviceKey: deviceKey, attester: attester, store: store,
+            configuration: configuration, deviceKey: deviceKey, attester: attester, store: store, owned: { [] })
+    }
+
+    /// As ``init(configuration:deviceKey:attester:store:)``; `owned` gives what the user owns at the store.
+    package init(
+        configuration: AppConfiguration, deviceKey: any DeviceKey, attester: any Attester, store: any LicenseStore,
+        owned: @escaping @Sendable () async -> [Purchase]
+    ) {
+        self.init(
+            configuration: configuration, deviceKey: deviceKey, attester: attester, store: store, owned: owned,
             clocks: DeviceClock.systemReading, transport: URLSessionTransport(), retries: RetryPolicy())
     }
 
     init(
         configuration: AppConfiguration, deviceKey: any DeviceKey, attester: any Attester, store: any LicenseStore,
+        owned: @escaping @Sendable () async -> [Purchase] = { [] },
         clocks: @escaping @Sendable () -> ClockReading, transport: any Transport, retries: RetryPolicy,
         sleep: @escaping @Sendable (Double) async throws -> Void = { try await Task.sleep(nanoseconds: UInt64($0 * 1e9)) }
     ) {
@@ -45,6 +57,7 @@ public actor UnlockClient {
         self.deviceKey = deviceKey
         self.attester = attester
         self.store = store
+        self.owned = owned
         self.sleep = sleep
         clock = DeviceClock(store: store, read: clocks)
         service = ServiceClient(base: configuration.service, transport: transport, retries: retries)
@@ -75,17 +88,24 @@ public actor UnlockClient {
         try await publishing(bundle) {
             try await self.inTurn {
                 if unlessHigher, try self.holdsMore(than: tier, bundle) { return }
-                let answer: Fields
-                do {
-                    answer = try await self.request(bundle, tier, purchase)
-                } catch let error as CoreLockerError where error.code == .attestationRefused {
-                    guard try await self.attester.hasOtherEvidence() else { throw error }
-                    answer = try await self.request(bundle, tier, purchase)
-                }
-                try self.repairMark()
-                try self.keep(answer, bundle, expected)
+                try await self.fetch(bundle, tier, purchase, expected)
             }
         }
+    }
+
+    /// - Parameter replaced: a license that must still be here when the new one comes; nil for none in particular.
+    private func fetch(
+        _ bundle: BundleIdentity, _ tier: String, _ purchase: Purchase, _ expected: ExpectedLicense, replacing replaced: String? = nil
+    ) async throws {
+        let answer: Fields
+        do {
+            answer = try await request(bundle, tier, purchase)
+        } catch let error as CoreLockerError where error.code == .attestationRefused {
+            guard try await attester.hasOtherEvidence() else { throw error }
+            answer = try await request(bundle, tier, purchase)
+        }
+        try repairMark()
+        try keep(answer, bundle, expected, replacing: replaced)
     }
 
     private func holdsMore(than tier: String, _ bundle: BundleIdentity) throws -> Bool {
@@ -112,6 +132,8 @@ public actor UnlockClient {
     /// Fetches the next license for the one that is kept, which may have ended. The new one counts, also when its tier is lower or its end earlier.
     ///
     /// When the service says that the right is gone (revoked, refunded, replaced, or the place given to another device), the kept license goes too.
+    /// When the license cannot be renewed any more (the keys were lost with an older install of the app, or it ended too long ago), what the user
+    /// owns at the App Store unlocks anew, where the client knows of it (`CoreLocker` of CoreLockerDevice).
     ///
     /// ```swift
     /// do {
@@ -121,7 +143,8 @@ public actor UnlockClient {
     /// }
     /// ```
     ///
-    /// - Throws: ``CoreLockerError``: `notUnlocked` without a license, else as ``unlock(_:tier:purchase:)``.
+    /// - Throws: ``CoreLockerError``: `notUnlocked` without a license; `attestationLost` or `licenseDevice` when the keys were lost and nothing
+    ///   is owned that unlocks anew; else as ``unlock(_:tier:purchase:)``.
     public func renew(_ bundle: KeyBundle) async throws { try await renew(bundle.identity, byDeviceKey: false) }
 
     /// With `byDeviceKey` the device key itself answers in place of an attestation.
@@ -135,16 +158,38 @@ public actor UnlockClient {
         let expected = try expectation(bundle, tier: nil)
         try await publishing(bundle) {
             do {
-                let answer = try await self.requestRenewal(of: held, bundle, byDeviceKey: byDeviceKey)
-                guard try self.store.license(bundle: bundle.id) == token else {
-                    throw CoreLockerError(.notUnlocked, "The license was removed from this device while it was renewed")
+                guard held.device == self.thumbprint else {
+                    throw CoreLockerError(.licenseDevice, "The license is for a device key that is not here any more")
                 }
-                try self.keep(answer, bundle, expected)
+                let answer = try await self.requestRenewal(of: held, bundle, byDeviceKey: byDeviceKey)
+                try self.keep(answer, bundle, expected, replacing: token)
             } catch let error as CoreLockerError where error.code.endsTheRight {
                 try self.store.removeLicense(bundle: bundle.id)
                 throw error
+            } catch let error as CoreLockerError where error.code.needsUnlock {
+                try await self.unlockAnew(bundle, upTo: held.tier, replacing: token, lost: error)
             }
         }
+    }
+
+    /// Unlocks with the first thing owned that is worth the tier, else a lower one.
+    ///
+    /// - Throws: `lost` when nothing is owned; the refusal of what is, unless it is for something else.
+    private func unlockAnew(
+        _ bundle: BundleIdentity, upTo highest: String, replacing held: String, lost: CoreLockerError
+    ) async throws {
+        let (purchases, top) = (await owned(), try bundle.tier(named: highest))
+        var refusal = lost
+        for tier in bundle.tiers[...top].dropFirst().reversed() {
+            for purchase in purchases {
+                do {
+                    return try await fetch(bundle, tier, purchase, try expectation(bundle, tier: tier), replacing: held)
+                } catch let error as CoreLockerError where error.code.isOfThePurchase {
+                    if error.code != .purchaseProduct { refusal = error }
+                }
+            }
+        }
+        throw refusal
     }
 
     private func requestRenewal(of held: License, _ bundle: BundleIdentity, byDeviceKey: Bool) async throws -> Fields {
@@ -236,106 +281,9 @@ public actor UnlockClient {
         publish(.locked, of: bundle)
     }
 
-    /// What to show now.
-    ///
-    /// ```swift
-    /// if case .unlocked = await client.state(of: bundle) { hidePaywall() }
-    /// ```
-    public func state(of bundle: KeyBundle) -> UnlockState { state(of: bundle.identity) }
-
-    func state(of bundle: BundleIdentity) -> UnlockState {
-        do {
-            let verified = try current(bundle)
-            let end = verified.license.expiresAt
-            if verified.state == .grace, let end {
-                return .offline(until: Date(timeIntervalSince1970: Double(end + configuration.offlineGrace)))
-            }
-            return .unlocked(tier: verified.license.tier, until: end.map { Date(timeIntervalSince1970: Double($0)) })
-        } catch let error as CoreLockerError {
-            return UnlockState(refusal: error)
-        } catch {
-            return .refused(.fileAccess)
-        }
-    }
-
-    /// The bundle's state, now and whenever it changes, also when a license ends.
-    ///
-    /// ```swift
-    /// for await state in await client.states(of: bundle) { self.state = state }
-    /// ```
-    public func states(of bundle: KeyBundle) -> AsyncStream<UnlockState> { states(of: bundle.identity) }
-
-    func states(of bundle: BundleIdentity) -> AsyncStream<UnlockState> {
-        let (stream, continuation) = AsyncStream<UnlockState>.makeStream(bufferingPolicy: .bufferingNewest(1))
-        let observer = UUID()
-        observers[bundle.id, default: [:]][observer] = continuation
-        continuation.onTermination = { [weak self] _ in
-            Task { await self?.removeObserver(observer, of: bundle.id) }
-        }
-        let now = state(of: bundle)
-        if published[bundle.id] == nil { published[bundle.id] = now }
-        continuation.yield(now)
-        watch(bundle)
-        return stream
-    }
-
-    private func removeObserver(_ observer: UUID, of bundle: UUID) {
-        observers[bundle]?[observer] = nil
-        if observers[bundle]?.isEmpty ?? true { watches.removeValue(forKey: bundle)?.cancel() }
-    }
-
-    private func publish(_ state: UnlockState, of bundle: BundleIdentity) {
-        published[bundle.id] = state
-        observers[bundle.id]?.values.forEach { $0.yield(state) }
-        watch(bundle)
-    }
-
-    /// Publishes what time alone changes, as long as somebody observes.
-    private func watch(_ bundle: BundleIdentity) {
-        watches.removeValue(forKey: bundle.id)?.cancel()
-        guard observers[bundle.id]?.isEmpty == false, let seconds = secondsUntilChange(bundle) else { return }
-        watches[bundle.id] = Task { [weak self, sleep] in
-            guard (try? await sleep(seconds)) != nil, !Task.isCancelled else { return }
-            await self?.timeHasPassed(bundle)
-        }
-    }
-
-    private func timeHasPassed(_ bundle: BundleIdentity) {
-        let now = state(of: bundle)
-        if now != published[bundle.id], published[bundle.id] != .unlocking {
-            publish(now, of: bundle)
-        } else {
-            watch(bundle)
-        }
-    }
-
-    /// Until the license ends, or its grace. The clock may be set and devices sleep, so an hour at most.
-    private func secondsUntilChange(_ bundle: BundleIdentity) -> Double? {
-        guard let license = try? current(bundle).license, let end = license.expiresAt,
-            let now = try? clock.now(for: license, offlineGrace: configuration.offlineGrace)
-        else { return nil }
-        return [end, end + configuration.offlineGrace].first { $0 > now }.map { min(Double($0 - now), 3600) }
-    }
-
-    /// Runs `work` and publishes how it ended.
-    private func publishing(_ bundle: BundleIdentity, _ work: () async throws -> Void) async throws {
-        do {
-            try await work()
-            publish(state(of: bundle), of: bundle)
-        } catch {
-            let kept = state(of: bundle)
-            if let refusal = error as? CoreLockerError, kept == .locked {
-                publish(UnlockState(refusal: refusal), of: bundle)
-            } else {
-                publish(kept, of: bundle)
-            }
-            throw error
-        }
-    }
-
     private var thumbprint: String { deviceKey.publicKey.thumbprint }
 
-    private func current(_ bundle: BundleIdentity) throws -> VerifiedLicense {
+    func current(_ bundle: BundleIdentity) throws -> VerifiedLicense {
         try VerifiedLicense(
             try stored(bundle), keys: configuration.licenseKeys, expected: try expectation(bundle, tier: nil), clock: clock)
     }
@@ -358,7 +306,12 @@ public actor UnlockClient {
     }
 
     /// Keeps the license of an answer, once it is known to be good and to open on this device.
-    private func keep(_ answer: Fields, _ bundle: BundleIdentity, _ expected: ExpectedLicense) throws {
+    private func keep(
+        _ answer: Fields, _ bundle: BundleIdentity, _ expected: ExpectedLicense, replacing replaced: String?
+    ) throws {
+        guard try replaced == nil || store.license(bundle: bundle.id) == replaced else {
+            throw CoreLockerError(.notUnlocked, "The license was removed from this device while it was renewed")
+        }
         guard let token = answer.members["license"]?.text else {
             throw CoreLockerError(.licenseFormat, "The service's answer holds no license")
         }
@@ -380,22 +333,22 @@ public actor UnlockClient {
 }
 
 extension ErrorCode {
-    /// Whether a renewal that is refused so means that the license must go.
-    fileprivate var endsTheRight: Bool {
+    /// Whether a renewal that is refused so means that this license can be renewed no more, but its purchase may still count.
+    fileprivate var needsUnlock: Bool {
         switch self {
-        case .licenseRevoked, .purchaseRevoked, .purchaseSuperseded, .deviceInactive: true
+        case .attestationLost, .licenseDevice, .licenseExpired, .licenseUnknown: true
         default: false
         }
     }
-}
 
-extension UnlockState {
-    init(refusal: CoreLockerError) {
-        switch refusal.code {
-        case .notUnlocked: self = .locked
-        case .licenseExpired: self = .expired
-        case let code where code.endsTheRight: self = .revoked
-        default: self = .refused(refusal.code)
+    /// Whether another purchase may do better.
+    fileprivate var isOfThePurchase: Bool { self == .deviceLimit || rawValue.hasPrefix("purchase") }
+
+    /// Whether a renewal that is refused so means that the license must go.
+    var endsTheRight: Bool {
+        switch self {
+        case .licenseRevoked, .purchaseRevoked, .purchaseSuperseded, .deviceInactive: true
+        default: false
         }
     }
 }

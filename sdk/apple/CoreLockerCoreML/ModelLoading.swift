@@ -94,7 +94,8 @@
 
     @available(iOS 18, macOS 15, *)
     extension RestoredPackage {
-        fileprivate func load(_ configuration: sending MLModelConfiguration) async throws -> sending MLModel {
+        /// The model out of memory. It keeps the restored weights as long as it lives.
+        func load(_ configuration: sending MLModelConfiguration) async throws -> sending MLModel {
             var refusals = FirstRefusal()
             for form in BlobKey.allCases {
                 do {

@@ -1,7 +1,26 @@
+import CoreLocker
+import Foundation
+
+extension AppAttestFailure {
+    /// What an error of App Attest means.
+    package init(_ error: any Error) {
+        let error = error as NSError
+        guard error.domain == "com.apple.devicecheck.error" else {
+            self = .other
+            return
+        }
+        switch error.code {
+        case 1: self = .unsupported  // ObjC: DCError.FeatureUnsupported
+        case 2: self = .invalidKey  // ObjC: DCError.InvalidInput
+        case 3: self = .invalidKey  // ObjC: DCError.InvalidKey
+        case 4: self = .unavailable  // ObjC: DCError.ServerUnavailable
+        default: self = .other
+        }
+    }
+}
+
 #if canImport(DeviceCheck)
-    import CoreLocker
     import DeviceCheck
-    import Foundation
 
     /// Apple's App Attest (`DCAppAttestService`). The digest of the request is `clientDataHash` itself.
     struct DeviceCheckAppAttest: AppAttestService {
@@ -21,16 +40,6 @@
             do {
                 return try await DCAppAttestService.shared.generateAssertion(key, clientDataHash: clientDataHash)
             } catch { throw AppAttestFailure(error) }
-        }
-    }
-
-    extension AppAttestFailure {
-        fileprivate init(_ error: any Error) {
-            switch (error as? DCError)?.code {
-            case .invalidKey, .invalidInput: self = .invalidKey
-            case .serverUnavailable: self = .unavailable
-            default: self = .other
-            }
         }
     }
 #endif

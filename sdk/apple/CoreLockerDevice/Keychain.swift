@@ -1,52 +1,57 @@
-#if canImport(Security)
-    import CoreLocker
-    import Foundation
-    import Security
+import CoreLocker
+import Foundation
 
-    /// Small secrets of this device in the keychain: readable after the first unlock, never in a backup or on another device.
-    struct Keychain: Sendable {
-        /// The items' `kSecAttrService`.
-        let service: String
+/// The calls of the keychain for generic passwords, each named by service and account. `SecItemCalls` is Apple's; tests have their own.
+package protocol KeychainCalls: Sendable {
+    /// The status, and the item's bytes.
+    func copy(_ service: String, _ account: String) -> (status: Int32, data: Data?)
+    func add(_ data: Data, _ service: String, _ account: String) -> Int32
+    func update(_ data: Data, _ service: String, _ account: String) -> Int32
+    func delete(_ service: String, _ account: String) -> Int32
+}
 
-        /// The item's bytes; nil when there is none. Throws `fileAccess`, for one before the first unlock of the device.
-        func read(_ account: String) throws -> Data? {
-            var query = item(account)
-            query[kSecReturnData] = true
-            query[kSecMatchLimit] = kSecMatchLimitOne
-            var found: CFTypeRef?
-            let status = SecItemCopyMatching(query as CFDictionary, &found)
-            if status == errSecItemNotFound { return nil }
-            guard status == errSecSuccess, let data = found as? Data else { throw refusal("read", account, status) }
-            return data
-        }
+/// The statuses (`OSStatus`) of the keychain that decide something here.
+package enum KeychainStatus {
+    package static let success: Int32 = 0
+    package static let duplicateItem: Int32 = -25299
+    package static let itemNotFound: Int32 = -25300
+}
 
-        /// Keeps the bytes in place of older ones. Throws `fileAccess`.
-        func write(_ data: Data, _ account: String) throws {
-            let changes: [CFString: Any] = [
-                kSecValueData: data, kSecAttrAccessible: kSecAttrAccessibleAfterFirstUnlockThisDeviceOnly,
-            ]
-            var status = SecItemUpdate(item(account) as CFDictionary, changes as CFDictionary)
-            if status == errSecItemNotFound {
-                status = SecItemAdd(item(account).merging(changes) { $1 } as CFDictionary, nil)
-            }
-            guard status == errSecSuccess else { throw refusal("written", account, status) }
-        }
+/// Small secrets of this device in the keychain: readable after the first unlock, never in a backup or on another device.
+package struct Keychain: Sendable {
+    /// The items' `kSecAttrService`.
+    private let service: String
+    private let calls: any KeychainCalls
 
-        /// Removes the item, if there is one. Throws `fileAccess`.
-        func remove(_ account: String) throws {
-            let status = SecItemDelete(item(account) as CFDictionary)
-            guard status == errSecSuccess || status == errSecItemNotFound else { throw refusal("removed", account, status) }
-        }
+    /// - Parameter app: the app's id, after which the items are named.
+    package init(app: String, calls: any KeychainCalls) { (service, self.calls) = ("\(app).corelocker", calls) }
 
-        private func item(_ account: String) -> [CFString: Any] {
-            [
-                kSecClass: kSecClassGenericPassword, kSecAttrService: service, kSecAttrAccount: account,
-                kSecUseDataProtectionKeychain: true,
-            ]
-        }
+    /// The item's bytes; nil when there is none. Throws `fileAccess`, for one before the first unlock of the device.
+    package func read(_ account: String) throws -> Data? {
+        let found = calls.copy(service, account)
+        if found.status == KeychainStatus.itemNotFound { return nil }
+        guard found.status == KeychainStatus.success, let data = found.data else { throw refusal("read", account, found.status) }
+        return data
+    }
 
-        private func refusal(_ what: String, _ account: String, _ status: OSStatus) -> CoreLockerError {
-            CoreLockerError(.fileAccess, "The keychain item \(account) cannot be \(what) (status \(status))")
+    /// Keeps the bytes in place of older ones. Throws `fileAccess`.
+    package func write(_ data: Data, _ account: String) throws {
+        var status = calls.update(data, service, account)
+        if status == KeychainStatus.itemNotFound { status = calls.add(data, service, account) }
+        // An extension of the app has been faster.
+        if status == KeychainStatus.duplicateItem { status = calls.update(data, service, account) }
+        guard status == KeychainStatus.success else { throw refusal("written", account, status) }
+    }
+
+    /// Removes the item, if there is one. Throws `fileAccess`.
+    package func remove(_ account: String) throws {
+        let status = calls.delete(service, account)
+        guard status == KeychainStatus.success || status == KeychainStatus.itemNotFound else {
+            throw refusal("removed", account, status)
         }
     }
-#endif
+
+    private func refusal(_ what: String, _ account: String, _ status: Int32) -> CoreLockerError {
+        CoreLockerError(.fileAccess, "The keychain item \(account) cannot be \(what) (status \(status))")
+    }
+}

@@ -1,112 +1,99 @@
-#if canImport(CryptoKit) && canImport(Security)
-    import CoreLocker
-    import CryptoKit
-    import Foundation
-    import Security
+import CoreLocker
+import Foundation
 
-    /// The device key in the Secure Enclave. The keychain keeps what the Enclave needs to find it again, which is of no use on another device.
-    ///
-    /// ```swift
-    /// let key = try SecureEnclaveDeviceKey(service: "com.example.camera")
-    /// ```
-    public struct SecureEnclaveDeviceKey: DeviceKey {
-        private static let account = "device-key"
+/// The calls that make and use P-256 agreement keys. `CryptoKitEnclave` is Apple's; tests have their own.
+package protocol EnclaveCalls: Sendable {
+    var isAvailable: Bool { get }
+    func make() throws -> EnclaveKey
+    /// The key that the representation stands for. Throws an error for which ``isLostEnclaveKey(_:)`` says whether it is gone for good.
+    func find(_ representation: Data) throws -> EnclaveKey
+    /// HPKE's plaintext (RFC 9180, base mode) of a key's encapsulation, 65 bytes, and the ciphertext.
+    func open(encapsulated: Data, ciphertext: Data, info: Data, with representation: Data) throws -> Data
+}
 
-        public let publicKey: PublicKey
-        private let representation: Data
+/// A key of the Enclave.
+package struct EnclaveKey: Sendable {
+    /// What the Enclave needs to find it again.
+    package let representation: Data
+    package let publicKey: PublicKey
 
+    package init(representation: Data, publicKey: PublicKey) { (self.representation, self.publicKey) = (representation, publicKey) }
+}
+
+/// Whether an error of the Secure Enclave says that it will never open a key again, as after the device was erased. Anything else may pass.
+package func isLostEnclaveKey(_ error: any Error) -> Bool {
+    let error = error as NSError
+    guard error.domain == "CryptoTokenKit" else { return false }
+    return switch error.code {
+    case -3: true  // ObjC: TKErrorCode.CodeCorruptedData
+    case -6: true  // ObjC: TKErrorCode.CodeObjectNotFound
+    case -8: true  // ObjC: TKErrorCode.CodeBadParameter
+    default: false
+    }
+}
+
+/// The device key in the Secure Enclave. The keychain keeps what the Enclave needs to find it again, which is of no use on another device.
+///
+/// ```swift
+/// let key = try SecureEnclaveDeviceKey(service: "com.example.camera")
+/// ```
+public struct SecureEnclaveDeviceKey: DeviceKey {
+    private static let pointSize = 65
+    private static let tagSize = 16
+
+    private let key: EnclaveKey
+    private let enclave: any EnclaveCalls
+
+    public var publicKey: PublicKey { key.publicKey }
+
+    #if canImport(CryptoKit) && canImport(Security)
         /// The key that the keychain knows, or a new one: at first, and where the Enclave no longer opens the old one.
         ///
-        /// - Throws: ``CoreLockerError``: `deviceKey` without a Secure Enclave or when it does not open the key now, `fileAccess` when the keychain cannot be read, for one before the
-        ///   first unlock of the device.
+        /// - Throws: ``CoreLockerError``: `deviceUnsupported` without a Secure Enclave, `deviceBusy` when it does not answer now, `fileAccess` when
+        ///   the keychain cannot be read, for one before the first unlock of the device.
         public init(service: String) throws {
-            guard SecureEnclave.isAvailable else { throw CoreLockerError(.deviceKey, "This device has no Secure Enclave") }
-            let keychain = Keychain(service: "\(service).corelocker")
-            if let kept = try keychain.read(Self.account), let key = try Self.open(kept) {
-                (representation, publicKey) = (kept, try PublicKey(of: key.publicKey))
-                return
-            }
-            let key = try Self.make()
-            (representation, publicKey) = (key.dataRepresentation, try PublicKey(of: key.publicKey))
-            try keychain.write(representation, Self.account)
-        }
-
-        /// nil when the Enclave has lost the key. Throws `deviceKey` when it does not answer now: a new key would make the license useless.
-        private static func open(_ kept: Data) throws -> SecureEnclave.P256.KeyAgreement.PrivateKey? {
-            do {
-                return try SecureEnclave.P256.KeyAgreement.PrivateKey(dataRepresentation: kept)
-            } catch  where isLostEnclaveKey(error) {
-                return nil
-            } catch {
-                let cause = error as NSError
-                throw CoreLockerError(
-                    .deviceKey, "The Secure Enclave does not open the device key (\(cause.domain) \(cause.code)); try again later")
-            }
-        }
-
-        private static func make() throws -> SecureEnclave.P256.KeyAgreement.PrivateKey {
-            let access = SecAccessControlCreateWithFlags(
-                nil, kSecAttrAccessibleAfterFirstUnlockThisDeviceOnly, .privateKeyUsage, nil)
-            guard let access, let key = try? SecureEnclave.P256.KeyAgreement.PrivateKey(accessControl: access) else {
-                throw CoreLockerError(.deviceKey, "The Secure Enclave makes no key")
-            }
-            return key
-        }
-
-        public func open(_ sealed: Data, info: Data) throws -> Data {
-            guard let key = try? SecureEnclave.P256.KeyAgreement.PrivateKey(dataRepresentation: representation) else {
-                throw CoreLockerError(.licenseWrap, "The Secure Enclave does not open its key")
-            }
-            return try openHPKE(sealed, info: info, key: key)
-        }
-    }
-
-    #if DEBUG
-        /// A device key for simulators without a Secure Enclave, in the keychain as it is. Debug builds alone have it; a service in production
-        /// refuses what vouches for it.
-        struct DevelopmentDeviceKey: DeviceKey {
-            private static let account = "development-device-key"
-
-            let publicKey: PublicKey
-            private let scalar: Data
-
-            init(service: String) throws {
-                let keychain = Keychain(service: "\(service).corelocker")
-                let kept = try keychain.read(Self.account).flatMap { try? P256.KeyAgreement.PrivateKey(rawRepresentation: $0) }
-                let key = kept ?? P256.KeyAgreement.PrivateKey()
-                (scalar, publicKey) = (key.rawRepresentation, try PublicKey(of: key.publicKey))
-                if kept == nil { try keychain.write(scalar, Self.account) }
-            }
-
-            func open(_ sealed: Data, info: Data) throws -> Data {
-                guard let key = try? P256.KeyAgreement.PrivateKey(rawRepresentation: scalar) else {
-                    throw CoreLockerError(.licenseWrap, "The development key is damaged")
-                }
-                return try openHPKE(sealed, info: info, key: key)
-            }
+            try self.init(Keychain(app: service, calls: SecItemCalls()), CryptoKitEnclave())
         }
     #endif
 
-    /// Opens enc || ciphertext (RFC 9180, base mode). Throws `licenseWrap`.
-    private func openHPKE(_ sealed: Data, info: Data, key: some HPKEDiffieHellmanPrivateKey) throws -> Data {
-        let refusal = CoreLockerError(.licenseWrap, "The wrapped content key does not open with this device key")
-        let pointSize = 65
-        guard sealed.count > pointSize else { throw refusal }
+    /// - Parameter account: names the keychain's item.
+    package init(_ keychain: Keychain, _ enclave: any EnclaveCalls, account: String = "device-key") throws {
+        guard enclave.isAvailable else { throw CoreLockerError(.deviceUnsupported, "This device has no Secure Enclave") }
+        self.enclave = enclave
+        if let kept = try keychain.read(account), let key = try Self.find(kept, enclave) {
+            self.key = key
+            return
+        }
         do {
-            var recipient = try HPKE.Recipient(
-                privateKey: key, ciphersuite: .P256_SHA256_AES_GCM_256, info: info, encapsulatedKey: sealed.prefix(pointSize))
-            return try recipient.open(sealed.dropFirst(pointSize))
+            key = try enclave.make()
         } catch {
-            throw refusal
+            throw Self.busy("makes no key", error)
+        }
+        try keychain.write(key.representation, account)
+    }
+
+    /// nil when the Enclave has lost the key. Throws `deviceBusy` when it does not answer now: a new key would make the license useless.
+    private static func find(_ kept: Data, _ enclave: any EnclaveCalls) throws(CoreLockerError) -> EnclaveKey? {
+        do {
+            return try enclave.find(kept)
+        } catch  where isLostEnclaveKey(error) {
+            return nil
+        } catch {
+            throw busy("does not open the device key", error)
         }
     }
 
-    extension PublicKey {
-        fileprivate init(of key: P256.KeyAgreement.PublicKey) throws {
-            guard let key = PublicKey(x963: key.x963Representation) else {
-                throw CoreLockerError(.deviceKey, "The device key is not on P-256")
-            }
-            self = key
-        }
+    private static func busy(_ what: String, _ cause: any Error) -> CoreLockerError {
+        let cause = cause as NSError
+        return CoreLockerError(.deviceBusy, "The Secure Enclave \(what) (\(cause.domain) \(cause.code))")
     }
-#endif
+
+    public func open(_ sealed: Data, info: Data) throws -> Data {
+        guard sealed.count > Self.pointSize + Self.tagSize,
+            let plaintext = try? enclave.open(
+                encapsulated: sealed.prefix(Self.pointSize), ciphertext: sealed.dropFirst(Self.pointSize), info: info,
+                with: key.representation)
+        else { throw CoreLockerError(.licenseWrap, "The wrapped content key does not open with this device key") }
+        return plaintext
+    }
+}

@@ -1,25 +1,14 @@
-#if canImport(StoreKit) && canImport(CryptoKit) && canImport(DeviceCheck) && canImport(Security)
+#if canImport(CryptoKit) && canImport(DeviceCheck) && canImport(Security) && canImport(StoreKit)
     import Foundation
     import StoreKit
 
+    extension VerificationResult: StoreTransaction where SignedType == Transaction {
+        package var isVerified: Bool { if case .verified = self { true } else { false } }
+        package var isRevoked: Bool { unsafePayloadValue.revocationDate != nil }
+        package func finish() async { await unsafePayloadValue.finish() }
+    }
+
     extension CoreLocker {
-        /// What a transaction buys here.
-        ///
-        /// ```swift
-        /// let right = CoreLocker.Right(tier: "plus", model: "scanner")
-        /// ```
-        public struct Right: Sendable, Equatable {
-            /// A tier of the key bundle; nil for the highest.
-            public let tier: String?
-            /// The model id of a key bundle; nil where the app holds one.
-            public let model: String?
-
-            /// - Parameters:
-            ///   - tier: nil for the highest.
-            ///   - model: model id of a key bundle; nil where the app holds one.
-            public init(tier: String? = nil, model: String? = nil) { (self.tier, self.model) = (tier, model) }
-        }
-
         /// Unlocks with a StoreKit 2 transaction, and finishes it once the license is here: the App Store hands out again what is not finished.
         ///
         /// ```swift
@@ -29,11 +18,7 @@
         /// - Throws: ``CoreLockerError``: `purchaseSignature` for a transaction that StoreKit has not verified, else as
         ///   ``unlock(with:tier:model:)``.
         public func unlock(with result: VerificationResult<Transaction>, as right: Right = Right()) async throws {
-            guard case .verified(let transaction) = result else {
-                throw CoreLockerError(.purchaseSignature, "StoreKit does not vouch for the transaction")
-            }
-            try await unlock(with: .appStore(result.jwsRepresentation), tier: right.tier, model: right.model)
-            await transaction.finish()
+            try await unlock(Bought(result, right))
         }
 
         /// Watches `Transaction.updates`. Purchases arrive there that were approved later, made on another device or not finished: they unlock,
@@ -52,7 +37,10 @@
             right: @escaping @Sendable (Transaction) -> Right?, report: @escaping @Sendable (any Error) -> Void
         ) -> Task<Void, Never> {
             Task {
-                for await result in Transaction.updates { await self.take(result, right, report) }
+                for await result in Transaction.updates {
+                    guard let bought = right(result.unsafePayloadValue) else { continue }
+                    await take(Bought(result, bought), owned: { await Self.owned(right) }, report: report)
+                }
             }
         }
 
@@ -71,75 +59,24 @@
             right: @Sendable (Transaction) -> Right?, report: @Sendable (any Error) -> Void
         ) async throws -> Int {
             try await AppStore.sync()
-            return try await unlockOwned(right, report)
+            return try await unlock(owned: await Self.owned(right), report: report)
         }
 
-        /// - Parameter only: the bundle to unlock; nil for all.
-        @discardableResult
-        private func unlockOwned(
-            _ right: @Sendable (Transaction) -> Right?, _ report: @Sendable (any Error) -> Void, only: UUID? = nil
-        ) async throws -> Int {
-            var owned: [Entitlement<VerificationResult<Transaction>>] = []
+        private static func owned(_ right: @Sendable (Transaction) -> Right?) async -> [Bought<VerificationResult<Transaction>>] {
+            var owned: [Bought<VerificationResult<Transaction>>] = []
             for await result in Transaction.currentEntitlements {
-                let transaction = result.unsafePayloadValue
-                guard transaction.revocationDate == nil, let right = right(transaction) else { continue }
-                do {
-                    owned.append(try entitlement(result, right))
-                } catch {
-                    report(error)
-                }
+                if let right = right(result.unsafePayloadValue) { owned.append(Bought(result, right)) }
             }
-            return try await unlockHighest(
-                of: owned.filter { only == nil || $0.bundle == only }, unlock: unlockUnlessHigher,
-                finish: { await $0.unsafePayloadValue.finish() }, report: report)
+            return owned
         }
 
-        /// What a verified transaction unlocks. Throws `purchaseSignature` or `bundleMismatch`.
-        private func entitlement(
-            _ result: VerificationResult<Transaction>, _ right: Right
-        ) throws -> Entitlement<VerificationResult<Transaction>> {
-            guard case .verified = result else {
-                throw CoreLockerError(.purchaseSignature, "StoreKit does not vouch for the transaction")
+        /// All that StoreKit vouches for, whatever it buys.
+        static func currentPurchases() async -> [Purchase] {
+            var purchases: [Purchase] = []
+            for await result in Transaction.currentEntitlements where result.isVerified && !result.isRevoked {
+                purchases.append(.appStore(result.jwsRepresentation))
             }
-            let bundle = try resources.bundle(of: right.model)
-            let tier = try right.tier.map { try bundle.tier(named: $0) } ?? bundle.tiers.count - 1
-            return Entitlement(result, bundle: bundle.id, tier: tier)
-        }
-
-        private func unlockUnlessHigher(_ owned: Entitlement<VerificationResult<Transaction>>) async throws {
-            for bundle in bundles where bundle.id == owned.bundle {
-                try await client.unlockUnlessHigher(
-                    bundle, tier: bundle.tiers[owned.tier], purchase: .appStore(owned.item.jwsRepresentation))
-            }
-        }
-
-        /// A transaction that arrives by itself.
-        private func take(
-            _ result: VerificationResult<Transaction>, _ right: @Sendable (Transaction) -> Right?,
-            _ report: @Sendable (any Error) -> Void
-        ) async {
-            let transaction = result.unsafePayloadValue
-            guard let bought = right(transaction) else { return }
-            do {
-                let entitlement = try entitlement(result, bought)
-                if transaction.revocationDate == nil {
-                    try await unlockUnlessHigher(entitlement)
-                } else {
-                    try await giveBack(entitlement.bundle)
-                    try await unlockOwned(right, report, only: entitlement.bundle)
-                }
-                await transaction.finish()
-            } catch {
-                report(error)
-            }
-        }
-
-        /// After a refund the license ends as soon as the service knows of it, which asks the store. What else is owned takes its place.
-        private func giveBack(_ id: UUID) async throws {
-            let gone: [ErrorCode] = [.purchaseRevoked, .purchaseSuperseded, .licenseRevoked, .deviceInactive, .notUnlocked]
-            do {
-                for bundle in bundles where bundle.id == id { try await client.renew(bundle) }
-            } catch let error as CoreLockerError where gone.contains(error.code) {}
+            return purchases
         }
     }
 #endif

@@ -5,40 +5,6 @@ import Testing
 
 /// When App Attest is asked for what. Its cryptography is tested against the real verifier in `EndToEndTests.swift`.
 @Suite struct AppAttesterTests {
-    /// App Attest of a made-up device. What it gives names the call, the key and the digest.
-    private actor Device: AppAttestService {
-        nonisolated let isSupported: Bool
-        private(set) var calls: [String] = []
-        private var keys = 0
-        private var failures: [String: AppAttestFailure] = [:]
-
-        init(isSupported: Bool = true) { self.isSupported = isSupported }
-
-        func fail(_ call: String, _ failure: AppAttestFailure?) { failures[call] = failure }
-
-        func generateKey() async throws -> String {
-            try note("generate")
-            keys += 1
-            return Data(repeating: UInt8(keys), count: 32).base64EncodedString()
-        }
-
-        func attestKey(_ key: String, clientDataHash: Data) async throws -> Data {
-            try await Task.sleep(nanoseconds: 1_000_000)
-            try note("attest")
-            return Data("attest \(key) ".utf8) + clientDataHash
-        }
-
-        func generateAssertion(_ key: String, clientDataHash: Data) async throws -> Data {
-            try note("assert")
-            return Data("assert \(key) ".utf8) + clientDataHash
-        }
-
-        private func note(_ call: String) throws {
-            calls.append(call)
-            if let failure = failures[call] { throw failure }
-        }
-    }
-
     private final class KeyStore: AppAttestKeyStore, @unchecked Sendable {
         private let lock = NSLock()
         private var kept: AppAttestKey?
@@ -49,7 +15,7 @@ import Testing
 
     private let digest = Data(repeating: 7, count: 32)
     private let store = KeyStore()
-    private let device = Device()
+    private let device = FakeAppAttest()
     private var attester: AppAttester { AppAttester(service: device, store: store) }
 
     @Test func attestsOnceAndAssertsAfterwards() async throws {
@@ -80,8 +46,8 @@ import Testing
 
     @Test func aNewInstallAttestsAnew() async throws {
         _ = try await attester.evidence(for: digest, step: .unlock)
-        await device.fail("assert", .invalidKey)
-        #expect(await outcome { _ = try await attester.evidence(for: digest, step: .renewal) } == "attestation")
+        await device.reinstall()
+        #expect(await outcome { _ = try await attester.evidence(for: digest, step: .renewal) } == "attestation-lost")
         let again = try await attester.evidence(for: digest, step: .unlock)
         #expect(again["key_id"].flatMap(Base64URL.decode) == Data(repeating: 2, count: 32))
         #expect(again["attestation"] != nil)
@@ -97,7 +63,7 @@ import Testing
 
     @Test func anotherFailureMakesANewKey() async throws {
         await device.fail("attest", .other)
-        #expect(await outcome { _ = try await attester.evidence(for: digest, step: .unlock) } == "attestation")
+        #expect(await outcome { _ = try await attester.evidence(for: digest, step: .unlock) } == "device-busy")
         #expect(store.key() == nil)
         await device.fail("attest", nil)
         _ = try await attester.evidence(for: digest, step: .unlock)
@@ -116,7 +82,25 @@ import Testing
     }
 
     @Test func withoutAppAttestThereIsNoEvidence() async throws {
-        let attester = AppAttester(service: Device(isSupported: false), store: store)
-        #expect(await outcome { _ = try await attester.evidence(for: digest, step: .unlock) } == "attestation")
+        let attester = AppAttester(service: FakeAppAttest(isSupported: false), store: store)
+        #expect(await outcome { _ = try await attester.evidence(for: digest, step: .unlock) } == "device-unsupported")
+        await device.fail("generate", .unsupported)
+        #expect(await outcome { _ = try await self.attester.evidence(for: digest, step: .unlock) } == "device-unsupported")
+    }
+
+    /// An install that went away before its key was attested leaves the key's id behind.
+    @Test func aKeyThatAnOlderInstallHasBegunWith() async throws {
+        await device.fail("attest", .unavailable)
+        #expect(await outcome { _ = try await attester.evidence(for: digest, step: .unlock) } == "service-unreachable")
+        await device.fail("attest", nil)
+        await device.reinstall()
+        #expect(try await attester.evidence(for: digest, step: .unlock)["attestation"] != nil)
+        #expect(await device.calls == ["generate", "attest", "attest", "generate", "attest"])
+        #expect(store.key()?.isAttested == true)
+    }
+
+    @Test func aKeyWithoutAProperId() async throws {
+        store.save(AppAttestKey(id: "c2hvcnQ=", isAttested: true))
+        #expect(await outcome { _ = try await attester.evidence(for: digest, step: .unlock) } == "attestation-evidence")
     }
 }

@@ -94,13 +94,3 @@ import Testing
         #expect(Data(file.bytes) == after, "\(vector.name)")
     }
 }
-
-/// Writes a file below a new folder, and removes the folder afterwards.
-func withTemporaryFile(_ path: String, _ data: Data, _ body: (URL) throws -> Void) throws {
-    let folder = FileManager.default.temporaryDirectory.appendingPathComponent(UUID().uuidString)
-    defer { try? FileManager.default.removeItem(at: folder) }
-    let url = folder.appendingPathComponent(path)
-    try FileManager.default.createDirectory(at: url.deletingLastPathComponent(), withIntermediateDirectories: true)
-    try data.write(to: url)
-    try body(url)
-}

@@ -16,24 +16,6 @@ struct EndToEndTests {
     private var locked: URL { world.file("dist/fashion_mobilenet.safetensors") }
     private func original() throws -> Data { try world.data("original/dist/fashion_mobilenet.safetensors") }
 
-    /// App Attest of the made-up phone of `forged_app_attest.py`.
-    private struct ForgedAppAttest: AppAttestService {
-        let world: EndToEndWorld
-        var isSupported: Bool { true }
-
-        func generateKey() async throws -> String { String(decoding: try await ask("generate"), as: UTF8.self) }
-
-        func attestKey(_ key: String, clientDataHash: Data) async throws -> Data { try await object("attest", clientDataHash) }
-
-        func generateAssertion(_ key: String, clientDataHash: Data) async throws -> Data { try await object("assert", clientDataHash) }
-
-        private func object(_ call: String, _ hash: Data) async throws -> Data {
-            try #require(Data(base64Encoded: try await ask("\(call)/\(hash.map { String(format: "%02x", $0) }.joined())")))
-        }
-
-        private func ask(_ call: String) async throws -> Data { try await world.ask("app-attest/\(call)") }
-    }
-
     private final class AttestKeys: AppAttestKeyStore, @unchecked Sendable {
         private let lock = NSLock()
         private var kept: AppAttestKey?
@@ -57,7 +39,7 @@ struct EndToEndTests {
 
         // The app was installed anew: the license is there, the key is not, and an unlock attests again.
         keys.removeKey()
-        #expect(await outcome { try await device.client.renew(bundle) } == "attestation")
+        #expect(await outcome { try await device.client.renew(bundle) } == "attestation-lost")
         #expect(try await device.client.license(for: bundle).tier == "full")
         try await device.client.unlock(bundle, tier: "full", purchase: purchase)
         #expect(keys.key()?.isAttested == true)

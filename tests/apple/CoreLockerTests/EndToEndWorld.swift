@@ -12,7 +12,8 @@ struct EndToEndWorld {
     private static let place = ProcessInfo.processInfo.environment["CORELOCKER_TEST_ENVIRONMENT"].map(URL.init(fileURLWithPath:))
     static var isThere: Bool { place != nil }
 
-    private let folder: URL
+    /// Like an app's resources: `corelocker.json`, and folders with models and key bundles.
+    let folder: URL
 
     init() throws { folder = try #require(Self.place) }
 
@@ -33,6 +34,12 @@ struct EndToEndWorld {
         var members = ["product": product]
         if let seconds { members["seconds"] = String(seconds) }
         return .grant(String(decoding: try await ask("grant/\(order)", .object(texts: members)), as: UTF8.self))
+    }
+
+    /// The JWS of a StoreKit transaction, as Xcode signs it.
+    func transaction(_ product: String, id: String) async throws -> String {
+        let claims = JSON.object(texts: ["originalTransactionId": id, "transactionId": id])
+        return String(decoding: try await ask("transaction/\(product)", claims), as: UTF8.self)
     }
 
     /// Revokes the license, as an operator would.
@@ -80,23 +87,6 @@ struct EndToEndWorld {
                     return ClockReading(wall: now.wall + clock.value, ticks: now.ticks, boot: now.boot)
                 }, transport: URLSessionTransport(),
                 retries: RetryPolicy(attempts: attempts, firstWait: 0.1, sleep: { waits.value.append($0) }))
-        }
-    }
-
-    final class Locked<Value: Sendable>: @unchecked Sendable {
-        private let lock = NSLock()
-        private var kept: Value
-
-        init(_ value: Value) { kept = value }
-
-        var value: Value {
-            get { lock.withLock { kept } }
-            set { lock.withLock { kept = newValue } }
-            _modify {
-                lock.lock()
-                defer { lock.unlock() }
-                yield &kept
-            }
         }
     }
 }

@@ -3,7 +3,7 @@ import Testing
 
 @testable import CoreLocker
 
-/// Which of several purchases unlocks, and when a device key is lost.
+/// Which of several purchases unlocks.
 @Suite struct EntitlementTests {
     private static let (first, second) = (UUID(), UUID())
 
@@ -44,12 +44,5 @@ import Testing
         await #expect(throws: CancellationError.self) {
             _ = try await unlockHighest(of: owned, unlock: { _ in throw CancellationError() }, finish: { _ in }, report: { _ in })
         }
-    }
-
-    @Test func onlyALostKeyIsReplaced() {
-        #expect(isLostEnclaveKey(NSError(domain: "CryptoTokenKit", code: -3)))
-        #expect(!isLostEnclaveKey(NSError(domain: "CryptoTokenKit", code: -2)), "no communication with the Enclave")
-        #expect(!isLostEnclaveKey(NSError(domain: "NSOSStatusErrorDomain", code: -3)))
-        #expect(!isLostEnclaveKey(CancellationError()))
     }
 }

@@ -5,55 +5,6 @@ import Testing
 
 /// Unlocks and renewals that meet, and what time changes (licenses of `tests/vectors/flow.json`).
 @Suite struct ExchangeTests {
-    /// The licenses' device, service and bundle.
-    private struct World {
-        let configuration: AppConfiguration
-        let bundle: BundleIdentity
-        let key: SoftwareDeviceKey
-        let now: Int64
-        private let vectors: [JSON]
-
-        init() throws {
-            let file = try Vectors.file("flow.json")
-            let about = try #require(file["bundle"])
-            var random = Seeded(1)
-            var config = try #require(file["config"]?.object)
-            config["offline_grace"] = .integer(86_400)
-            configuration = try AppConfiguration(Data(random.spelled(.object(config)).utf8))
-            bundle = BundleIdentity(
-                id: try #require(UUID(uuidString: try about.text("id"))), modelVersion: try about.number("model_version"),
-                publisher: configuration.publisher, tiers: try #require(about["tiers"]?.array).compactMap(\.text))
-            key = try deviceKey(file["device_key"])
-            now = try file.number("now")
-            vectors = try Vectors.cases(file)
-        }
-
-        func held(_ name: String) throws -> String { try #require(try vector(name)["held"]?.text) }
-
-        /// The service's last answer.
-        func answer(_ name: String) throws -> ServiceAnswer {
-            let answer = try #require(try vector(name)["steps"]?.array?.last?["answer"])
-            return ServiceAnswer(status: Int(try answer.number("status")), retryAfter: nil, body: Data(try answer.text("body").utf8))
-        }
-
-        private func vector(_ name: String) throws -> JSON { try #require(vectors.first { $0.name == name }) }
-
-        func client(
-            _ service: HeldService, _ store: MemoryStore, wall: EndToEndWorld.Locked<Int64>? = nil,
-            sleep: @escaping @Sendable (Double) async throws -> Void = { _ in try await Task.sleep(nanoseconds: 3_600_000_000_000) }
-        ) -> UnlockClient {
-            let now = now
-            return UnlockClient(
-                configuration: configuration, deviceKey: key, attester: service, store: store,
-                clocks: { ClockReading(wall: wall?.value ?? now, ticks: 1, boot: "boot") }, transport: service,
-                retries: RetryPolicy(attempts: 1, sleep: { _ in }), sleep: sleep)
-        }
-
-        func tier(_ store: MemoryStore) throws -> String {
-            try License(try #require(store.license(bundle: bundle.id)), keys: configuration.licenseKeys).tier
-        }
-    }
-
     /// Answers by path, and holds the first request to `heldPath` until it is released.
     private actor HeldService: Transport, Attester {
         private let answers: [String: ServiceAnswer]
@@ -99,7 +50,7 @@ import Testing
     /// An unlock begins while the old license is being renewed: the new license stays, whatever the renewal brings.
     @Test(.timeLimit(.minutes(10)), arguments: ["renew-lower-tier", "renew-purchase-superseded"])
     func anUnlockBesideARenewal(_ renewal: String) async throws {
-        let world = try World()
+        let world = try FlowWorld()
         let service = HeldService(
             [Self.old: try world.answer(renewal), Self.unlockPath: try world.answer("unlock")], holding: Self.old)
         let store = MemoryStore(license: try world.held("renew-higher-tier"), bundle: world.bundle.id)
@@ -117,7 +68,7 @@ import Testing
 
     /// A renewal that waits for an unlock renews what the unlock brought.
     @Test(.timeLimit(.minutes(10))) func aRenewalBesideAnUnlock() async throws {
-        let world = try World()
+        let world = try FlowWorld()
         let service = HeldService(
             [Self.unlockPath: try world.answer("unlock"), Self.new: try world.answer("renew")], holding: Self.unlockPath)
         let store = MemoryStore(license: try world.held("renew-higher-tier"), bundle: world.bundle.id)
@@ -134,7 +85,7 @@ import Testing
     }
 
     @Test(.timeLimit(.minutes(10))) func whoWaitsCanBeCancelled() async throws {
-        let world = try World()
+        let world = try FlowWorld()
         let service = HeldService([Self.old: try world.answer("renew"), Self.unlockPath: try world.answer("unlock")], holding: Self.old)
         let client = world.client(service, MemoryStore(license: try world.held("renew"), bundle: world.bundle.id))
         let renew = Task { try await client.renew(world.bundle, byDeviceKey: false) }
@@ -153,8 +104,8 @@ import Testing
 
     /// What arrives by itself never takes a higher tier away, as long as that works.
     @Test(.timeLimit(.minutes(10))) func aLowerTierThatArrives() async throws {
-        let world = try World()
-        let wall = EndToEndWorld.Locked(world.now)
+        let world = try FlowWorld()
+        let wall = Locked(world.now)
         let service = HeldService([Self.unlockPath: try world.answer("license-for-another-tier")])
         let store = MemoryStore(license: try world.held("renew"), bundle: world.bundle.id)
         let client = world.client(service, store, wall: wall)
@@ -169,7 +120,7 @@ import Testing
 
     /// A license that the user removes does not come back with a renewal's answer.
     @Test(.timeLimit(.minutes(10))) func aRenewalOfWhatIsForgotten() async throws {
-        let world = try World()
+        let world = try FlowWorld()
         let service = HeldService([Self.old: try world.answer("renew")], holding: Self.old)
         let store = MemoryStore(license: try world.held("renew"), bundle: world.bundle.id)
         let client = world.client(service, store)
@@ -183,7 +134,7 @@ import Testing
 
     /// Many at once, for the thread sanitizer and for the order of the requests.
     @Test(.timeLimit(.minutes(10))) func manyAtOnce() async throws {
-        let world = try World()
+        let world = try FlowWorld()
         let answers = [
             Self.old: try world.answer("renew"), Self.new: try world.answer("renew"), Self.unlockPath: try world.answer("unlock"),
         ]
@@ -209,12 +160,12 @@ import Testing
     }
 
     @Test(.timeLimit(.minutes(10))) func timeChangesTheState() async throws {
-        let world = try World()
+        let world = try FlowWorld()
         let license = try License(try world.held("renew"), keys: world.configuration.licenseKeys)
         let end = try #require(license.expiresAt)
-        let wall = EndToEndWorld.Locked(end - 10_000)
+        let wall = Locked(end - 10_000)
         // A sleep ends when it may, and the clock has moved on by as much.
-        let sleeps = EndToEndWorld.Locked<[Double]>([])
+        let sleeps = Locked<[Double]>([])
         let (allowed, allow) = AsyncStream<Void>.makeStream()
         let client = world.client(
             HeldService(), MemoryStore(license: try world.held("renew"), bundle: world.bundle.id), wall: wall,

@@ -4,24 +4,28 @@ import Testing
 @testable import CoreLocker
 
 /// What 10,000 restores leave behind: nothing.
-@Suite struct LifetimeTests {
-    @Test func restoringLeavesNothingBehind() throws {
+@Suite(.serialized) struct LifetimeTests {
+    /// With a bundle that is opened once, from memory, or each time anew, from its file.
+    @Test(arguments: [false, true]) func restoringLeavesNothingBehind(fromFile: Bool) throws {
         let vector = try #require(try Vectors.cases(try Vectors.file("bundle.json")).first { $0.name == "restores-large" })
         let restore = try #require(vector["restores"]?.array?.first { $0["expect"]?.text == "ok" })
-        let bundle = try KeyBundle(try vector.base64("bundle"))
+        let opened = try KeyBundle(try vector.base64("bundle"))
         let key = try ContentKey(try restore.hex("content_key"))
         let tier = Int(try restore.number("tier"))
         let expected = try restore.base64("restored")
-        let name = "lifetime-\(UUID().uuidString).bin"
-        try withTemporaryFile(name, try restore.base64("locked")) { url in
+        let stem = "lifetime-\(UUID().uuidString)"
+        try withTemporaryFile("\(stem).bin", try restore.base64("locked")) { url in
+            let place = url.deletingPathExtension().appendingPathExtension("clkey")
+            try vector.base64("bundle").write(to: place)
             func once() throws {
+                let bundle = fromFile ? try KeyBundle(contentsOf: place) : opened
                 let file = try bundle.restore(url, tier: tier, contentKey: key, keyTier: tier, check: .off)
                 #expect(file.data == expected)
             }
             for _ in 0..<200 { try once() }
-            let before = try Footprint(of: name)
+            let before = try Footprint(of: stem)
             for _ in 0..<10_000 { try once() }
-            let after = try Footprint(of: name)
+            let after = try Footprint(of: stem)
             #expect(after.mappings == 0 && after.descriptors == 0)
             // The allocator keeps some; 10,000 leaked patches or files would take ten times as much.
             #expect(after.residentBytes - before.residentBytes < 24 << 20)

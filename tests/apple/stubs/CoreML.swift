@@ -4,6 +4,13 @@ import Foundation
 open class MLModelConfiguration: NSObject {
     /// ObjC: MLModelConfiguration.functionName
     open var functionName: String?
+    /// ObjC: MLModelConfiguration.computeUnits
+    open var computeUnits = MLComputeUnits.all
+}
+
+/// ObjC: MLComputeUnits
+public enum MLComputeUnits: Int, Sendable {
+    case cpuOnly, cpuAndGPU, all
 }
 
 /// ObjC: MLModelAsset
@@ -40,7 +47,16 @@ open class MLModelDescription: NSObject {
 }
 
 /// ObjC: MLFeatureDescription
-open class MLFeatureDescription: NSObject {}
+open class MLFeatureDescription: NSObject {
+    /// ObjC: MLFeatureDescription.multiArrayConstraint
+    open var multiArrayConstraint: MLMultiArrayConstraint? { nil }
+}
+
+/// ObjC: MLMultiArrayConstraint
+open class MLMultiArrayConstraint: NSObject {
+    /// ObjC: MLMultiArrayConstraint.shape
+    open var shape: [NSNumber] { [] }
+}
 
 public protocol MLFeatureProvider {
     /// ObjC: MLDictionaryFeatureProvider.featureValueForName
@@ -71,6 +87,7 @@ extension Float: MLShapedArrayScalar {}
 
 public struct MLShapedArray<Scalar: MLShapedArrayScalar> {
     public init(scalars: some Sequence<Scalar>, shape: [Int]) {}
+    public init(repeating scalar: Scalar, shape: [Int]) {}
     public init(converting multiArray: MLMultiArray) {}
     public var scalars: [Scalar] { [] }
 }

@@ -61,6 +61,7 @@ public enum AES: Sendable {
 
 public protocol DiffieHellmanKeyAgreement {}
 public protocol HPKEDiffieHellmanPrivateKey: DiffieHellmanKeyAgreement {}
+public protocol HPKEDiffieHellmanPublicKey {}
 
 public enum P256: Sendable {
     public enum Signing: Sendable {
@@ -78,7 +79,7 @@ public enum P256: Sendable {
         }
     }
     public enum KeyAgreement: Sendable {
-        public struct PublicKey: Sendable {
+        public struct PublicKey: HPKEDiffieHellmanPublicKey, Sendable {
             public init<Bytes: ContiguousBytes>(x963Representation: Bytes) throws {}
             public var x963Representation: Data { fatalError() }
         }
@@ -108,6 +109,11 @@ public enum SecureEnclave: Sendable {
 public enum HPKE: Sendable {
     public struct Ciphersuite: Sendable {
         public static var P256_SHA256_AES_GCM_256: Ciphersuite { fatalError() }
+    }
+    public struct Sender {
+        public init<PublicKey: HPKEDiffieHellmanPublicKey>(recipientKey: PublicKey, ciphersuite: Ciphersuite, info: Data) throws {}
+        public var encapsulatedKey: Data { fatalError() }
+        public mutating func seal<M: DataProtocol>(_ message: M) throws -> Data { fatalError() }
     }
     public struct Recipient {
         public init<PrivateKey: HPKEDiffieHellmanPrivateKey>(

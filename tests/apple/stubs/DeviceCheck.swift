@@ -19,4 +19,5 @@ public struct DCError: Error {
         case unknownSystemFailure, featureUnsupported, invalidInput, invalidKey, serverUnavailable
     }
     public let code: Code
+    public init(_ code: Code, userInfo: [String: Any] = [:]) { self.code = code }
 }

@@ -13,6 +13,7 @@ public final class CFError {}
 public typealias OSStatus = Int32
 
 public let errSecSuccess: OSStatus = 0  // ObjC: errSecSuccess
+public let errSecDuplicateItem: OSStatus = -25299  // ObjC: errSecDuplicateItem
 public let errSecItemNotFound: OSStatus = -25300  // ObjC: errSecItemNotFound
 
 nonisolated(unsafe) public let kSecClass = CFString()  // ObjC: kSecClass
@@ -22,6 +23,7 @@ nonisolated(unsafe) public let kSecAttrAccount = CFString()  // ObjC: kSecAttrAc
 nonisolated(unsafe) public let kSecAttrAccessible = CFString()  // ObjC: kSecAttrAccessible
 /// ObjC: kSecAttrAccessibleAfterFirstUnlockThisDeviceOnly
 nonisolated(unsafe) public let kSecAttrAccessibleAfterFirstUnlockThisDeviceOnly = CFString()
+nonisolated(unsafe) public let kSecAttrAccessibleWhenUnlocked = CFString()  // ObjC: kSecAttrAccessibleWhenUnlocked
 nonisolated(unsafe) public let kSecUseDataProtectionKeychain = CFString()  // ObjC: kSecUseDataProtectionKeychain
 nonisolated(unsafe) public let kSecValueData = CFString()  // ObjC: kSecValueData
 nonisolated(unsafe) public let kSecReturnData = CFString()  // ObjC: kSecReturnData

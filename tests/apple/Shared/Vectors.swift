@@ -5,9 +5,13 @@ import Testing
 
 /// The vectors of `tests/vectors`, which every implementation runs.
 enum Vectors {
-    static let folder = URL(fileURLWithPath: #filePath)
-        .deletingLastPathComponent().deletingLastPathComponent().deletingLastPathComponent()
-        .appendingPathComponent("vectors")
+    /// `tests`, seen from `tests/apple/Shared` itself and from the links to it.
+    static let tests: URL = {
+        var folder = URL(fileURLWithPath: #filePath)
+        while folder.lastPathComponent != "apple" { folder.deleteLastPathComponent() }
+        return folder.deletingLastPathComponent()
+    }()
+    static let folder = tests.appendingPathComponent("vectors")
 
     /// The content of a file. A number that the formats do not allow, in a vector or in how it is judged, becomes a text.
     static func file(_ name: String) throws -> JSON {
@@ -122,4 +126,32 @@ final class MemoryStore: LicenseStore, @unchecked Sendable {
     func mark() -> ClockMark? { lock.withLock { kept } }
     func save(_ mark: ClockMark) { lock.withLock { kept = mark } }
     func removeMark() { lock.withLock { kept = nil } }
+}
+
+/// Writes a file below a new folder, and removes the folder afterwards.
+func withTemporaryFile(_ path: String, _ data: Data, _ body: (URL) throws -> Void) throws {
+    let folder = FileManager.default.temporaryDirectory.appendingPathComponent(UUID().uuidString)
+    defer { try? FileManager.default.removeItem(at: folder) }
+    let url = folder.appendingPathComponent(path)
+    try FileManager.default.createDirectory(at: url.deletingLastPathComponent(), withIntermediateDirectories: true)
+    try data.write(to: url)
+    try body(url)
+}
+
+/// A value that several tasks change.
+final class Locked<Value: Sendable>: @unchecked Sendable {
+    private let lock = NSLock()
+    private var kept: Value
+
+    init(_ value: Value) { kept = value }
+
+    var value: Value {
+        get { lock.withLock { kept } }
+        set { lock.withLock { kept = newValue } }
+        _modify {
+            lock.lock()
+            defer { lock.unlock() }
+            yield &kept
+        }
+    }
 }

@@ -124,7 +124,7 @@ struct Seeded: RandomNumberGenerator {
 /// Signs what the tests forge.
 enum TestKey {
     // A key of these tests alone: it signs nothing else.
-    private static let pem = """
+    static let pem = """
         -----BEGIN PRIVATE KEY-----
         MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgpUyyl6PpVi1zdLzd
         w7EnsJWXs+v/VEx9YX6kdrczcIWhRANCAATTNaAwoaTjx0YBR+4FTBHT2DSxAi9r
