@@ -12,7 +12,7 @@ public struct Refusal: Equatable, Sendable {
         case .serviceUnreachable, .serviceProtocol:
             self.init(Message("The unlock service cannot be reached. Check the network, then try again. (%@)", shown), .restore)
         case .service, .serviceBusy, .overloaded, .rateLimited, .timeout, .purchaseUpstream, .purchaseUpstreamDenied, .storageUnavailable,
-            .notReady, .internalError, .challengeExpired, .challengeUsed, .challengeMalformed:
+            .notReady, .internalError, .requestTimeout, .challengeExpired, .challengeUsed, .challengeMalformed:
             self.init(Message("The unlock service is busy or out of order. Try again later. (%@)", shown), .restore)
         case .licenseExpired, .licenseClock, .licenseNotYetValid:
             self.init(Message("Check the device's date and time, then renew. (%@)", shown), .renew)
@@ -27,7 +27,11 @@ public struct Refusal: Equatable, Sendable {
         case .notUnlocked, .licenseUnknown, .licenseDevice, .licenseWrap, .licenseFormat, .licenseType, .licenseBundle,
             .licenseModelVersion, .licenseTier, .license:
             self.init(Message("This device's license does not fit. Restore purchases to get another one. (%@)", shown), .restore)
-        case .attestation, .attestationRefused, .attestationEvidence, .deviceKey:
+        case .attestationLost:
+            self.init(Message("The app was installed anew. Restore purchases to unlock the model again. (%@)", shown), .restore)
+        case .deviceBusy:
+            self.init(Message("This device's secure hardware is busy. Try again later. (%@)", shown), .restore)
+        case .attestationRefused, .attestationEvidence, .deviceKey, .deviceUnsupported:
             self.init(
                 Message("This device cannot prove that it is genuine. A simulator needs the development identity. (%@)", shown), .restore)
         case .bundleRetired, .bundleVersion, .patchVersion, .restoreSize, .restoreReplaced, .restoreRestored, .restoreAlready,

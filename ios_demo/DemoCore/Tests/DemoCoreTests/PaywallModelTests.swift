@@ -102,6 +102,22 @@ struct PaywallModelTests {
         #expect(catalog.best(of: catalog.products, tiers: tiers) == "com.example.fashion.full")
         #expect(catalog.best(of: ["com.example.fashion.plus", "unknown"], tiers: tiers) == "com.example.fashion.plus")
         #expect(catalog.best(of: ["unknown"], tiers: tiers) == nil)
-        #expect(throws: DecodingError.self) { try Catalog(Data("[]".utf8)) }
+    }
+
+    /// Damaged files give an error or a catalog, and nothing worse.
+    @Test func aDamagedCatalog() throws {
+        for text in ["", "[]", "{", #"{"a":1}"#, #"{"a":null}"#, #"{"a":"b"} x"#] {
+            #expect(throws: CoreLockerError.self, "\(text)") { try Catalog(Data(text.utf8)) }
+        }
+        let whole = Data(#"{"com.example.fashion.plus": "plus", "\u00e9": "1e400"}"#.utf8)
+        #expect(try Catalog(whole).tiers.count == 2)
+        for place in whole.indices {
+            #expect(throws: CoreLockerError.self) { try Catalog(whole[..<place]) }
+            for byte in [0x00, 0x22, 0x2d, 0x39, 0x5b, 0x5c, 0x7b, 0x80, 0xff] as [UInt8] {
+                var damaged = whole
+                damaged[place] = byte
+                _ = try? Catalog(damaged)
+            }
+        }
     }
 }

@@ -92,6 +92,8 @@ struct WordsTests {
         #expect(Refusal(.deviceLimit).advice != Refusal(.serviceUnreachable).advice)
         #expect(Refusal(.purchasePending).action == nil)
         #expect(Refusal(.licenseClock).action == .renew)
+        #expect(StateDescription(.refused(.attestationLost)).action == .restore)
+        #expect(Refusal(.attestationLost).advice != Refusal(.attestationRefused).advice)
     }
 
     @Test func errorsInWords() {
