@@ -18,7 +18,7 @@ _TYPES = {
     "String": "string",
     "Bool": "boolean",
     "": "void",
-} | dict.fromkeys(("Int", "UInt64", "OSStatus"), "number")
+} | dict.fromkeys(("Int", "UInt64", "OSStatus", "NSNumber"), "number")
 # Core Foundation's types, which the list does not tell apart.
 _ANY = ("Any", "CFTypeRef", "CFAllocator", "SecAccessControl", "CGColorSpace", "CGImage", "CGImageSource")
 
@@ -32,6 +32,8 @@ def typescript_type(swift: str) -> str:
         return f"{typescript_type(swift[:-1])} | null"
     if pair := re.fullmatch(r"\[([^\[\]:]+): ([^\[\]]+)\]", swift):
         return f"NSDictionary<{typescript_type(pair[1])}, {typescript_type(pair[2])}>"
+    if element := re.fullmatch(r"\[([^\[\]:]+)\]", swift):
+        return f"NSArray<{typescript_type(element[1])}>"
     return "any" if swift in _ANY else _TYPES.get(swift, swift)
 
 

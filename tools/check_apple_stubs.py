@@ -2,9 +2,9 @@
 
 python -m tools.check_apple_stubs TYPES_FOLDER [STUBS_FOLDER]
 
-A comment "ObjC: NAME" names a class, a function, an enumeration, a constant, or Class.member in the type declarations of npm's
+In stubs a comment "ObjC: NAME" names a class, a function, an enumeration, a constant, or Class.member in the declarations of npm's
 @nativescript/types-ios, and its signature is compared. "ExecuTorch: NAME" and "RestoredModule: NAME" name a type or a selector in
-Objective-C headers.
+Objective-C headers. In CoreLockerDevice a comment "ObjC: ENUMERATION.NAME" says what a number is.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from tools import apple_signatures
 
 ROOT = Path(__file__).resolve().parents[1]
 STUBS = ROOT / "tests/apple/stubs"
+DEVICE = ROOT / "sdk/apple/CoreLockerDevice"
 HEADERS = {
     "ExecuTorch": ROOT / "tests/apple/objc/headers",
     "RestoredModule": ROOT / "sdk/apple/ExecuTorch/RestoredModule/include",
@@ -59,6 +60,30 @@ def wanted(stubs: Path) -> list[tuple[str, str, str]]:
     ]
 
 
+def enumerators(types: Path) -> dict[str, int]:
+    """The numbers of enumerations, as ENUMERATION.NAME."""
+    numbers: dict[str, int] = {}
+    for file in sorted(types.rglob("*.d.ts")):
+        for name, body in re.findall(r"declare const enum (\w+) \{(.*?)\}", file.read_text("utf-8"), flags=re.DOTALL):
+            numbers |= {f"{name}.{member}": int(number) for member, number in re.findall(r"(\w+) = (-?\d+)", body)}
+    return numbers
+
+
+def wrong_numbers(types: Path, sources: Path) -> tuple[int, list[str]]:
+    """How many numbers of the sources are named, and which have another value than their name."""
+    known = enumerators(types)
+    named = [
+        (file.name, int(number), name)
+        for file in sorted(sources.glob("*.swift"))
+        for number, name in re.findall(r"(-?\d+)\b.*// ObjC: (\w+\.\w+)$", file.read_text("utf-8"), flags=re.MULTILINE)
+    ]
+    return len(named), [
+        f"{file}: {name} is {known.get(name)}, not {number}"
+        for file, number, name in named
+        if known.get(name) != number
+    ]
+
+
 def main(types: str, stubs: str | None = None) -> int:
     known = {"ObjC": declared(Path(types))} | {api: declared_in_headers(folder) for api, folder in HEADERS.items()}
     folder = Path(stubs) if stubs else STUBS
@@ -69,8 +94,13 @@ def main(types: str, stubs: str | None = None) -> int:
         count, differences = apple_signatures.differences(file.read_text("utf-8"), listed)
         compared += count
         wrong += [f"{file.name}: {difference}" for difference in differences]
-    print("\n".join(wrong) or f"{len(names)} stub declarations are in the real API, {compared} signatures agree")
-    return int(bool(wrong) or not compared)
+    numbers, differing = wrong_numbers(Path(types), DEVICE)
+    wrong += differing
+    print(
+        "\n".join(wrong)
+        or f"{len(names)} stub declarations are in the real API, {compared} signatures and {numbers} numbers agree"
+    )
+    return int(bool(wrong) or not compared or not numbers)
 
 
 if __name__ == "__main__":

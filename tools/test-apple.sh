@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 source tools/gates.sh
 build=.build/apple
 logs=$build/logs
-all_gates=(format test typecheck docs stubs end-to-end api asan tsan demo-core demo-app demo-project demo-resources)
+all_gates=(format test typecheck docs stubs end-to-end asan tsan demo-core demo-app demo-project demo-resources)
 
 types=.cache/types-ios
 swift_root=${CORELOCKER_SWIFT_ROOT:-${XDG_CACHE_HOME:-$HOME/.cache}/corelocker/swift-trixie}
@@ -28,6 +28,17 @@ obstacle() {
 
 swift_test() { tools/swift.sh swift test --scratch-path "$@"; }
 
+# fresh FOLDER: removes a build folder that was filled from other sources of the library. A package in a folder of its own is not always
+# built anew after a change of what it depends on, and then crashes.
+fresh() {
+  local now
+  now=$(find Package.swift sdk/apple/CoreLocker sdk/cpp -type f | LC_ALL=C sort | xargs sha256sum | sha256sum)
+  [ "$(cat "$1/.sources" 2>/dev/null)" = "$now" ] && return
+  rm -rf "$1"
+  mkdir -p "$1"
+  echo "$now" >"$1/.sources"
+}
+
 gate_format() { tools/swift.sh swift format lint --strict --recursive Package.swift sdk/apple tests/apple ios_demo; }
 
 # Swift Testing's summary is its last line; a run without tests is a failure.
@@ -39,10 +50,12 @@ gate_test() {
     swift_test "$build/debug" -Xswiftc -warnings-as-errors --filter LifetimeTests 2>&1 | passed_tests
 }
 
-# What imports Apple's frameworks, against stubs of them.
+# What imports Apple's frameworks, against stubs of them, and everybody's public API.
 gate_typecheck() {
   local module graphs
   tools/swift.sh tools/typecheck-apple.sh "$build/typecheck" || return
+  # With what debug builds alone have. CoreLocker is not built again with other options in the folder of the gate test: that made each the other anew.
+  .venv/bin/python tools/swift_api.py "$build/typecheck/debug/CoreLocker.symbols.json" sdk/apple/api/CoreLocker.api ${ACCEPT:+--accept} || return
   for module in CoreLockerDevice CoreLockerCoreML CoreLockerExecuTorch; do
     # What a module adds to another one's types has a graph of its own.
     graphs=("$build/typecheck/release/$module".symbols.json "$build/typecheck/release/$module"@CoreLocker*.symbols.json)
@@ -68,14 +81,6 @@ gate_stubs() { .venv/bin/python -m tools.check_apple_stubs "$types"; }
 # The Swift client, the real unlock service and the C core, on this machine.
 gate_end-to-end() { PYTHONPATH=sdk/python:tests/python:. .venv/bin/python tests/apple/end_to_end.py "$build"; }
 
-gate_api() {
-  rm -rf "$build/symbols"
-  mkdir -p "$build/symbols"
-  tools/swift.sh swift build --scratch-path "$build/debug" --target CoreLocker -Xswiftc -emit-symbol-graph -Xswiftc \
-    -emit-symbol-graph-dir -Xswiftc "/src/$build/symbols" || return
-  .venv/bin/python tools/swift_api.py "$build/symbols/CoreLocker.symbols.json" sdk/apple/api/CoreLocker.api ${ACCEPT:+--accept}
-}
-
 # Foundation leaks a few bytes of its own, so leaks are looked for in the C++ gates. The sanitizer keeps freed memory, so growth is not.
 gate_asan() {
   tools/swift.sh env ASAN_OPTIONS=detect_leaks=0 swift test --scratch-path "$build/asan" --sanitize=address --skip LifetimeTests 2>&1 |
@@ -89,20 +94,25 @@ gate_tsan() {
 
 # The model layer of ios_demo. The toolchain's libswiftObservation lacks a symbol, which only a crash would call.
 gate_demo-core() {
+  fresh "$build/demo-core"
   swift_test "$build/demo-core" --package-path ios_demo/DemoCore -Xswiftc -warnings-as-errors -Xlinker --allow-shlib-undefined 2>&1 |
     passed_tests
 }
 
-# Its views and tests, against stubs, with what the gate typecheck has made.
+# Its views and tests, and every sample of the documentation, against stubs, with what the gate typecheck has made.
 gate_demo-app() {
   [ -e "$build/typecheck/debug/CoreLockerExecuTorch.swiftmodule" ] || tools/swift.sh tools/typecheck-apple.sh "$build/typecheck" || return
-  tools/swift.sh tools/typecheck-ios-demo.sh "$build/demo-app" "$build/typecheck"
+  rm -rf "$build/demo-app"
+  .venv/bin/python tools/swift_samples.py "$build/demo-app/samples" && tools/swift.sh tools/typecheck-ios-demo.sh "$build/demo-app" "$build/typecheck"
 }
 
 # Its project, plists, store, strings and pictures.
 gate_demo-project() { .venv/bin/python -m tools.check_apple_project; }
 
 # Its build phase: the pipeline, and what the app does with what it writes.
-gate_demo-resources() { PYTHONPATH=sdk/python:tests/python:. .venv/bin/python tests/apple/demo_resources.py "$build"; }
+gate_demo-resources() {
+  fresh "$build/demo-core"
+  PYTHONPATH=sdk/python:tests/python:. .venv/bin/python tests/apple/demo_resources.py "$build"
+}
 
 run_gates Apple tools/setup-apple.sh "${@:-${all_gates[@]}}"

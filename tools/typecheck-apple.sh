@@ -6,6 +6,7 @@ set -euo pipefail
 build=$1
 rm -rf "$build"
 mkdir -p "$build/stubs"
+plugins=/usr/libexec/swift/lib/swift/host/plugins
 common=(-wmo -swift-version 6 -warnings-as-errors -parse-as-library -I "$build/stubs")
 
 # In the order in which they import each other.
@@ -25,11 +26,19 @@ for configuration in debug release; do
   folder=$build/$configuration
   mkdir -p "$folder"
   debug=()
-  [ "$configuration" = debug ] && debug=(-DDEBUG)
+  [ "$configuration" = debug ] && debug=(-DDEBUG -enable-testing)
   for module in CoreLocker CoreLockerDevice CoreLockerCoreML; do check "$folder" "$module" "sdk/apple/$module" "${debug[@]}"; done
   # In a package of its own, which sees what is public.
   check "$folder" CoreLockerExecuTorch sdk/apple/ExecuTorch/CoreLockerExecuTorch "${debug[@]}" -package-name corelockerexecutorch
   echo "$configuration: all modules pass"
+done
+
+# The tests of what imports Apple's frameworks, with the tests that only run there.
+for module in CoreLockerDevice CoreLockerCoreML; do
+  tests=(tests/apple/${module}Tests/*.swift tests/apple/Shared/*.swift)
+  swiftc -typecheck "${common[@]}" -DDEBUG -package-name corelocker -I "$build/debug" -I sdk/cpp/include -plugin-path "$plugins" \
+    -module-name "${module}Tests" "${tests[@]}"
+  echo "${module}Tests: pass"
 done
 
 # The README's lines and the tutorial's pass, and a call that is wrong does not: the stubs are looked at.

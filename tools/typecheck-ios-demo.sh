@@ -4,7 +4,7 @@
 # Usage: tools/swift.sh tools/typecheck-ios-demo.sh BUILD_FOLDER MODULES, where MODULES is the folder that typecheck-apple.sh has filled.
 set -euo pipefail
 build=$1 modules=$2
-rm -rf "$build"
+rm -rf "$build/ui"
 mkdir -p "$build/ui"
 common=(-wmo -swift-version 6 -warnings-as-errors -I "$build" -I "$modules/stubs" -I "$modules/debug" -I sdk/cpp/include)
 
@@ -37,3 +37,16 @@ if swiftc -typecheck "${common[@]}" -parse-as-library -module-name FashionDemo "
   exit 1
 fi
 grep -q "has no dynamic member 'acuracies'\|has no member 'acuracies'" "$build/wrong.log"
+
+# Every sample of the documentation (tools/swift_samples.py has written them). They are parts of apps: unused values are no fault.
+samples=$build/samples
+check_samples() { swiftc -typecheck -wmo -swift-version 6 -I "$build" -I "$modules/stubs" -I "$modules/debug" -I sdk/cpp/include -module-name Samples "$1"; }
+check_samples "$samples/Samples.swift" 2>"$build/samples.log" || { grep -A3 "error:" "$build/samples.log"; exit 1; }
+swiftc -typecheck -I /usr/libexec/swift/lib/swift/pm/ManifestAPI -package-description-version 6.0 "$samples/manifest/Package.swift"
+echo "all samples pass"
+sed 's/locker\.renewIfDue/locker.renewIfDew/' "$samples/Samples.swift" >"$build/WrongSamples.swift"
+if check_samples "$build/WrongSamples.swift" 2>"$build/wrong.log"; then
+  echo "a misspelled sample passes" >&2
+  exit 1
+fi
+grep -q "has no member 'renewIfDew'" "$build/wrong.log"
