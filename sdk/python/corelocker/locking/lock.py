@@ -1,4 +1,13 @@
-"""Locking finished model files: what `corelocker lock` does and a build script calls."""
+"""Locking finished model files: what `corelocker lock` does and a build script calls.
+
+The way of a file from here to its bytes:
+
+    artifacts.detect, then its format (`artifacts/executorch/pte.py`), present its weights as tensors with places in the file
+    choose           which channels are locked
+    publish          draws what stands in their place, makes patches, writes files and key bundle, all or nothing
+    writing          reads the file block by block, hashes each state, writes that of tier 0
+    locked, layout   which bytes of a block a state has, and put them there
+"""
 
 from __future__ import annotations
 
