@@ -17,6 +17,7 @@ import pytest
 from corelocker.bundle import jose
 from corelocker.bundle.content_keys import new_content_key, tier_keys
 from corelocker.bundle.keystore import FileKek, Kek, Keystore
+from corelocker.cli.app import app
 from corelocker.errors import ConfigError, KeystoreEntryError, OutputExistsError
 from corelocker.licensing.app_config import AppConfig
 from corelocker.licensing.attested_request import AttestedRequest, renewal_token
@@ -41,6 +42,7 @@ from corelocker.service.messages import ChallengeRequest, Issued, RenewRequest, 
 from corelocker.service.records import PurchaseKey
 from corelocker.service.storage import Storage
 from cryptography.hazmat.primitives.asymmetric import ec
+from typer.testing import CliRunner
 
 APP = "com.example.app"
 TIERS = ("free", "plus", "full")
@@ -319,6 +321,21 @@ def test_grants_are_issued(place: Place) -> None:
     assert issued.expires_at == until
     assert storage.entitlement(PurchaseKey("grant", APP, "sub:order-until")) is not None
     storage.close()
+
+
+def test_a_grant_of_perpetual_licenses_says_what_it_costs(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    lasting = place.files.config.with_name("perpetual.toml")
+    lasting.write_text(place.files.config.read_text() + "\n[licenses]\nperpetual = true\n")
+    monkeypatch.chdir(place.folder)
+    issue = ["grant", "issue", "--product", "full", "--purchase", "order-for-ever", "--config"]
+    said = CliRunner().invoke(app, [*issue, str(lasting)])
+    assert said.exit_code == 0
+    assert "counts against the purchase's device limit for ever" in said.stderr
+    ending = CliRunner().invoke(app, [*issue, str(lasting), "--until", str(int(time.time()) + 1000)])
+    assert ending.exit_code == 0
+    assert "for ever" not in ending.stderr
+    assert place.json(*issue, str(lasting))["perpetual"] is True
+    assert place.json(*issue, str(place.files.config))["perpetual"] is False
 
 
 def test_a_grant_key(place: Place, tmp_path: Path) -> None:
