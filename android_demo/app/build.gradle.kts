@@ -74,6 +74,7 @@ dependencies {
     implementation(project(":ui"))
     implementation("org.corelocker:executorch")
     implementation(libs.activity.compose)
+    implementation(libs.androidx.annotation)
     implementation(libs.coroutines.android)
     "playImplementation"(libs.play.billing)
     androidTestImplementation(libs.androidx.test.runner)
@@ -130,7 +131,7 @@ fun assetsTask(
     python = providers.gradleProperty("corelocker.python")
     this.command = command
     repository = root
-    sources.from(root.file("android_demo/model/assets.py"))
+    sources.from(root.file("android_demo/model/assets.py"), root.file("tools/demo_model/app_assets.py"))
     more()
 }
 

@@ -13,32 +13,26 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import struct
-import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 DEMO = Path(__file__).resolve().parents[1]
-ROOT = DEMO.parent
-DATA = ROOT / "tools/demo_model/data"
+sys.path.insert(0, str(DEMO.parent))
+
+from tools.demo_model.app_assets import (  # noqa: E402 - after the path
+    DATA,
+    corelocker,
+    development_identity,
+    development_service,
+    own_keystore,
+    write_pictures,
+)
+
 APP = "com.example.fashion"
 # An unqualified name, as NSAllowsLocalNetworking allows it; a simulator shares the machine's loopback.
 HOST = "localhost"
 MODELS = ("fashion.mlpackage", "fashion.pte", "fashion.clkey")
 PICTURES_PER_CLASS = 50
-# Each new installation of the app is a new device: more of them than a customer has.
-DEVICES = 1000
-
-
-def corelocker(*arguments: str | Path) -> dict[str, Any]:
-    """Run a command and return its JSON. Where it refuses, this ends with its error, in the form that Xcode shows."""
-    command = [sys.executable, "-m", "corelocker", *map(str, arguments), "--json"]
-    run = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
-    if run.returncode:
-        sys.exit(f"error: corelocker {arguments[0]} failed: {run.stdout}")
-    answer: dict[str, Any] = json.loads(run.stdout)
-    return answer
 
 
 def lock(state: Path, keystore: Path) -> Path:
@@ -58,39 +52,20 @@ def lock(state: Path, keystore: Path) -> Path:
     return dist
 
 
-def own_keystore(state: Path) -> Path:
-    """A keystore for trying out. A publisher's own has a passphrase (CORELOCKER_PASSPHRASE_FILE) or an HSM."""
-    keystore = state / "keys.json"
-    if not keystore.exists():
-        state.mkdir(parents=True, exist_ok=True)
-        corelocker("keystore", "init", keystore, "--kek-file", state / "keys.kek")
-    return keystore
-
-
 def development(dist: Path, state: Path, keystore: Path, port: int, out: Path) -> None:
     """corelocker.json and a development identity, by a service for development that is set up in `state`/service.
 
     It sells what products.json says, by StoreKit's transactions in Xcode. A service for an older bundle is replaced.
     """
     bundle = corelocker("inspect", dist / "fashion.clkey")["bundle"]
-    service, config = state / "service", state / "service/service.toml"
-    if not config.exists() or bundle not in config.read_text():
-        shutil.rmtree(service, ignore_errors=True)
-        sold = json.loads((DEMO / "products.json").read_bytes())
-        products = [f"--product={product}={bundle}:{tier}" for product, tier in sold.items()]
-        corelocker("service", "init", service, "--app", APP, "--keystore", keystore, "--port", str(port), *products)
-        with config.open("a") as settings:
-            settings.write(f'\n[apps.app_store]\nbundle_id = "{APP}"\nstore = "Xcode"\n')
-            settings.write(f"\n[licenses]\ndevices = {DEVICES}\n")
-        print(f"note: a new unlock service; start it with: corelocker service run --config {config}")
+    service = state / "service"
+    sold = json.loads((DEMO / "products.json").read_bytes())
+    store = f'\n[apps.app_store]\nbundle_id = "{APP}"\nstore = "Xcode"\n'
+    config = development_service(service, keystore, bundle, APP, port, sold, store)
     app_config = out / "Models/corelocker.json"
     url = f"http://{HOST}:{port}"
     corelocker("service", "app-config", "--config", config, "--service", url, "--out", app_config, "--force")
-    phone = service / "simulator"
-    shutil.rmtree(phone, ignore_errors=True)
-    root = service / "development-root-key.pem"
-    corelocker("device", "init", phone, "--config", app_config, "--root", root)
-    shutil.copy(phone / "attestation.pem", out / "attestation.pem")
+    development_identity(service, "simulator", app_config, out / "attestation.pem")
 
 
 def production(dist: Path, app_config: Path, out: Path) -> None:
@@ -101,19 +76,6 @@ def production(dist: Path, app_config: Path, out: Path) -> None:
     if made["publisher"] != corelocker("inspect", dist / "fashion.clkey")["publisher"]:
         sys.exit(f"error: {app_config} names another publisher than the keystore that locked the models")
     shutil.copy(app_config, out / "corelocker.json")
-
-
-def pictures(out: Path) -> None:
-    """Labelled test images that the network was not trained on, and their licence."""
-    import numpy as np
-
-    with np.load(DATA / "fashion_test_2000.npz") as data:
-        x, y = data["x"], data["y"]
-    # The first of each class, the second of each class, and so on.
-    ranks = np.stack([np.flatnonzero(y == label)[:PICTURES_PER_CLASS] for label in range(10)], axis=1).ravel()
-    (out / "images.idx3-ubyte").write_bytes(struct.pack(">4I", 0x803, len(ranks), 28, 28) + x[ranks].tobytes())
-    (out / "labels.idx1-ubyte").write_bytes(struct.pack(">2I", 0x801, len(ranks)) + y[ranks].tobytes())
-    shutil.copy(DATA / "LICENSE.fashion-mnist", out / "LICENSE.fashion-mnist")
 
 
 def main() -> None:
@@ -142,7 +104,7 @@ def main() -> None:
         development(dist, asked.state, keystore, asked.port, asked.out)
     else:
         production(dist, Path(asked.app_config), models)
-    pictures(labelled)
+    write_pictures(labelled / "images.idx3-ubyte", labelled / "labels.idx1-ubyte", PICTURES_PER_CLASS)
 
 
 if __name__ == "__main__":

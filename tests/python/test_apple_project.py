@@ -14,7 +14,7 @@ from tools.check_apple_project import findings
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("Package.swift", "sdk/apple/ExecuTorch/Package.swift")
 PRIVACY = "sdk/apple/CoreLocker/PrivacyInfo.xcprivacy"
-INPUTS = ("fashion_mobilenet.py", "data/fashion_mobilenet.safetensors", "data/fashion_test_2000.npz")
+INPUTS = ("app_assets.py", "fashion_mobilenet.py", "data/fashion_mobilenet.safetensors", "data/fashion_test_2000.npz")
 
 
 @pytest.fixture
