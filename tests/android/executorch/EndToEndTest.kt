@@ -19,13 +19,13 @@ import org.corelocker.core.UnlockResult
 import org.corelocker.core.outcome
 import org.junit.jupiter.api.Assertions.assertArrayEquals
 import org.junit.jupiter.api.Assertions.assertEquals
-import org.junit.jupiter.api.Assertions.assertFalse
 import org.junit.jupiter.api.Assertions.assertThrows
 import org.junit.jupiter.api.Assertions.assertTrue
 import org.junit.jupiter.api.Test
 import org.pytorch.executorch.EValue
 import org.pytorch.executorch.Tensor
 import java.io.File
+import java.util.UUID
 import kotlin.time.Duration.Companion.milliseconds
 import kotlin.time.Duration.Companion.seconds
 
@@ -80,6 +80,7 @@ internal class EndToEndTest : PhoneTest() {
             assertArrayEquals(original, run(offline))
             ahead = checkNotNull(license.expiresAt).epochSecond - now()
             runBlocking { assertEquals(LockState.Expired, offline.refresh()) }
+            assertEquals("license-expired", outcome { offline.license() })
             assertTrue(isLocked(run(offline)))
             // Setting the clock back does not help.
             ahead = 0
@@ -116,7 +117,22 @@ internal class EndToEndTest : PhoneTest() {
         client(second)
         for (file in checkNotNull(folder.listFiles { file -> file.name.endsWith(".jws") })) file.copyTo(File(second, file.name))
         assertEquals(LockState.Refused(ErrorCode.LICENSE_DEVICE), client(second).state.value)
+        assertEquals("license-device", outcome { client(second).license() })
         assertTrue(isLocked(run(client(second))))
+    }
+
+    @Test
+    fun `a purchase serves as many devices as it allows`() {
+        val purchase = "purchase" to UUID.randomUUID().toString()
+        val phones = List(World.DEVICES) { client(File(folder, "phone $it")) }
+        for (phone in phones) assertTrue(unlock(phone, grant = world.grant(purchase)) is UnlockResult.Unlocked)
+        val last = client(File(folder, "one more"))
+        val refused = unlock(last, grant = world.grant(purchase)) as UnlockResult.Refused
+        assertEquals(ErrorCode.DEVICE_LIMIT, refused.error.code)
+        assertTrue(checkNotNull(refused.error.retryAt).epochSecond > now())
+        assertEquals(LockState.Refused(ErrorCode.DEVICE_LIMIT), last.state.value)
+        assertTrue(isLocked(run(last)))
+        assertArrayEquals(original, run(phones.first()))
     }
 
     @Test
@@ -161,8 +177,9 @@ internal class EndToEndTest : PhoneTest() {
     fun `a purchase that is none changes nothing`() {
         val client = client()
         val result = runBlocking { client.unlock(Purchase.grant("not.a.grant")) }
-        assertTrue(code(result).word.startsWith("purchase-"), code(result).word)
-        assertFalse(client.state.value is LockState.Unlocked)
+        assertEquals(ErrorCode.PURCHASE_FORMAT, code(result))
+        assertEquals(LockState.Refused(ErrorCode.PURCHASE_FORMAT), client.state.value)
+        assertTrue(isLocked(run(client)))
     }
 
     @Test

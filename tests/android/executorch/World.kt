@@ -78,4 +78,9 @@ internal class World(
         val line = output.readLine() ?: error("the world ended:\n${log.readText().takeLast(2000)}")
         return Json.parseToJsonElement(line).jsonObject
     }
+
+    companion object {
+        /** How many devices a purchase serves: what the service's configuration says. */
+        const val DEVICES = 3
+    }
 }
