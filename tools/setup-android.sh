@@ -38,6 +38,19 @@ class_paths() {
   "$python" tools/android/classpaths.py sdk/android/gradle/libs.versions.toml tools/android/gates.toml "$cache/classpaths"
 }
 
+# What the compiler loads at its start, laid out for the JVM, which then spends a third less on a small compilation.
+compiler_archive() {
+  local archive=$cache/kotlinc.jsa work
+  [ "$archive" -nt "$cache/classpaths/kotlinc.cp" ] && return
+  work=$(mktemp -d)
+  echo 'fun twice(numbers: List<Int>): List<Int> = numbers.map { 2 * it }' >"$work/twice.kt"
+  java -XX:+UseSerialGC "-XX:ArchiveClassesAtExit=$archive" '-Xlog:disable' -cp "$(cat "$cache/classpaths/kotlinc.cp")" \
+    org.jetbrains.kotlin.cli.jvm.K2JVMCompiler -no-stdlib -no-reflect -cp "$(cat "$cache/classpaths/core.cp")" -d "$work" "$work/twice.kt"
+  local status=$?
+  rm -rf "$work"
+  return $status
+}
+
 # npm_package NAME VERSION FOLDER: its files in the cache.
 npm_package() {
   local name=$1 version=$2 folder=$cache/$3 work
@@ -52,6 +65,7 @@ npm_package() {
 
 step 'Debian packages' debian_packages
 step 'class paths' class_paths
+step 'archive of the compiler' compiler_archive
 # Since which API level each member of the Android API is public.
 step 'API levels' npm_package @nativescript/types-android 9.1.1 types-android
 # ExecuTorch's Java classes, to compile and test against: the AAR of PyTorch is not on Maven Central.
