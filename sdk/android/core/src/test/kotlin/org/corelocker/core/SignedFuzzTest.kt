@@ -12,6 +12,9 @@ import org.junit.jupiter.api.Assertions.assertTrue
 import org.junit.jupiter.api.Test
 import java.nio.ByteBuffer
 import java.nio.ByteOrder
+import javax.crypto.Cipher
+import javax.crypto.spec.GCMParameterSpec
+import javax.crypto.spec.SecretKeySpec
 import kotlin.random.Random
 
 /** Good signatures over wrong content: damage to signed bytes gets no further than the signature. */
@@ -36,26 +39,52 @@ internal class SignedFuzzTest {
 
     @Test
     fun `headers of bundles`() {
-        val seeds =
-            Vectors
-                .load("bundle.json")
-                .objects("vectors")
-                .filter { it.text("expect") == "ok" }
-                .map { it.base64("bundle") }
+        val seeds = good().map { it.base64("bundle") }
         val bundles = seeds.map { seed -> header(seed) to seed.copyOfRange(sections(seed), seed.size) }
         fuzz("bundle-") { random ->
             val (header, sections) = bundles.random(random)
-            val json = damage(header, random).toString().toByteArray()
-            val start =
-                ByteBuffer
-                    .allocate(START)
-                    .order(ByteOrder.LITTLE_ENDIAN)
-                    .put(MAGIC)
-                    .putInt(json.size)
-            val signed = start.array() + json
-            noting { KeyBundle.open(signed + signer.sign(signed) + sections, signer.thumbprint) }
+            noting { KeyBundle.open(signed(damage(header, random).toString().toByteArray()) + sections, signer.thumbprint) }
         }
         assertTrue("bundle-header" in refused && "bundle-signature" !in refused, "$refused")
+    }
+
+    /** What a good key opens, and nobody but a publisher's broken tool would have encrypted. */
+    @Test
+    fun `plaintexts of sections`() {
+        val vector = good().first { "sections" in it }
+        val header = header(vector.base64("bundle"))
+        val seeds =
+            vector.objects("sections").map {
+                val digests = """{"sample":"${it.text("sample")}","file":"${it.text("file")}"}""".toByteArray()
+                littleEndian(digests.size) + digests + it.base64("patch")
+            }
+        var accepted = 0
+        fuzz("bundle-") { random ->
+            noting { open(header, damage(seeds.random(random), seeds, random)) }
+            accepted++
+        }
+        assertEquals(setOf("bundle-header"), refused)
+        assertTrue(accepted > 0)
+    }
+
+    /** Opens the only section of a bundle with this header. */
+    private fun open(
+        header: JsonObject,
+        plaintext: ByteArray,
+    ) {
+        val (key, nonce) = ByteArray(ContentKey.SIZE) to ByteArray(NONCE)
+        val length = plaintext.size + KeyBundle.TAG_SIZE
+        val section = header.objects("sections").first() + ("nonce" to JsonPrimitive(Base64Url.encode(nonce)))
+        val sections = JsonArray(listOf(JsonObject(section + ("length" to JsonPrimitive(length)))))
+        val json = JsonObject(header + ("sections" to sections)).toString().toByteArray()
+        val encrypted =
+            Cipher.getInstance("AES/GCM/NoPadding").run {
+                init(Cipher.ENCRYPT_MODE, SecretKeySpec(key, "AES"), GCMParameterSpec(8 * KeyBundle.TAG_SIZE.toInt(), nonce))
+                updateAAD(sha256(json) + littleEndian(0))
+                doFinal(plaintext)
+            }
+        val bundle = KeyBundle.open(signed(json) + encrypted, signer.thumbprint)
+        bundle.decrypt(bundle.sections.single(), ContentKey(key)).close()
     }
 
     @Test
@@ -72,6 +101,21 @@ internal class SignedFuzzTest {
             refused += wrong.code.word
             throw wrong
         }
+
+    private fun good() = Vectors.load("bundle.json").objects("vectors").filter { it.text("expect") == "ok" }
+
+    private fun littleEndian(value: Int): ByteArray =
+        ByteBuffer
+            .allocate(Int.SIZE_BYTES)
+            .order(ByteOrder.LITTLE_ENDIAN)
+            .putInt(value)
+            .array()
+
+    /** A bundle up to its sections. */
+    private fun signed(header: ByteArray): ByteArray {
+        val signed = MAGIC + littleEndian(header.size) + header
+        return signed + signer.sign(signed)
+    }
 
     private fun headerSize(bundle: ByteArray) = ByteBuffer.wrap(bundle).order(ByteOrder.LITTLE_ENDIAN).getInt(MAGIC.size)
 
@@ -126,6 +170,7 @@ internal class SignedFuzzTest {
 
     private companion object {
         const val START = 12
+        const val NONCE = 12
         val MAGIC = "CLKEYB02".toByteArray()
         const val LETTERS = "Aa0-_./\\\u0000\u00e9"
         val ODD =
