@@ -65,7 +65,14 @@ public class RestoredFile private constructor(
     /** Bytes of memory that the file takes for itself. */
     public val privateBytes: Long get() = memory.use(NativeCore::privateBytes)
 
-    /** Throws [CoreLockerException] with FILE_CHANGED when somebody wrote to the file since; then [buffer] must not be read. */
+    /**
+     * Throws [CoreLockerException] with FILE_CHANGED when somebody wrote to the file since; then [buffer] must not be read.
+     *
+     * ```
+     * restored.requireUnchanged()                                         // before each run on a file that others can write
+     * interpreter.run(input, output)
+     * ```
+     */
     public fun requireUnchanged(): Unit = NativeCore.check(memory.use { NativeCore.check(it) }, "a model's file was changed")
 
     /** What is remembered of a full check, so that the next process needs none; null where there was none. */

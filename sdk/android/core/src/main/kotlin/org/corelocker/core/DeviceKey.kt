@@ -50,7 +50,12 @@ public abstract class DeviceKey(
  * All functions may take seconds (secure hardware is slow), and are called off the main thread.
  *
  * ```
- * val device = Device(keys, files, files, clock)                 // keys: DeviceKeys
+ * class TestKeys : DeviceKeys {
+ *     private val keys = HashMap<String, DeviceKey>()
+ *     override fun find(thumbprint: String) = keys[thumbprint]
+ *     override fun attest(request: UnlockRequest) = attested(request).also { keys[it.key.thumbprint] = it.key }
+ *     override fun keepOnly(thumbprints: Set<String>) { keys.keys.retainAll(thumbprints) }
+ * }
  * ```
  */
 public interface DeviceKeys {
@@ -66,7 +71,14 @@ public interface DeviceKeys {
     /** Whether [attestRenewal] vouches for renewals. Otherwise the key itself answers, which is the rule. */
     public val attestsRenewals: Boolean get() = false
 
-    /** What vouches anew for a key, to renew its license. */
+    /**
+     * What vouches anew for a key, to renew its license.
+     *
+     * ```
+     * override fun attestRenewal(request: UnlockRequest, key: DeviceKey) =
+     *     Attestation.development(certificate, sign(request.digest(key.thumbprint)))
+     * ```
+     */
     public fun attestRenewal(
         request: UnlockRequest,
         key: DeviceKey,

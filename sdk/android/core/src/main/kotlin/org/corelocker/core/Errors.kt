@@ -143,7 +143,13 @@ public enum class ErrorCode(
     public companion object {
         private val byWord = entries.associateBy(ErrorCode::word)
 
-        /** The code with this word, or null. */
+        /**
+         * The code with this word, or null.
+         *
+         * ```
+         * check(ErrorCode.of("device-limit") == ErrorCode.DEVICE_LIMIT)
+         * ```
+         */
         public fun of(word: String): ErrorCode? = byWord[word]
     }
 }

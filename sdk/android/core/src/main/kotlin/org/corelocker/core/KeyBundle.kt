@@ -107,7 +107,13 @@ public class KeyBundle internal constructor(
     public val artifacts: List<BundledArtifact> get() = header.artifacts
     internal val sections: List<Section> get() = header.sections
 
-    /** The place of a tier among [tiers]. Throws [CoreLockerException] with BUNDLE_MISMATCH when there is none. */
+    /**
+     * The place of a tier among [tiers]. Throws [CoreLockerException] with BUNDLE_MISMATCH when there is none.
+     *
+     * ```
+     * val isComplete = restored.tier == bundle.tier("full")
+     * ```
+     */
     public fun tier(name: String): Int {
         val index = tiers.indexOf(name)
         if (index < 0) throw CoreLockerException(ErrorCode.BUNDLE_MISMATCH, "the key bundle has no such tier; it has $tiers")

@@ -51,7 +51,11 @@ public data class ClockMark(
  * Where the mark survives a restart. [LicenseFiles] is one.
  *
  * ```
- * val device = Device(keys, licenses = files, marks = files, clock)
+ * class Marks(private val preferences: SharedPreferences) : ClockMarkStore {
+ *     override fun loadMark() = preferences.getString("mark", null)?.let(::decode)
+ *     override fun saveMark(mark: ClockMark) = preferences.edit(commit = true) { putString("mark", encode(mark)) }
+ *     override fun removeMark() = preferences.edit(commit = true) { remove("mark") }
+ * }
  * ```
  */
 public interface ClockMarkStore {

@@ -14,7 +14,13 @@ import java.nio.file.StandardCopyOption
  * [LicenseFiles] is one.
  *
  * ```
- * val device = Device(keys, licenses = LicenseFiles(folder), marks, clock)
+ * class InMemory : LicenseStore {
+ *     private val licenses = ConcurrentHashMap<String, String>()
+ *     override fun load(bundle: String) = licenses[bundle]
+ *     override fun save(bundle: String, license: String) { licenses[bundle] = license }
+ *     override fun remove(bundle: String) { licenses.remove(bundle) }
+ *     override fun all() = licenses.values.toList()
+ * }
  * ```
  */
 public interface LicenseStore {

@@ -106,7 +106,13 @@ public class Attestation private constructor(
                 if (integrityToken != null) put("integrity_token", integrityToken)
             }
 
-        /** For emulators and tests: the signature of a development key. A production service refuses it. */
+        /**
+         * For emulators and tests: the signature of a development key. A production service refuses it.
+         *
+         * ```
+         * Attestation.development(certificate.encoded, sign(request.digest(key.thumbprint)))
+         * ```
+         */
         public fun development(
             certificate: ByteArray,
             signature: ByteArray,
@@ -151,13 +157,25 @@ public class Purchase internal constructor(
             purchaseToken: String,
         ): Purchase = googlePlay("product", productId, purchaseToken)
 
-        /** A subscription of Google Play. */
+        /**
+         * A subscription of Google Play.
+         *
+         * ```
+         * locker.unlock(Purchase.googlePlaySubscription("scanner_monthly", purchase.purchaseToken))
+         * ```
+         */
         public fun googlePlaySubscription(
             productId: String,
             purchaseToken: String,
         ): Purchase = googlePlay("subscription", productId, purchaseToken)
 
-        /** A grant: a signed token (JWS) that the publisher's own backend gives to a customer. */
+        /**
+         * A grant: a signed token (JWS) that the publisher's own backend gives to a customer.
+         *
+         * ```
+         * locker.unlock(Purchase.grant(backend.grantFor(account)))
+         * ```
+         */
         public fun grant(jws: String): Purchase =
             Purchase(
                 buildJsonObject {

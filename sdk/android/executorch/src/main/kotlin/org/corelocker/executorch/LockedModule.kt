@@ -105,6 +105,10 @@ public class LockedModule private constructor(
     /**
      * Runs a method. The outputs are copies, which the next call leaves alone.
      *
+     * ```
+     * val embedding = module.execute("encode", EValue.from(tensor)).single().toTensor()
+     * ```
+     *
      * @throws LockedModuleException when ExecuTorch refuses it: inputs of another shape or type, no such method, or the file of the
      *   model was changed.
      * @throws IllegalArgumentException for an input of a type that has no place in a model: texts, quantized tensors.
@@ -126,7 +130,13 @@ public class LockedModule private constructor(
     @Synchronized
     public fun loadMethod(method: String): Unit = require(NativeModule.loadMethod(open(), method), "the method $method cannot be loaded")
 
-    /** The names of the program's methods. */
+    /**
+     * The names of the program's methods.
+     *
+     * ```
+     * module.getMethods().forEach(module::loadMethod)
+     * ```
+     */
     @Synchronized
     public fun getMethods(): Array<String> =
         NativeModule.methods(open()) ?: throw LockedModuleException(INVALID_PROGRAM, "the program cannot be read")
@@ -150,6 +160,10 @@ public class LockedModule private constructor(
     /**
      * Writes the profile of the calls since the last one to a file (ETDump, for ExecuTorch's Inspector): names of operators and times,
      * no value of a tensor. Only a native library that was built with `CORELOCKER_PROFILING` profiles.
+     *
+     * ```
+     * val written = module.etdump(File(context.cacheDir, "run.etdump").path)
+     * ```
      *
      * @return whether a profile was written.
      */
@@ -202,7 +216,13 @@ public class LockedModule private constructor(
             return LockedModule(handle, tier)
         }
 
-        /** The lines that ExecuTorch logged last, oldest first, from when the first module was made. */
+        /**
+         * The lines that ExecuTorch logged last, oldest first, from when the first module was made.
+         *
+         * ```
+         * LockedModule.readLogBufferStatic().forEach { Log.w("model", it) }
+         * ```
+         */
         @JvmStatic
         public fun readLogBufferStatic(): Array<String> = NativeModule.logLines()
     }
