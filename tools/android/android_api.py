@@ -1,21 +1,25 @@
 """Checks calls of the Android API without an SDK, and makes a jar of its classes that runs on JDK 17.
 
-    android_api.py check TYPES MIN_SDK CLASSES        calls in compiled classes that are hidden, or newer than MIN_SDK
-    android_api.py constants TYPES MIN_SDK FOLDER     constants in Kotlin sources that are newer: compilers copy them
+    android_api.py check TYPES MIN_SDK CLASSES..      calls in compiled classes that are hidden, or newer than the level that
+                                                      they run on at least
+    android_api.py constants TYPES MIN_SDK FOLDER..   constants in Kotlin sources that are newer: compilers copy them
     android_api.py jar ANDROID_ALL OUT PREFIX..       the classes with these prefixes, for tests on the host
 
 TYPES is `android-platform-*-merged.d.ts` of the npm package @nativescript/types-android, which names for each member the level
-since which it is public. A class whose name begins with `Api<N>` may use what is as new as N; the code that makes one asks for
-the version first, which this check does not see. Overloads are told apart by their number of parameters alone.
+since which it is public. An instruction runs on MIN_SDK, or on what @RequiresApi says of its class, or on what the method has
+compared SDK_INT with by then (class_files.py); who uses a class with @RequiresApi has to run on its level. Overloads are told
+apart by their number of parameters alone.
 """
 
 import re
 import struct
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
+
+from class_files import ClassFile, Key, Use
 
 _OPEN = re.compile(
     r"^\s*(?:declare |export )+(?:(?P<module>module) (?P<package>\S+) \{|(?:abstract )?(?:class|interface) "
@@ -24,7 +28,8 @@ _OPEN = re.compile(
 _SINCE = re.compile(r"@since (\d+)")
 _MEMBER = re.compile(r"^\s*(?:public |protected )+(?:static |abstract )*(?P<name>\w+)\s*(?P<kind>\(|:)(?P<rest>.*)")
 _PLATFORM = re.compile(r"^(android|java|javax|dalvik|org/json|org/xml|org/w3c)/")
-_GUARDED = re.compile(r"(?:^|[/$])Api(\d+)")
+_DECLARED = re.compile(r"(?:\w+ )*(?:class|object|interface|fun)\b")
+_REQUIRES = re.compile(r"@RequiresApi\((\d+)\)")
 _CONSTANT = re.compile(r"\b([A-Z]\w*)\.([A-Z][A-Z0-9_]+)\b")
 # Android's build tools rewrite these.
 _DESUGARED = {
@@ -33,8 +38,6 @@ _DESUGARED = {
     "java/lang/invoke/MethodHandles$Lookup",
 }
 _JDK_17 = 61
-
-Key = tuple[str, int | None]  # a member's name and its number of parameters, None for a field
 
 
 class Class(NamedTuple):
@@ -93,38 +96,6 @@ def _parameters(signature: str) -> int:
     return commas + any_text
 
 
-def references(data: bytes) -> Iterator[tuple[str, Key | None]]:
-    """The classes and members that a compiled class names (JVM specification, 4.4)."""
-    pool: dict[int, object] = {}
-    position, index = 10, 1
-    while index < struct.unpack_from(">H", data, 8)[0]:
-        tag, start = data[position], position + 1
-        if tag == 1:
-            length = struct.unpack_from(">H", data, start)[0]
-            pool[index] = data[start + 2 : start + 2 + length].decode("utf-8", "replace")
-            position = start + 2 + length
-        elif tag in (7, 8, 16, 19, 20):
-            pool[index] = (tag, struct.unpack_from(">H", data, start)[0])
-            position = start + 2
-        elif tag in (5, 6):
-            position, index = start + 8, index + 1
-        else:
-            pool[index] = (tag, *struct.unpack_from(">HH" if tag != 15 else ">BH", data, start))
-            position = start + (3 if tag == 15 else 4)
-        index += 1
-    for entry in pool.values():
-        match entry:
-            case (7, int(name)):
-                yield str(pool[name]).lstrip("[").removeprefix("L").rstrip(";"), None
-            case (9 | 10 | 11, int(owner), int(both)):
-                _, name, kind = pool[both]  # type: ignore[misc]
-                descriptor = str(pool[kind])
-                count = None
-                if descriptor[0] == "(":
-                    count = len(re.findall(r"\[*(?:L[^;]*;|[ZBCSIJFD])", descriptor[1 : descriptor.index(")")]))
-                yield str(pool[pool[owner][1]]), (str(pool[name]), count)  # type: ignore[index]
-
-
 def since(api: dict[str, Class], owner: str, key: Key | None) -> int | None:
     """Since which level a member is public, in the class or what it inherits from; None when it is not."""
     entry = api.get(owner)
@@ -139,24 +110,41 @@ def since(api: dict[str, Class], owner: str, key: Key | None) -> int | None:
     return min(levels, default=None)
 
 
-def check(api: dict[str, Class], min_sdk: int, classes: Path) -> list[str]:
+def check(api: dict[str, Class], min_sdk: int, folders: Iterable[Path]) -> list[str]:
     """What is wrong in compiled classes, a line each."""
+    files = [ClassFile(path.read_bytes()) for folder in folders for path in sorted(folder.rglob("*.class"))]
+    annotated = {file.name: file.requires for file in files if file.requires is not None}
+    own = {file.name: required(annotated, file.name) for file in files}
     wrong = set()
-    for file in sorted(classes.rglob("*.class")):
-        guard = _GUARDED.search(str(file.relative_to(classes)))
-        allowed = int(guard[1]) if guard else min_sdk
-        for owner, key in references(file.read_bytes()):
-            if not _PLATFORM.match(owner) or owner in _DESUGARED or owner.startswith("java/lang/invoke/MethodHandle"):
+    for file in files:
+        base = max(min_sdk, own[file.name])
+        for use in (*(Use(parent, None, base) for parent in file.parents), *file.uses(base)):
+            name = use.owner if use.key is None else f"{use.owner}.{use.key[0]}"
+            if use.owner in own:
+                level: int | None = own[use.owner]
+            elif (
+                not _PLATFORM.match(use.owner)
+                or use.owner in _DESUGARED
+                or use.owner.startswith("java/lang/invoke/MethodHandle")
+            ):
                 continue
-            level = since(api, owner, key)
-            if level is None or level > allowed:
-                name = owner if key is None else f"{owner}.{key[0]}"
-                wrong.add(f"{file.relative_to(classes)}: {name}: {'not public' if level is None else f'since {level}'}")
+            else:
+                level = since(api, use.owner, use.key)
+            if level is None or level > use.level:
+                wrong.add(
+                    f"{file.name}: {name}: {'not public' if level is None else f'since {level}, used on {use.level}'}"
+                )
     return sorted(wrong)
 
 
-def check_constants(api: dict[str, Class], min_sdk: int, folder: Path) -> list[str]:
-    """Constants in sources that are newer, outside of classes that are guarded, a line each."""
+def required(annotated: dict[str, int], name: str) -> int:
+    """The level that @RequiresApi asks for, on a class or on one around it; 0 without."""
+    around = [name[: match.start()] for match in re.finditer(r"\$", name)]
+    return max((annotated.get(outer, 0) for outer in (*around, name)), default=0)
+
+
+def check_constants(api: dict[str, Class], min_sdk: int, folders: Iterable[Path]) -> list[str]:
+    """Constants in sources that are newer than what the declaration around them requires, a line each."""
     levels: dict[tuple[str, str], int] = {}
     for owner, entry in api.items():
         for (name, count), level in entry.members.items():
@@ -164,14 +152,16 @@ def check_constants(api: dict[str, Class], min_sdk: int, folder: Path) -> list[s
                 key = (re.split(r"[/$]", owner)[-1], name)
                 levels[key] = min(max(level, entry.since), levels.get(key, 99))
     wrong = []
-    for file in sorted(folder.rglob("*.kt")):
-        allowed = min_sdk
+    for file in [path for folder in folders for path in sorted(folder.rglob("*.kt"))]:
+        allowed = announced = min_sdk
         for number, line in enumerate(file.read_text("utf-8").splitlines(), 1):
-            if declared := re.match(r"(?:\w+ )*(?:class|object) (\w+)", line):
-                guard = _GUARDED.match(declared[1])
-                allowed = int(guard[1]) if guard else min_sdk
+            if requires := _REQUIRES.match(line):
+                announced = int(requires[1])
+            elif _DECLARED.match(line):
+                allowed, announced = announced, min_sdk
             for key in _CONSTANT.findall(line):
-                if levels.get(key, 0) > allowed:
+                # What SDK_INT is compared with.
+                if key[0] != "VERSION_CODES" and levels.get(key, 0) > allowed:
                     wrong.append(f"{file.name}:{number}: {key[0]}.{key[1]}: since {levels[key]}")
     return wrong
 
@@ -191,9 +181,9 @@ def main(arguments: list[str]) -> int:
         case ["jar", android_all, out, *prefixes]:
             write_jar(Path(android_all), Path(out), tuple(prefixes))
             return 0
-        case ["check" | "constants" as what, types, min_sdk, folder]:
+        case ["check" | "constants" as what, types, min_sdk, *folders]:
             run = check if what == "check" else check_constants
-            wrong = run(read_types(Path(types)), int(min_sdk), Path(folder))
+            wrong = run(read_types(Path(types)), int(min_sdk), [Path(folder) for folder in folders])
             print("\n".join(wrong))
             return bool(wrong)
     print(__doc__)

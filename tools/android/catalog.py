@@ -16,7 +16,10 @@ _ACCESSOR = re.compile(r"\blibs\.(?!versions\b)((?:\w+\.)*\w+)")
 def check(catalog: dict[str, Any], gates: dict[str, Any], scripts: list[str]) -> list[str]:
     """What is wrong, a line each."""
     resolved = {
-        alias for part in ("classpath", "archives", "tools") for aliases in gates[part].values() for alias in aliases
+        alias
+        for part in ("classpath", "archives", "poms", "tools")
+        for aliases in gates[part].values()
+        for alias in aliases
     }
     elsewhere = gates["elsewhere"]
     known = set(catalog["libraries"]) | {f"plugins.{alias}" for alias in catalog["plugins"]}

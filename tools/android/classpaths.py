@@ -20,21 +20,24 @@ WHOLE_JARS = {"com.pinterest.ktlint:ktlint-cli": ("jar", "all")}
 
 
 def libraries(catalog: dict[str, Any], replacements: dict[str, str]) -> dict[str, Coordinates]:
-    """Group, name and version of each library of the catalog, by alias."""
+    """Group, name and version of each library of the catalog by alias, and of each plugin's marker by `plugins.` and alias."""
     found = {}
     for alias, entry in catalog["libraries"].items():
         group, name = entry["module"].split(":")
         version = catalog["versions"][entry["version"]["ref"]]
         found[alias] = (group, replacements.get(entry["module"], name), version)
+    for alias, entry in catalog["plugins"].items():
+        version = catalog["versions"][entry["version"]["ref"]]
+        found[f"plugins.{alias}"] = (entry["id"], f"{entry['id']}.gradle.plugin", version)
     return found
 
 
-def dependency(coordinates: Coordinates, archive: bool = False) -> str:
-    """The element of a POM; `archive` for an Android archive, alone."""
+def dependency(coordinates: Coordinates, alone_as: str = "") -> str:
+    """The element of a POM; `alone_as` is the type of one that is taken without what it depends on."""
     group, name, version = (escape(part) for part in coordinates)
     kind = WHOLE_JARS.get(f"{group}:{name}")
     more = f"<type>{kind[0]}</type><classifier>{kind[1]}</classifier>" if kind else ""
-    more = "<type>aar</type>" if archive else more
+    more = f"<type>{alone_as}</type>" if alone_as else more
     # The other dependencies of a whole jar are inside of it.
     alone = "<exclusions><exclusion><groupId>*</groupId><artifactId>*</artifactId></exclusion></exclusions>"
     alone = alone if more else ""
@@ -55,13 +58,19 @@ def project(name: str, content: str, parent: bool) -> str:
 def write_poms(folder: Path, gates: dict[str, Any], known: dict[str, Coordinates]) -> None:
     """One module for each class path, under a parent that builds them all."""
     # Maven takes the nearest version where Gradle takes the newest: the catalog's are pinned for indirect ones too.
-    pins = "".join(dependency(library) for library in sorted(set(known.values())) if library[1] != "ktlint-cli")
+    pinned = {library for alias, library in known.items() if alias != "ktlint-cli" and not alias.startswith("plugins.")}
+    pins = "".join(dependency(library) for library in sorted(pinned))
     managed = f"<dependencyManagement><dependencies>{pins}</dependencies></dependencyManagement>"
     modules = ""
-    for kind, head in (("classpath", managed), ("archives", ""), ("tools", "")):
+    for kind, head, alone_as in (
+        ("classpath", managed, ""),
+        ("archives", "", "aar"),
+        ("poms", "", "pom"),
+        ("tools", "", ""),
+    ):
         for name, aliases in gates[kind].items():
             (folder / name).mkdir(parents=True, exist_ok=True)
-            needed = "".join(dependency(known[alias], kind == "archives") for alias in aliases)
+            needed = "".join(dependency(known[alias], alone_as) for alias in aliases)
             content = f"{head}<dependencies>{needed}</dependencies>"
             (folder / name / "pom.xml").write_text(project(name, content, parent=True))
             modules += f"<module>{name}</module>"

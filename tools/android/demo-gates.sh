@@ -51,12 +51,11 @@ gate_demo-pictures() {
 gate_demo-app() {
   local flavor app=$demo/app/src
   local classes=$build/demo-ui:$build/core:$build/android:$build/executorch:$executorch_jar:$(class_path demo-ui)
-  classes=$classes:$(class_path demo-app):$(class_path executorch):$(class_path core):$(class_path android-all)
+  classes=$classes:$(class_path demo-app):$(class_path executorch):$(class_path core):$(class_path android):$(class_path android-all)
   for flavor in play emulator; do
-    compose "demo-$flavor" "$app/main/kotlin" "$app/$flavor/kotlin" -- -cp "$classes" &&
-      "$python" tools/android/android_api.py check "$types" $min_sdk "$build/demo-$flavor" || return
+    compose "demo-$flavor" "$app/main/kotlin" "$app/$flavor/kotlin" -- -cp "$classes" || return
   done
-  "$python" tools/android/android_api.py check "$types" $min_sdk "$build/demo-ui" &&
+  "$python" tools/android/android_api.py check "$types" $min_sdk "$build"/demo-{ui,play,emulator} &&
     kotlin demo-device-test "$app/androidTestEmulator/kotlin" -- "-Xfriend-paths=$build/demo-emulator" \
       -cp "$build/demo-emulator:$classes:$(class_path demo-ui-test)"
 }

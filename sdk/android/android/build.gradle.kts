@@ -73,6 +73,7 @@ mavenPublishing {
 
 dependencies {
     api(project(":core"))
+    implementation(libs.androidx.annotation)
     androidTestImplementation(libs.androidx.test.runner)
     androidTestImplementation(libs.okhttp.mockwebserver)
     androidTestImplementation(libs.junit4)

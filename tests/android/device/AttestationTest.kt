@@ -77,7 +77,7 @@ internal class AttestationTest {
             val config = JsonObject(Vectors.load("flow.json").child("config") + ("app" to JsonPrimitive("com.example.app")))
             val app = appConfig(config, "http://${server.hostName}:${server.port}", publisher.thumbprint)
             val bundle = publisher.bundle("4b5d2f0e-6c7a-4d1b-9e3f-0a1b2c3d4e5f", 1, listOf("free", "full"))
-            val device = Device(Api31DeviceKeys(false, 36), store, store) { ClockReading(1_800_000_000, 0, "boot") }
+            val device = Device(Api31DeviceKeys(false), store, store) { ClockReading(1_800_000_000, 0, "boot") }
             runBlocking { UnlockClient(app, bundle, device).unlock(Purchase.googlePlay("scanner_full", "a-token")) }
             server.takeRequest()
             // The key of a call that was refused goes.

@@ -1,9 +1,11 @@
 package org.corelocker.android
 
+import android.os.Build
 import android.security.keystore.BackendBusyException
 import android.security.keystore.KeyPermanentlyInvalidatedException
 import android.security.keystore.KeyProperties
 import org.corelocker.core.CoreLockerException
+import org.corelocker.core.DeviceKeys
 import org.corelocker.core.ErrorCode
 import org.corelocker.core.UnlockRequest
 import org.corelocker.core.outcome
@@ -27,9 +29,12 @@ internal class KeystoreTest {
     private val request = UnlockRequest("challenge-1", "com.example.camera", "4b5d2f0e-6c7a-4d1b-9e3f-0a1b2c3d4e5f", "full", "token")
 
     @BeforeEach
-    fun install() = FakeKeystore.install()
+    fun install() {
+        FakeKeystore.install()
+        Build.VERSION.SDK_INT = 36
+    }
 
-    private fun keys(strongBox: Boolean = false) = Api31DeviceKeys(strongBox, 36)
+    private fun keys(strongBox: Boolean = false) = Api31DeviceKeys(strongBox)
 
     @Test
     fun `makes a key that agrees and nothing else, for the challenge of the request`() {
@@ -102,7 +107,8 @@ internal class KeystoreTest {
             )
         for ((failure, api, expected) in cases) {
             FakeKeystore.teeFails = failure
-            val refused = assertThrows(CoreLockerException::class.java) { Api31DeviceKeys(false, api).attest(request) }
+            Build.VERSION.SDK_INT = api
+            val refused = assertThrows(CoreLockerException::class.java) { keys().attest(request) }
             assertEquals(expected, refused.code.word)
             assertEquals(expected == "device-busy", refused.code.retryable)
             assertFalse("words" in "$refused" || refused.cause != null, "$refused")
@@ -130,14 +136,14 @@ internal class KeystoreTest {
     @Test
     fun `asks for a token of Play Integrity for the digest, where the service wants one`() {
         var asked: ByteArray? = null
-        Api31DeviceKeys(false, 36) { digest -> "token".also { asked = digest } }.attest(request)
+        Api31DeviceKeys(false) { digest -> "token".also { asked = digest } }.attest(request)
         assertArrayEquals(request.digest(null), asked)
     }
 
     @Test
     fun `a token of Play Integrity that does not come may come later`() {
         for (failure in listOf(IOException("secret words"), IllegalStateException("secret words"), ProviderException("secret words"))) {
-            val keys = Api31DeviceKeys(false, 36) { throw failure }
+            val keys = Api31DeviceKeys(false) { throw failure }
             val refused = assertThrows(CoreLockerException::class.java) { keys.attest(request) }
             assertEquals(ErrorCode.DEVICE_BUSY, refused.code)
             assertTrue("integrityToken" in "$refused" && "words" !in "$refused" && refused.cause == null, "$refused")
@@ -150,7 +156,10 @@ internal class KeystoreTest {
         fun choose(
             api: Int,
             version: Int,
-        ) = DeviceKeysOfPhone.choose(api, { name, wanted -> name == "android.hardware.hardware_keystore" && version >= wanted }, null)
+        ): DeviceKeys {
+            Build.VERSION.SDK_INT = api
+            return DeviceKeysOfPhone.choose({ name, wanted -> name == "android.hardware.hardware_keystore" && version >= wanted }, null)
+        }
         assertSame(NoDeviceKeys, choose(30, 100))
         assertSame(NoDeviceKeys, choose(31, 41))
         assertTrue(choose(31, 100) is Api31DeviceKeys)

@@ -4,8 +4,10 @@ import android.content.ContentResolver
 import android.graphics.Bitmap
 import android.graphics.ImageDecoder
 import android.net.Uri
+import androidx.annotation.RequiresApi
 
 /** Android 9 and later decode a photo turned upright, and no larger than asked for. */
+@RequiresApi(28)
 internal object Api28Photos {
     private const val LARGEST_SIDE = 1024
 

@@ -15,6 +15,7 @@ import java.security.KeyFactory
 import java.security.KeyPairGenerator
 import java.security.PrivateKey
 import java.security.Signature
+import java.security.cert.CertificateException
 import java.security.cert.CertificateFactory
 import java.security.interfaces.ECPublicKey
 import java.security.spec.ECGenParameterSpec
@@ -55,7 +56,11 @@ internal class DevelopmentKeys(
     private val key: DeviceKey by lazy(::loadOrMake)
 
     init {
-        CertificateFactory.getInstance("X.509").generateCertificate(certificate.inputStream())
+        try {
+            CertificateFactory.getInstance("X.509").generateCertificate(certificate.inputStream())
+        } catch (_: CertificateException) {
+            throw damaged("the certificate of the development key")
+        }
     }
 
     override fun find(thumbprint: String): DeviceKey? = key.takeIf { it.thumbprint == thumbprint }
@@ -91,6 +96,8 @@ internal class DevelopmentKeys(
             return SoftwareKey(publicKey as ECPublicKey, privateKey(private.readBytes()))
         } catch (_: IOException) {
             throw CoreLockerException(ErrorCode.FILE_ACCESS, "the development key cannot be read or written")
+        } catch (_: GeneralSecurityException) {
+            throw damaged("this phone's development key")
         }
     }
 
@@ -115,14 +122,20 @@ internal class DevelopmentKeys(
         ): ByteArray {
             val body = pem.substringAfter("-----BEGIN $name-----", "").substringBefore("-----END $name-----", "")
             if (body.isBlank()) throw CoreLockerException(ErrorCode.FILE_ACCESS, "the development key's PEM holds no $name")
-            return Base64.getMimeDecoder().decode(body)
+            return try {
+                Base64.getMimeDecoder().decode(body)
+            } catch (_: IllegalArgumentException) {
+                throw damaged("the development key's PEM")
+            }
         }
 
         fun privateKey(data: ByteArray): PrivateKey =
             try {
                 KeyFactory.getInstance("EC").generatePrivate(PKCS8EncodedKeySpec(data))
             } catch (_: GeneralSecurityException) {
-                throw CoreLockerException(ErrorCode.FILE_ACCESS, "a development key is damaged")
+                throw damaged("a development key")
             }
+
+        fun damaged(what: String) = CoreLockerException(ErrorCode.FILE_ACCESS, "$what is damaged")
     }
 }

@@ -1,8 +1,10 @@
 package org.corelocker.android
 
+import android.content.pm.PackageManager
 import android.security.keystore.KeyGenParameterSpec
 import android.security.keystore.KeyInfo
 import android.security.keystore.KeyProperties
+import androidx.annotation.RequiresApi
 import org.corelocker.core.Attestation
 import org.corelocker.core.AttestedKey
 import org.corelocker.core.CoreLockerException
@@ -26,15 +28,14 @@ import javax.crypto.KeyAgreement
  * when they are made. In the StrongBox where the phone has one, else in the TEE; a key in software is refused.
  *
  * @param hasStrongBox what the phone says. Some say so and fail when a key is made; then the TEE makes it.
- * @param api the phone's API level: newer ones say why the hardware failed.
  * @param integrityToken gets a Play Integrity token for a request's digest, where the service asks for one.
  */
+@RequiresApi(31)
 internal class Api31DeviceKeys(
     private val hasStrongBox: Boolean,
-    api: Int,
     private val integrityToken: ((ByteArray) -> String)? = null,
 ) : DeviceKeys {
-    private val guard = KeystoreGuard(api)
+    private val guard = KeystoreGuard()
     private val store: KeyStore by lazy { KeyStore.getInstance(KEYSTORE).apply { load(null) } }
 
     override fun find(thumbprint: String): DeviceKey? =
@@ -183,8 +184,24 @@ internal class Api31DeviceKeys(
             }
     }
 
-    private companion object {
-        const val KEYSTORE = "AndroidKeyStore"
-        const val PREFIX = "corelocker."
+    companion object {
+        private const val KEYSTORE = "AndroidKeyStore"
+        private const val PREFIX = "corelocker."
+
+        /** KeyMint 1.0, the first that agrees on keys. */
+        private const val KEYMINT_1 = 100
+
+        /**
+         * The keys of this phone, or null where its hardware agrees on none.
+         *
+         * @param hasFeature whether the phone has a feature of this version or a higher one.
+         */
+        fun ofPhone(
+            hasFeature: (String, Int) -> Boolean,
+            integrityToken: ((ByteArray) -> String)?,
+        ): Api31DeviceKeys? {
+            if (!hasFeature(PackageManager.FEATURE_HARDWARE_KEYSTORE, KEYMINT_1)) return null
+            return Api31DeviceKeys(hasFeature(PackageManager.FEATURE_STRONGBOX_KEYSTORE, KEYMINT_1), integrityToken)
+        }
     }
 }

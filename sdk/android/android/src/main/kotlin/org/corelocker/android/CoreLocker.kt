@@ -37,7 +37,13 @@ public class CoreLocker internal constructor(
     public val bundle: KeyBundle,
     private val models: LockedModels,
 ) : AutoCloseable {
-    /** What to show; it changes with every call and with [refresh]. */
+    /**
+     * What to show; it changes with every call and with [refresh].
+     *
+     * ```
+     * locker.state.collect { label.text = if (it is LockState.Unlocked) it.tier else "locked" }
+     * ```
+     */
     public val state: StateFlow<LockState> get() = client.state
 
     /** Gets a license for a purchase, for the last tier if not said otherwise. See [UnlockClient.unlock]. */
@@ -46,19 +52,36 @@ public class CoreLocker internal constructor(
         tier: String = bundle.tiers.last(),
     ): UnlockResult = client.unlock(purchase, tier)
 
-    /** Renews the license now. See [UnlockClient.renew]. */
+    /**
+     * Renews the license now. See [UnlockClient.renew].
+     *
+     * ```
+     * val covered = locker.renew() is UnlockResult.Unlocked              // restore purchases: a place is taken by unlock alone
+     * ```
+     */
     public suspend fun renew(): UnlockResult = client.renew()
 
     /**
      * Renews the license if it is time to, and brings [state] up to date. Call it when the app starts, and once a day in an app
      * that runs for days; from WorkManager, if the app has it: nothing here needs it.
+     *
+     * ```
+     * lifecycleScope.launch { show(locker.refresh()) }
+     * ```
      */
     public suspend fun refresh(): LockState = client.refresh()
 
     /** The license, checked anew, without the network. Throws [CoreLockerException] when there is none that counts. */
     public fun license(): License = client.license()
 
-    /** Removes the license and its device key from this phone. */
+    /**
+     * Removes the license and its device key from this phone.
+     *
+     * ```
+     * locker.forget()
+     * check(locker.state.value == LockState.Locked)
+     * ```
+     */
     public suspend fun forget(): Unit = client.forget()
 
     /**
@@ -133,7 +156,8 @@ public class CoreLocker internal constructor(
         ): Device =
             device ?: run {
                 val files = LicenseFiles(folder)
-                val keys = developmentKeys(app.assets, folder) ?: DeviceKeysOfPhone.choose(app.packageManager, integrityToken)
+                val features = app.packageManager
+                val keys = developmentKeys(app.assets, folder) ?: DeviceKeysOfPhone.choose(features::hasSystemFeature, integrityToken)
                 val clock = { readClock(app) }
                 Device(keys, files, files, clock).also { device = it }
             }

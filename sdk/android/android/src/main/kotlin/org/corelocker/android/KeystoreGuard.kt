@@ -1,8 +1,10 @@
 package org.corelocker.android
 
+import android.os.Build
 import android.security.KeyStoreException
 import android.security.keystore.BackendBusyException
 import android.security.keystore.KeyPermanentlyInvalidatedException
+import androidx.annotation.RequiresApi
 import org.corelocker.core.CoreLockerException
 import org.corelocker.core.ErrorCode
 import java.io.IOException
@@ -19,12 +21,9 @@ import java.security.UnrecoverableKeyException
  * - [ErrorCode.DEVICE_UNSUPPORTED] for hardware that will not do it.
  *
  * Before API 33 the Keystore does not say whether a failure passes. Then only what names its reason is final.
- *
- * @param api the phone's API level.
  */
-internal class KeystoreGuard(
-    private val api: Int,
-) {
+@RequiresApi(31)
+internal class KeystoreGuard {
     fun <T> run(action: () -> T): T =
         try {
             action()
@@ -38,15 +37,23 @@ internal class KeystoreGuard(
 
     private fun translate(failure: Exception): CoreLockerException {
         val causes = generateSequence<Throwable>(failure) { it.cause }.take(DEEPEST).toList()
-        val said = if (api >= Api33Failures.LEVEL) causes.firstNotNullOfOrNull(Api33Failures::read) else null
+        val said = causes.firstNotNullOfOrNull(::said)
         return when {
             causes.any { it is UnrecoverableKeyException || it is KeyPermanentlyInvalidatedException } -> gone()
             said != null -> if (said.passes) busy(said.number) else unsupported(said.number)
-            causes.any { Api31Failures.isBusy(it) } -> busy("")
+            causes.any { it is BackendBusyException } -> busy("")
             causes.any(::isFinal) -> unsupported("")
             else -> busy("")
         }
     }
+
+    /** What the Keystore says of a failure, which it does since API 33. */
+    private fun said(cause: Throwable): Said? =
+        if (Build.VERSION.SDK_INT >= Build.VERSION_CODES.TIRAMISU && cause is KeyStoreException) {
+            Said(cause.isTransientFailure, " (Keystore error ${cause.numericErrorCode})")
+        } else {
+            null
+        }
 
     private fun isFinal(cause: Throwable) = cause is NoSuchAlgorithmException || cause is InvalidAlgorithmParameterException
 
@@ -62,25 +69,14 @@ internal class KeystoreGuard(
     private fun unsupported(number: String) =
         CoreLockerException(ErrorCode.DEVICE_UNSUPPORTED, "the secure hardware of this phone refuses agreement keys$number")
 
-    private companion object {
-        /** A chain of causes may be a circle. */
-        const val DEEPEST = 8
-    }
-}
-
-/** What the Keystore says of a failure since API 33; the number is one of android.security.KeyStoreException. */
-private object Api33Failures {
-    const val LEVEL = 33
-
-    class Said(
+    /** @property number one of android.security.KeyStoreException. */
+    private class Said(
         val passes: Boolean,
         val number: String,
     )
 
-    fun read(cause: Throwable): Said? =
-        (cause as? KeyStoreException)?.let { Said(it.isTransientFailure, " (Keystore error ${it.numericErrorCode})") }
-}
-
-private object Api31Failures {
-    fun isBusy(cause: Throwable) = cause is BackendBusyException
+    private companion object {
+        /** A chain of causes may be a circle. */
+        const val DEEPEST = 8
+    }
 }
