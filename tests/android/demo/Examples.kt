@@ -10,6 +10,7 @@ import org.corelocker.demo.model.GrayImage
 import org.corelocker.demo.model.LicenseDetails
 import org.corelocker.demo.model.Measured
 import org.corelocker.demo.model.Offer
+import org.corelocker.demo.model.Refusal
 import org.corelocker.demo.model.Sample
 import org.corelocker.demo.model.SampleSet
 import org.corelocker.demo.model.predictions
@@ -18,6 +19,7 @@ import org.corelocker.demo.screens.AccessState
 import org.corelocker.demo.screens.ClassifyState
 import org.corelocker.demo.screens.CompareState
 import org.corelocker.demo.screens.Failure
+import org.corelocker.demo.screens.Message
 import org.corelocker.demo.screens.Offers
 import org.corelocker.demo.screens.Subject
 import org.corelocker.demo.words.English
@@ -44,6 +46,13 @@ internal object Examples {
             "revoked" to LockState.Revoked(ErrorCode.PURCHASE_REVOKED),
             "refused" to LockState.Refused(ErrorCode.DEVICE_LIMIT),
             "unreachable" to LockState.Refused(ErrorCode.SERVICE_UNREACHABLE),
+        )
+
+    /** A short one and the longest. */
+    val messages: Map<String, Message> =
+        mapOf(
+            "unlocked" to Message.Unlocked,
+            "refused" to Message.Refused(Refusal(ErrorCode.DEVICE_LIMIT, end)),
         )
 
     val samples: List<Sample> by lazy {

@@ -6,6 +6,7 @@ import androidx.compose.ui.text.font.FontFamily
 import androidx.compose.ui.text.font.FontWeight
 import androidx.compose.ui.text.platform.Font
 import androidx.compose.ui.unit.Density
+import org.corelocker.core.ErrorCode
 import org.corelocker.core.LockState
 import org.corelocker.demo.screens.AccessActions
 import org.corelocker.demo.screens.AccessScreen
@@ -14,12 +15,16 @@ import org.corelocker.demo.screens.ClassifyScreen
 import org.corelocker.demo.screens.ClassifyState
 import org.corelocker.demo.screens.CompareScreen
 import org.corelocker.demo.screens.CompareState
+import org.corelocker.demo.screens.ConfirmRemoval
 import org.corelocker.demo.screens.DemoScaffold
+import org.corelocker.demo.screens.Failure
 import org.corelocker.demo.screens.Offers
 import org.corelocker.demo.screens.PlansScreen
 import org.corelocker.demo.screens.Progress
+import org.corelocker.demo.screens.StartScreen
 import org.corelocker.demo.screens.StateNotice
 import org.corelocker.demo.screens.Tab
+import org.corelocker.demo.screens.words
 import org.corelocker.demo.ui.DemoTheme
 import org.corelocker.demo.words.English
 import org.corelocker.demo.words.German
@@ -49,7 +54,7 @@ internal class Picture(
     private val content: @Composable () -> Unit,
 ) {
     /** Whether something in it never comes to rest. */
-    val turns = listOf("unlocking", "waiting", "loading").any { "-$it-" in name }
+    val turns = listOf("unlocking", "waiting", "loading", "opening").any { "-$it-" in name }
 
     /** @param density pixels for each dp. */
     fun draw(
@@ -87,8 +92,8 @@ internal class Picture(
 
 /** Every screen in every state and look. */
 internal fun pictures(): List<Picture> =
-    Look.all.flatMap { look -> Examples.locks.flatMap { (name, lock) -> screens(name, lock, look) } + others(look) } +
-        listOf("locked", "offline").flatMap { screens(it, Examples.locks.getValue(it), Look.german) }
+    Look.all.flatMap { look -> Examples.locks.flatMap { (name, lock) -> screens(name, lock, look) } + others(look) + above(look) } +
+        listOf("locked", "offline").flatMap { screens(it, Examples.locks.getValue(it), Look.german) } + above(Look.german)
 
 private fun screens(
     name: String,
@@ -107,12 +112,34 @@ private fun others(look: Look): List<Picture> {
     val (locked, unlocked) = Examples.locks.getValue("locked") to Examples.locks.getValue("unlocked")
     return listOf(
         classify("photo", unlocked, Examples.photo(), look),
+        classify("asked", locked, Examples.classify(locked).copy(predictions = emptyList(), tier = null), look),
         classify("failure", locked, Examples.failure(locked), look),
+        classify("unreadable", unlocked, Examples.classify(unlocked).copy(failure = Failure.PhotoUnreadable), look),
         compare("start", locked, CompareState(), look),
         compare("running", unlocked, Examples.compare(locked).copy(progress = Progress("plus", 120, 200)), look),
+        compare("failure", unlocked, Examples.compare(locked).copy(failure = "memory"), look),
+        Picture("plans-busy-${look.name}", look, 800) { Plans(Examples.access(locked).copy(busy = true)) },
         Picture("plans-loading-${look.name}", look, 800) { Plans(Examples.access(locked).copy(offers = Offers.Loading)) },
         Picture("plans-closed-${look.name}", look, 800) { Plans(Examples.access(locked).copy(offers = Offers.Unavailable)) },
     )
+}
+
+/** Before the app is open, and what stands above a screen. */
+private fun above(look: Look): List<Picture> {
+    val unlocked = Examples.access(Examples.locks.getValue("unlocked"))
+    return listOf(
+        Picture("start-opening-${look.name}", look, 400) { StartScreen(failure = null) },
+        Picture("start-failure-${look.name}", look, 400) { StartScreen(ErrorCode.APP_CONFIG.word) },
+        Picture("access-removal-${look.name}", look, 800) {
+            Access(unlocked)
+            ConfirmRemoval(onDismiss = {}, onConfirm = {})
+        },
+    ) +
+        Examples.messages.map { (name, message) ->
+            Picture("message-$name-${look.name}", look, 800) {
+                DemoScaffold(Tab.ACCESS, {}, words(message)) { AccessScreen(unlocked, AccessActions()) { StateNotice(unlocked) } }
+            }
+        }
 }
 
 private fun classify(

@@ -141,7 +141,7 @@ class DemoAppTest {
         click("Cancel")
         assertTrue(app.state.value is LockState.Unlocked)
         click("Remove from this phone")
-        click("Remove from this phone")
+        click("Remove")
         waitFor { app.state.value == LockState.Locked }
         rule.onNodeWithText("This phone holds no license.").assertExists()
     }

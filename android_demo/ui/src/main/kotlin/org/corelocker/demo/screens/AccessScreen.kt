@@ -122,8 +122,9 @@ private fun Strings.details(license: LicenseDetails) =
         licenseId to license.id,
     )
 
+/** Asks before the license goes. */
 @Composable
-private fun ConfirmRemoval(
+fun ConfirmRemoval(
     onDismiss: () -> Unit,
     onConfirm: () -> Unit,
 ) {
@@ -132,7 +133,7 @@ private fun ConfirmRemoval(
         onDismissRequest = onDismiss,
         title = { Text(strings.removeTitle) },
         text = { Text(strings.removeText) },
-        confirmButton = { TextButton(onClick = onConfirm) { Text(strings.remove, color = MaterialTheme.colorScheme.error) } },
+        confirmButton = { TextButton(onClick = onConfirm) { Text(strings.removeNow, color = MaterialTheme.colorScheme.error) } },
         dismissButton = { TextButton(onClick = onDismiss) { Text(strings.cancel) } },
     )
 }

@@ -192,8 +192,9 @@ private fun Navigation(
     }
 }
 
+/** What a snackbar says. */
 @Composable
-private fun words(message: Message): String {
+fun words(message: Message): String {
     val strings = LocalStrings.current
     return when (message) {
         Message.Unlocked -> {

@@ -105,6 +105,7 @@ object English : Strings {
     override val renewNow = "Renew now"
     override val remove = "Remove from this phone"
     override val removeTitle = "Remove the license?"
+    override val removeNow = "Remove"
     override val removeText = "The model is locked again. You keep your purchase and can restore it."
     override val cancel = "Cancel"
 

@@ -105,6 +105,7 @@ object German : Strings {
     override val renewNow = "Jetzt verlängern"
     override val remove = "Von diesem Telefon entfernen"
     override val removeTitle = "Lizenz entfernen?"
+    override val removeNow = "Entfernen"
     override val removeText = "Das Modell wird wieder gesperrt. Der Kauf bleibt dir und lässt sich wiederherstellen."
     override val cancel = "Abbrechen"
 

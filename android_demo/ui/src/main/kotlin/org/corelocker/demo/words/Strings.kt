@@ -107,6 +107,7 @@ interface Strings {
     val renewNow: String
     val remove: String
     val removeTitle: String
+    val removeNow: String
     val removeText: String
     val cancel: String
 
