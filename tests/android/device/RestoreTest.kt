@@ -106,13 +106,13 @@ internal class RestoreTest {
             getInt(descriptor)
         }
 
-    private fun good(): Pair<KeyBundle, JsonObject> {
+    private val good: Pair<KeyBundle, JsonObject> by lazy {
         val vector = bundles.first { it.text("name") == "restores-large" }
-        return KeyBundle.open(vector.base64("bundle"), null) to vector.objects("restores").first { it.text("expect") == "ok" }
+        KeyBundle.open(vector.base64("bundle"), null) to vector.objects("restores").first { it.text("expect") == "ok" }
     }
 
     private fun open(check: FullCheck = FullCheck.OFF): RestoredFile {
-        val (bundle, restore) = good()
+        val (bundle, restore) = good
         val file = File(folder, "locked").apply { if (!exists()) writeBytes(restore.base64("locked")) }
         return patches(bundle, restore).use { RestoredFile.open(LockedBytes.InFile(file), it, check) }
     }
@@ -140,7 +140,7 @@ internal class RestoreTest {
 
     @Test
     fun `a file that is not there is refused, and so is a folder`() {
-        val (bundle, restore) = good()
+        val (bundle, restore) = good
         for (bytes in listOf(LockedBytes.InFile(File(folder, "missing")), LockedBytes.InFile(folder))) {
             assertEquals("file-access", outcome { patches(bundle, restore).use { RestoredFile.open(bytes, it, FullCheck.OFF).close() } })
         }
