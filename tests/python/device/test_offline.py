@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import uuid
 from pathlib import Path
 
@@ -48,6 +49,26 @@ def test_time_passes(world: World, server: Server, device: SoftwareDevice, bundl
     clock.wall = NOW + 31 * DAY
     server.answers.append(lambda body: server.issue(body, issued_at=NOW + 31 * DAY, expires_at=NOW + 61 * DAY))
     assert device.renew(bundle).state == "valid"
+
+
+def test_storage_that_is_set_back_with_the_clock(
+    world: World, device: SoftwareDevice, bundle: KeyBundle, clock: Clock, tmp_path: Path
+) -> None:
+    """No device can notice that offline; SECURITY.md says so, and that a renewal ends it."""
+    device.unlock(bundle, "full", GRANT)
+    before = tmp_path / "before"
+    shutil.copytree(device.folder.path, before)
+    clock.wall = NOW + 40 * DAY
+    with pytest.raises(LicenseExpiredError):
+        device.current(bundle)
+    shutil.rmtree(device.folder.path)
+    shutil.copytree(before, device.folder.path)
+    clock.wall, clock.boot = NOW + DAY, "second"
+    again = SoftwareDevice(device.folder.path, read_clocks=clock)
+    assert again.current(bundle).state == "valid"
+    words = " ".join((Path(__file__).parents[3] / "SECURITY.md").read_text().split())
+    assert "**An offline device can be set back.**" in words
+    assert "for as long as the device stays offline" in words
 
 
 def test_a_damaged_record_of_the_time(server: Server, device: SoftwareDevice, bundle: KeyBundle, clock: Clock) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
+import pty
 import stat
+import struct
 import subprocess
 import sys
+import termios
 import time
 import uuid
 from datetime import UTC, datetime
@@ -376,10 +381,31 @@ def test_licenses_are_listed_and_shown(sold: Any) -> None:
     text = place("license", "show", licenses[0].license_id, "--config", "unlock/service.toml")
     text += place("license", "list", "--config", "unlock/service.toml") + json.dumps(shown)
     text += json.dumps(place.on_service("entitlement", "show", "--license", licenses[0].license_id))
+    # Whole, so that they can be pasted into the next command, on a narrow terminal too.
+    listing = on_a_narrow_terminal("license", "list", "--config", str(place.files.config))
+    for one, phone in zip(licenses, phones, strict=True):
+        assert one.license_id in listing
+        assert phone.key.thumbprint in listing
     for secret in (licenses[0].license, grant, "order-1", "sub:"):
         assert secret not in text
     answer = place.on_service("license", "show", str(uuid.uuid4()), code=1)
     assert answer["error"]["code"] == "license-unknown"
+
+
+def on_a_narrow_terminal(*arguments: str) -> str:
+    """What the command prints on one of 80 columns."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    process = subprocess.Popen([sys.executable, "-m", "corelocker", *arguments], stdin=theirs, stdout=theirs)
+    os.close(theirs)
+    printed = b""
+    # A terminal whose other end is gone is an error on Linux.
+    with contextlib.suppress(OSError):
+        while part := os.read(ours, 65536):
+            printed += part
+    os.close(ours)
+    assert process.wait(60) == 0
+    return printed.decode()
 
 
 def test_an_entitlement_is_shown(sold: Any) -> None:

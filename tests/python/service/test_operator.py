@@ -78,6 +78,8 @@ def prepare(machine: CleanMachine, folder: Path) -> None:
 
 
 def test_the_commands_of_the_page_lead_to_an_unlock(tmp_path: Path) -> None:
+    anchor = SECTIONS[0].lower().replace(" ", "-")
+    assert f"(docs/production.md#{anchor})" in (ROOT / "README.md").read_text().split("### In production")[1]
     install, *rest = [block for section in SECTIONS for block in blocks(section)]
     assert len(rest) >= 10
     with clean_machine() as machine:

@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 import io
 import json
+import re
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from importlib import resources
 from typing import Any
 
 import requests
@@ -64,7 +66,9 @@ class Server:
 
     def request(self, method: str, path: str, **options: Any) -> requests.Response:
         self.session.trust_env = False
-        return self.session.request(method, self.url + path, timeout=30, **options)
+        answer = self.session.request(method, self.url + path, timeout=30, **options)
+        assert is_documented(method, path, answer), (method, path, answer.status_code, answer.text)
+        return answer
 
     def post(self, path: str, body: Any, **options: Any) -> requests.Response:
         return self.request("POST", path, json=body, **options)
@@ -97,6 +101,28 @@ class Server:
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 connection.sendall(data)
             return read_all(connection)
+
+
+DOCUMENT = json.loads(resources.files("corelocker.service").joinpath("openapi.json").read_text("utf-8"))
+# What any address may answer, as the document's description says.
+OF_THE_HEAD = {400: "request-malformed", 405: "method-not-allowed", 408: "request-timeout", 431: "headers-too-large"}
+
+
+def is_documented(method: str, path: str, answer: requests.Response) -> bool:
+    """Whether the OpenAPI document has this answer: its status, and the type of a problem."""
+    code = str(answer.json().get("type")).removeprefix(PREFIX) if answer.status_code >= 400 and answer.text else None
+    if code is not None and OF_THE_HEAD.get(answer.status_code) == code:
+        return True
+    for pattern, item in DOCUMENT["paths"].items():
+        operation = item.get(method.lower())
+        if operation and re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", pattern), path.partition("?")[0]):
+            response = operation["responses"].get(str(answer.status_code), {})
+            name = response.get("$ref", "").rpartition("/")[2]
+            if not name:
+                return bool(response)
+            (media,) = DOCUMENT["components"]["responses"][name]["content"].values()
+            return PREFIX + str(code) in media["schema"]["allOf"][1]["properties"]["type"]["enum"]
+    return answer.status_code == 404
 
 
 SECURITY = {

@@ -194,11 +194,11 @@ def publisher_thumbprint(publisher: str | None) -> str | None:
     )
 
 
-def wide_console() -> Console:
-    """A console for tables: as wide as the terminal, and where there is none wide enough for file names."""
+def wide_console(least: int = 0) -> Console:
+    """A console for tables: as wide as the terminal, `least` characters, and where there is none wide enough for file names."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else 140)
+    return Console(width=max(least, Console().width if sys.stdout.isatty() else 140))
 
 
 def human(size: int) -> str:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 license_ = typer.Typer(help="Licenses that the unlock service has issued.", no_args_is_help=True)
 entitlement = typer.Typer(help="Purchases, and the devices that use them.", no_args_is_help=True)
 
+# Characters of a line that a table of licenses needs.
+_WHOLE_IDS = 170
 LicenseId = Annotated[str, typer.Argument(help="The license's id (jti).")]
 
 
@@ -54,7 +56,9 @@ def list_licenses(
         from rich.table import Column, Table
 
         # Whole ids: they are what the other commands take.
-        table = Table(Column("license", no_wrap=True), "app", "tier", "device", "issued", "ends", "state")
+        table = Table(
+            Column("license", no_wrap=True), "app", "tier", Column("device", no_wrap=True), "issued", "ends", "state"
+        )
         for entry in found:
             table.add_row(
                 entry.jti,
@@ -65,7 +69,8 @@ def list_licenses(
                 time_text(entry.expires_at),
                 _state(entry),
             )
-        wide_console().print(table)
+        # A narrow terminal breaks the lines; an id that is cut would be of no use.
+        wide_console(_WHOLE_IDS).print(table)
 
     emit(json, {"licenses": [license_document(entry) for entry in found]}, text)
 

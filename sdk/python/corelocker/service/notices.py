@@ -43,7 +43,7 @@ class Notices:
         Raises AppUnknownError, ProviderNotAllowedError, RequestError, and what `AppStore.notice` raises.
         """
         now_ms = int(self._clock() * 1000)
-        row = AuditRow(event="notice", outcome="ok", at_ms=now_ms, app=app[:256], provider="app-store")
+        row = AuditRow(event="notice", outcome="ok", at_ms=now_ms, app=one_line(app)[:256], provider="app-store")
         with self._refusals.keeping(row):
             store = self._app(app).app_store
             if store is None:
@@ -62,7 +62,7 @@ class Notices:
         Raises AppUnknownError, ProviderNotAllowedError, PurchaseNoticeError, and what `GooglePlay.refresh` raises.
         """
         now_ms = int(self._clock() * 1000)
-        row = AuditRow(event="notice", outcome="ok", at_ms=now_ms, app=app[:256], provider="google-play")
+        row = AuditRow(event="notice", outcome="ok", at_ms=now_ms, app=one_line(app)[:256], provider="google-play")
         with self._refusals.keeping(row):
             verifiers = self._app(app)
             play, notices = verifiers.google_play, verifiers.play_notices

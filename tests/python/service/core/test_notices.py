@@ -91,6 +91,22 @@ def test_notices_for_an_app_that_takes_none(world: FullService, app: str) -> Non
         world.service.notices.google_play(app, push_token(NOW), b"{}")
 
 
+def test_the_name_of_an_app_that_nobody_knows(any_world: FullService) -> None:
+    """It comes out of the request's address: an operator's terminal must not obey it, and a database must take it."""
+    for name in ("a\x00b", "a\x1b[2Jb", "a\nb", "a\u202eb", "a" * 9000):
+        for tell in (
+            lambda name=name: any_world.service.notices.app_store(name, b"{}"),
+            lambda name=name: any_world.service.notices.google_play(name, None, b"{}"),
+        ):
+            with pytest.raises(errors.AppUnknownError):
+                tell()
+            row = any_world.storage.audit_rows(limit=1)[0]
+            assert (row.outcome, row.app and row.app[:2]) == ("app-unknown", "a " if len(name) < 10 else "aa")
+            assert row.app is not None
+            assert row.app.isprintable()
+    assert len(any_world.storage.audit_rows(event="notice")) == 10
+
+
 def google_notice(**content: Any) -> bytes:
     notice = {"version": "1.0", "packageName": APP, "eventTimeMillis": str(NOW * 1000 + 1)} | content
     data = base64.b64encode(json.dumps(notice).encode()).decode()
