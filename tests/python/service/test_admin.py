@@ -141,10 +141,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
 def test_a_development_service_is_ready(place: Place) -> None:
     config = load_config(place.files.config)
     assert check_config(config) == []
+    keys = f"keys: they open; {place.made['service_thumbprint']} signs licenses; bundles with content keys: 1"
     assert place.on_service("service", "check-config") == {
         "config": "unlock/service.toml", "ok": True, "findings": [],
         "trials": [
-            {"level": "ok", "code": "database", "message": "database: it is made at the first start", "hint": ""}
+            {"level": "ok", "code": "keys", "message": keys, "hint": ""},
+            {"level": "ok", "code": "database", "message": "database: it is made at the first start", "hint": ""},
         ],
     }  # fmt: skip
     assert (config.environment, config.issuer, config.http.port) == ("development", "http://127.0.0.1:8441", 8441)

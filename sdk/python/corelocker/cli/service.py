@@ -191,11 +191,13 @@ def check_config(config: ConfigOption = DEFAULT_CONFIG, json: Json = False) -> N
     Example: corelocker service check-config --config service.toml
     """
     require_service_extra()
-    from corelocker.service.checks import check_config as check
+    from corelocker.service.checks import look_over
     from corelocker.service.trial import try_out
 
     loaded = load_service_config(config)
-    findings, tried = check(loaded), try_out(loaded)
+    found = look_over(loaded)
+    findings = [finding for finding in found if finding.level != "ok"]
+    tried = [*(finding for finding in found if finding.level == "ok"), *try_out(loaded)]
     errors = [finding for finding in (*findings, *tried) if finding.level == "error"]
     warnings = [finding for finding in (*findings, *tried) if finding.level == "warning"]
 

@@ -43,7 +43,7 @@ OTHER_FILES = 256
 
 @dataclass(frozen=True)
 class Finding:
-    """Something wrong with a configuration; an error keeps the service from starting. "ok" is only said of trials."""
+    """Something about a configuration: an error keeps the service from starting, "ok" says what was looked at in vain."""
 
     level: Level
     code: str
@@ -52,7 +52,12 @@ class Finding:
 
 
 def check_config(config: ServiceConfig) -> list[Finding]:
-    """What is wrong with a configuration; with an error in it, the service must not start.
+    """What is wrong with a configuration; with an error in it, the service must not start. Does what `look_over` does."""
+    return [finding for finding in look_over(config) if finding.level != "ok"]
+
+
+def look_over(config: ServiceConfig) -> list[Finding]:
+    """All findings about a configuration, also that secrets and keys are in order.
 
     Opens the keys, which may ask for the keystore's passphrase, and reads the files that the configuration names.
     """
@@ -131,9 +136,9 @@ def _check_secret_files(config: ServiceConfig) -> Iterator[Finding]:
             files.append(app.app_store.api.private_key_file)
     if config.database_url_file is None and sa.make_url(config.database_url).password:
         files.append(config.path)
-    for file in dict.fromkeys(files):
-        if file is None:
-            continue
+    named = [file for file in dict.fromkeys(files) if file is not None]
+    private = 0
+    for file in named:
         try:
             with file.open("rb") as opened:
                 mode = stat.S_IMODE(os.fstat(opened.fileno()).st_mode)
@@ -144,6 +149,10 @@ def _check_secret_files(config: ServiceConfig) -> Iterator[Finding]:
         if mode & 0o077:
             message = f"{file}: holds a secret and can be read by others"
             yield Finding(_unsafe(config), "secret-file-permission", message, f"Run: chmod 600 {file}")
+        else:
+            private += 1
+    if named and private == len(named):
+        yield Finding("ok", "secret-files", "secrets: each file can be read, and by its owner alone")
 
 
 def _check_database(config: ServiceConfig) -> Iterator[Finding]:
@@ -299,3 +308,5 @@ def _check_keys(config: ServiceConfig) -> Iterator[Finding]:
     sold = {unlock.bundle for unlocks in catalog.products.values() for unlock in unlocks}
     for name in sorted(keys.bundles.keys() - sold):
         yield Finding("warning", "bundle-without-product", f"products: nothing unlocks the bundle {name}")
+    message = f"keys: they open; {thumbprint} signs licenses; bundles with content keys: {len(keys.bundles)}"
+    yield Finding("ok", "keys", message)
