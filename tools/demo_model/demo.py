@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from corelocker.cli.app import Json, emit, human, progress_bar, wide_console
-from corelocker.cli.device import require_service_extra
+from corelocker.cli.service_options import require_service_extra
 from corelocker.errors import CoreLockerError
 
 if TYPE_CHECKING:
