@@ -3,8 +3,8 @@
 SQLAlchemy makes the connections and writes the SQL of each dialect. What requests need is executed on the driver's own
 cursor: of the time that the statements of an unlock take through SQLAlchemy, three quarters are its own.
 
-SQLite lets those who wait for its write lock sleep and try again, so one connection of a process writes and its threads
-queue up for that. It also keeps its page cache, which another connection's write would empty.
+SQLite lets those who wait for its write lock sleep and try again, so one connection of a process writes for all of its
+threads (`group_commit`). It also keeps its page cache, which another connection's write would empty.
 
 A database that vanishes without closing its connections must not hold the service: everything that waits for
 PostgreSQL is bounded. A peer that no longer acknowledges what was sent is given up after `_DEAD_SECONDS`
@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
@@ -27,6 +27,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from corelocker.licensing.errors import StorageError
+from corelocker.service.group_commit import GroupCommit
 
 LOCK_SECONDS = 5.0
 _DEAD_SECONDS = 5
@@ -77,65 +78,85 @@ class Database:
 
     def __init__(self, url: str, pool_size: int) -> None:
         """At most twice `pool_size` connections; none is made yet."""
-        self._reading = _open_engine(url, pool_size, pool_size)
-        self.sqlite = self._reading.dialect.name == "sqlite"
-        self._writing = _open_engine(url, 1, 0) if self.sqlite else self._reading
-        self._driver_error: type[Exception] = cast(Any, self._reading.dialect).loaded_dbapi.Error
+        self._engine = _open_engine(url, pool_size)
+        self._dialect = self._engine.dialect
+        self.sqlite = self._dialect.name == "sqlite"
+        self._driver_error: type[Exception] = cast(Any, self._dialect).loaded_dbapi.Error
+        # SQLite's connections are plain files: SQLAlchemy's pool would take longer than a statement.
+        self._readers: list[Any] = []
+        self._writer = GroupCommit(self._connect_sqlite, LOCK_SECONDS)
 
     def __repr__(self) -> str:
-        return f"Database({self._reading.dialect.name})"
+        return f"Database({self._dialect.name})"
 
     def close(self) -> None:
         """Close every connection that is not in use."""
-        self._reading.dispose()
-        self._writing.dispose()
+        self._engine.dispose()
+        self._writer.close()
+        while self._readers:
+            self._readers.pop().close()
 
     @contextmanager
     def connect(self) -> Iterator[sa.Connection]:
         """For statements that are built when they are needed."""
-        with _typed_errors(), self._reading.connect() as connection:
+        with _typed_errors(), self._engine.connect() as connection:
             yield connection
 
-    @contextmanager
-    def reading(self) -> Iterator[Session]:
-        """For statements that read."""
-        with self._connection(self._reading) as connection:
-            yield Session(self._reading.dialect, connection.cursor())
+    def first(self, statement: sa.Select[Any], parameters: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The first row of a statement that only reads, as of `Session`."""
+        if not self.sqlite:
+            with self._connection() as connection:
+                return Session(self._dialect, connection.cursor()).first(statement, parameters)
+        with _typed_errors(self._driver_error):
+            try:
+                reader = self._readers.pop()
+            except IndexError:
+                reader = self._connect_sqlite()
+            cursor = reader.cursor()
+            row = Session(self._dialect, cursor).first(statement, parameters)
+            cursor.close()
+            # After an error it is left to be closed.
+            self._readers.append(reader)
+            return row
 
     @contextmanager
     def transaction(self, *, durable: bool) -> Iterator[Session]:
         """A transaction: committed when the block ends, rolled back when it raises.
 
-        On SQLite it has the write lock from its first statement on. Unless `durable`, a power failure may undo it.
+        On SQLite it has the write lock from its first statement on, and may share its commit with transactions of other
+        threads. Unless `durable`, a power failure may undo it.
         """
-        with self._connection(self._writing) as connection:
-            cursor = connection.cursor()
-            if self.sqlite:
-                if connection.info.get("durable") is not durable:
-                    cursor.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-                    connection.info["durable"] = durable
-                cursor.execute("BEGIN IMMEDIATE")
-            elif not durable:
-                cursor.execute("SET LOCAL synchronous_commit = off")
-            yield Session(self._writing.dialect, cursor)
+        if self.sqlite:
+            with self._writer.transaction(durable=durable) as cursor:
+                yield Session(self._dialect, cursor)
+            return
+        with self._connection() as connection:
+            session = Session(self._dialect, connection.cursor())
+            if not durable:
+                connection.cursor().execute("SET LOCAL synchronous_commit = off")
+            yield session
             connection.commit()
 
     @contextmanager
-    def _connection(self, engine: sa.Engine) -> Iterator[sa.PoolProxiedConnection]:
+    def _connection(self) -> Iterator[sa.PoolProxiedConnection]:
         """A connection of the driver. The pool rolls back what is not committed."""
         with _typed_errors(self._driver_error):
-            connection = engine.raw_connection()
+            connection = self._engine.raw_connection()
             try:
                 yield connection
             except self._driver_error:
-                # SQLite closes a connection, and ends its transaction, only when no cursor is left of it.
-                with suppress(self._driver_error):
-                    connection.rollback()
                 # Whatever state it is in: a new one is in none.
                 connection.invalidate()
                 raise
             finally:
                 connection.close()
+
+    def _connect_sqlite(self) -> Any:
+        """A connection of the driver that no pool keeps."""
+        with _typed_errors():
+            connection = self._engine.raw_connection()
+            connection.detach()
+            return connection.dbapi_connection
 
     def migrate(self) -> None:
         """Bring the tables to the present version, in one transaction; several processes may do so at once."""
@@ -146,7 +167,7 @@ class Database:
         config = Config()
         config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
         try:
-            with _typed_errors(), self._writing.connect() as connection:
+            with _typed_errors(), self._engine.connect() as connection:
                 if self.sqlite:
                     connection.exec_driver_sql("BEGIN IMMEDIATE")
                 else:
@@ -174,7 +195,7 @@ def _typed_errors(driver_error: type[Exception] = SQLAlchemyError) -> Iterator[N
         raise StorageError(f"the database refuses ({type(error).__name__})") from error
 
 
-def _open_engine(url: str, pool_size: int, overflow: int) -> sa.Engine:
+def _open_engine(url: str, pool_size: int) -> sa.Engine:
     try:
         parsed = sa.make_url(url)
         sqlite = parsed.get_backend_name() == "sqlite"
@@ -185,8 +206,7 @@ def _open_engine(url: str, pool_size: int, overflow: int) -> sa.Engine:
             hide_parameters=True,
             poolclass=sa.QueuePool,
             pool_size=pool_size,
-            max_overflow=overflow,
-            # The connection that was used last: SQLite has the most in its cache there.
+            max_overflow=pool_size,
             pool_use_lifo=True,
             pool_timeout=LOCK_SECONDS,
             pool_pre_ping=not sqlite,

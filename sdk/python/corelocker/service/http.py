@@ -13,16 +13,17 @@ Clients are told the same in openapi.json, and in docs/formats.md ("Unlock API")
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib import resources
+from typing import Any
 
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.responses import Response
+from starlette.routing import Route, Router
+from starlette.types import Receive, Scope, Send
 
 from corelocker.service.config import ServiceConfig
 from corelocker.service.core import UnlockService
@@ -38,6 +39,8 @@ from corelocker.service.workers import WorkerThreads
 # Of a body that is too large, this many times the limit is read and thrown away before the answer.
 _DRAIN = 8
 _JSON_TYPES = ("application/json", "application/json;charset=utf-8")
+# json.dumps makes an encoder anew for every call that has options.
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
 def create_app(
@@ -47,8 +50,8 @@ def create_app(
     log: Log | None = None,
     metrics: Metrics | None = None,
     limiter: RateLimiter | None = None,
-) -> Starlette:
-    """The ASGI application of a service.
+) -> Router:
+    """The ASGI application of a service. Starlette's own application would put two more layers around it.
 
     `limiter` is given by a server with several processes, which share it. Metrics are not part of the application: `run`
     serves those of all processes on a port of its own.
@@ -58,7 +61,7 @@ def create_app(
     api = _Api(service, workers, http.max_body, http.request_timeout)
 
     @asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+    async def lifespan(_: object) -> AsyncIterator[None]:
         yield
         workers.close()
 
@@ -71,20 +74,31 @@ def create_app(
         shares=ClientShares(http.max_client_connections),
     )
     routes = [
-        Route("/v1/challenges", api.challenge, methods=["POST"]),
-        Route("/v1/licenses", api.unlock, methods=["POST"]),
-        Route("/v1/licenses/{license_id}/renew", api.renew, methods=["POST"]),
-        Route("/v1/notifications/app-store/{app}", api.app_store, methods=["POST"]),
-        Route("/v1/notifications/google-play/{app}", api.google_play, methods=["POST"]),
-        Route("/healthz", api.health, methods=["GET"]),
-        Route("/readyz", api.ready, methods=["GET"]),
-        Route("/openapi.json", api.openapi, methods=["GET"]),
+        _Route("/v1/challenges", api.challenge, methods=["POST"]),
+        _Route("/v1/licenses", api.unlock, methods=["POST"]),
+        _Route("/v1/licenses/{license_id}/renew", api.renew, methods=["POST"]),
+        _Route("/v1/notifications/app-store/{app}", api.app_store, methods=["POST"]),
+        _Route("/v1/notifications/google-play/{app}", api.google_play, methods=["POST"]),
+        _Route("/healthz", api.health, methods=["GET"]),
+        _Route("/readyz", api.ready, methods=["GET"]),
+        _Route("/openapi.json", api.openapi, methods=["GET"]),
     ]
-    app = Starlette(
-        routes=routes, middleware=[edge], exception_handlers={HTTPException: _not_routed}, lifespan=lifespan
-    )
-    app.router.redirect_slashes = False
-    return app
+    return Router(routes, redirect_slashes=False, default=_not_found, lifespan=lifespan, middleware=[edge])
+
+
+class _Route(Route):
+    """A handler, which gets the request and gives the answer; what it raises passes on to the edge."""
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        methods = self.methods or set()
+        if scope["method"] not in methods:
+            raise ProblemError(of_code("method-not-allowed"), {"allow": ", ".join(sorted(methods))})
+        response: Response = await self.endpoint(Request(scope, receive))
+        await response(scope, receive, send)
+
+
+async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
+    raise ProblemError(of_code("not-found"))
 
 
 class _Api:
@@ -102,12 +116,12 @@ class _Api:
         body = await self._json_body(request)
         # A few microseconds of computing: a thread would cost more.
         made = self._service.challenges.issue(ChallengeRequest.from_json(body))
-        return JSONResponse(made.to_json(), 201)
+        return _json(made.to_json(), 201)
 
     async def unlock(self, request: Request) -> Response:
         body = await self._json_body(request)
         issued = await self._workers.run(lambda: self._service.decisions.unlock(UnlockRequest.from_json(body)))
-        return JSONResponse(issued.to_json(), 201)
+        return _json(issued.to_json(), 201)
 
     async def renew(self, request: Request) -> Response:
         license_id = request.path_params["license_id"]
@@ -115,7 +129,7 @@ class _Api:
         issued = await self._workers.run(
             lambda: self._service.decisions.renew(license_id, RenewRequest.from_json(body))
         )
-        return JSONResponse(issued.to_json(), 201)
+        return _json(issued.to_json(), 201)
 
     async def app_store(self, request: Request) -> Response:
         app = request.path_params["app"]
@@ -134,11 +148,11 @@ class _Api:
         return Response(status_code=204)
 
     async def health(self, request: Request) -> Response:
-        return JSONResponse({"status": "ok"})
+        return _json({"status": "ok"})
 
     async def ready(self, request: Request) -> Response:
         await self._readiness.require()
-        return JSONResponse({"status": "ready"})
+        return _json({"status": "ready"})
 
     async def openapi(self, request: Request) -> Response:
         return Response(self._openapi, media_type="application/json")
@@ -174,8 +188,5 @@ async def _read(request: Request, limit: int) -> bytes:
     raise ProblemError(of_code("payload-too-large"))
 
 
-async def _not_routed(_: Request, error: Exception) -> Response:
-    """What the router says of an unknown path or method, as a problem."""
-    assert isinstance(error, HTTPException)  # noqa: S101 - registered for these alone
-    code = {404: "not-found", 405: "method-not-allowed"}[error.status_code]
-    raise ProblemError(of_code(code), error.headers)
+def _json(content: dict[str, Any], status: int = 200) -> Response:
+    return Response(_encode(content), status, media_type="application/json")

@@ -15,6 +15,9 @@ import traceback
 from datetime import UTC, datetime
 from typing import TextIO
 
+# json.dumps makes an encoder anew for every call that has options.
+_encode = json.JSONEncoder(default=str, separators=(",", ":")).encode
+
 
 class Log:
     """Writes one JSON object a line; `stream` is stderr if not given."""
@@ -28,7 +31,7 @@ class Log:
         stream = self._stream or sys.stderr
         try:
             # One write a line, so that the lines of several processes do not mix.
-            stream.write(json.dumps(line, default=str, separators=(",", ":")) + "\n")
+            stream.write(_encode(line) + "\n")
             stream.flush()
         except (OSError, ValueError):
             # A log that cannot be written must not stop licenses.

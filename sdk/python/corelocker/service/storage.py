@@ -195,24 +195,24 @@ class Storage:
 
     def setting(self, name: str) -> str | None:
         """A setting."""
-        row = self._first(_SELECT_SETTING, {"this_name": name})
+        row = self._database.first(_SELECT_SETTING, {"this_name": name})
         return None if row is None else str(row["value"])
 
     # --- reading
 
     def license(self, jti: str) -> StoredLicense | None:
         """A license that was issued."""
-        row = self._first(_SELECT_LICENSE, {"this_jti": jti})
+        row = self._database.first(_SELECT_LICENSE, {"this_jti": jti})
         return None if row is None else StoredLicense(**row)
 
     def entitlement(self, key: PurchaseKey) -> StoredEntitlement | None:
         """What is known of a purchase."""
-        row = self._first(_SELECT_ENTITLEMENT, _this(key))
+        row = self._database.first(_SELECT_ENTITLEMENT, _this(key))
         return None if row is None else _stored(row)
 
     def attest_key(self, key_id: bytes) -> AttestKey | None:
         """An App Attest key that was attested before."""
-        row = self._first(_SELECT_ATTEST_KEY, {"this_key_id": key_id})
+        row = self._database.first(_SELECT_ATTEST_KEY, {"this_key_id": key_id})
         return None if row is None else AttestKey(**row)
 
     def unacknowledged(self, limit: int = 100) -> list[StoredEntitlement]:
@@ -252,10 +252,6 @@ class Storage:
         if event is not None:
             statement = statement.where(audit.c.event == event)
         return [AuditRow(**row._mapping) for row in self._rows(statement)]
-
-    def _first(self, statement: sa.Select[Any], parameters: Mapping[str, Any]) -> dict[str, Any] | None:
-        with self._database.reading() as session:
-            return session.first(statement, parameters)
 
     def _rows(self, statement: sa.Select[Any]) -> list[sa.Row[Any]]:
         with self._database.connect() as connection:
