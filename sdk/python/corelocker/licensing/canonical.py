@@ -30,11 +30,13 @@ def _check_domain(value: Mapping[str, object], levels: int) -> None:
     for name, item in value.items():
         if type(name) is not str or not name.isascii():
             raise CanonicalError("a name is not ASCII")
-        if isinstance(item, Mapping):
-            _check_domain(item, levels - 1)
+        if type(item) is str:
+            continue
         # bool is an int to Python, not to JSON.
-        elif type(item) is int:
+        if type(item) is int:
             if abs(item) > MAX_INTEGER:
                 raise CanonicalError("an integer is beyond 2^53 - 1")
-        elif type(item) is not str:
+        elif isinstance(item, Mapping):
+            _check_domain(item, levels - 1)
+        else:
             raise CanonicalError("a value is neither a text nor an integer nor an object")

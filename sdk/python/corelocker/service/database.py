@@ -63,7 +63,7 @@ class Session:
         """The first row by the names of its columns."""
         self.execute(statement, parameters)
         row = self._cursor.fetchone()
-        return None if row is None else dict(zip((column[0] for column in self._cursor.description), row, strict=True))
+        return None if row is None else dict(zip([column[0] for column in self._cursor.description], row, strict=True))
 
 
 @lru_cache(maxsize=256)

@@ -197,10 +197,10 @@ def _values(scope: Scope, wanted: bytes) -> list[bytes]:
 
 def _has_body(scope: Scope) -> bool:
     lengths = _values(scope, b"content-length")
-    return bool(_values(scope, b"transfer-encoding")) or any(length != b"0" for length in lengths)
+    return bool(_values(scope, b"transfer-encoding")) or lengths not in ([], [b"0"])
 
 
 def _head_size(scope: Scope) -> int:
     """Bytes of the request line and of all headers."""
     line = len(scope["method"]) + len(scope["raw_path"]) + len(scope["query_string"])
-    return line + sum(len(name) + len(value) + 4 for name, value in scope["headers"])
+    return line + sum([len(name) + len(value) + 4 for name, value in scope["headers"]])

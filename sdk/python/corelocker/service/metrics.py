@@ -6,6 +6,8 @@ before prometheus_client is imported.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
@@ -54,6 +56,11 @@ class Metrics:
             multiprocess_mode="livesum",
         )
 
+        # Looking a label set up takes as long as counting.
+        self._ended = lru_cache(maxsize=256)(
+            lambda route, status: (self._requests.labels(route, str(status)), self._seconds.labels(route))
+        )
+
     def connected(self) -> None:
         """A connection was opened."""
         self._connections.inc()
@@ -69,8 +76,9 @@ class Metrics:
     def end(self, route: str, status: int, seconds: float) -> None:
         """A request was answered with this status after this time; 499: its client went away."""
         self._in_progress.dec()
-        self._requests.labels(route, str(status)).inc()
-        self._seconds.labels(route).observe(seconds)
+        requests, duration = self._ended(route, status)
+        requests.inc()
+        duration.observe(seconds)
 
     def refused(self, route: str, code: str) -> None:
         """A request was refused with this problem code."""
