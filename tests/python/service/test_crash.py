@@ -94,7 +94,7 @@ def test_unlock_is_killed_at_every_step(world: World) -> None:
     with world.service(clock) as service, child_of(world, clock) as child:
         for step in range(1000):
             purchase = f"p{step}"
-            phone, grant = Phone(world), world.grant(purchase)
+            phone, grant = Phone(world), world.grant(purchase, now=clock())
             body = phone.unlock_body(service.challenges.issue(ChallengeRequest()).challenge, grant)
             result = child(step, body)
             if not result["killed"]:
@@ -121,7 +121,7 @@ def test_renewal_is_killed_at_every_step(world: World) -> None:
     with world.service(clock) as service, child_of(world, clock) as child:
         for step in range(1000):
             purchase = f"p{step}"
-            phone, grant = Phone(world), world.grant(purchase)
+            phone, grant = Phone(world), world.grant(purchase, now=clock())
             first = phone.unlock(service, grant).license_id
             clock.now += 10  # so that there is something new to keep: when the device was seen
             body = phone.renew_body(service.challenges.issue(ChallengeRequest()).challenge, first)
@@ -155,7 +155,7 @@ def test_second_device_is_killed_at_every_step(world: World) -> None:
     with world.service(clock) as service, child_of(world, clock) as child:
         for step in range(1000):
             purchase = f"p{step}"
-            phones, grant = [Phone(world) for _ in range(3)], world.grant(purchase)
+            phones, grant = [Phone(world) for _ in range(3)], world.grant(purchase, now=clock())
             phones[0].unlock(service, grant)
             clock.now += 10
             body = phones[1].unlock_body(service.challenges.issue(ChallengeRequest()).challenge, grant)

@@ -2,6 +2,7 @@
 
     .venv/bin/python tools/bench/unlock/bench.py [--seconds 8] [--database sqlite] [--workers 1] [--kinds first,...] [--json]
         [--against CHECKOUT]     the service of another checkout too, in the same run: what a change costs
+        [--hosts 2]              several services on one database: what a host brings
 
 Kinds: `first` is an Android key attestation whose attestation key is new (remote provisioning) under intermediates that
 other phones share, with a grant; `first-cold` one with nothing but the root in common; `repeat` an unlock with an App
@@ -21,10 +22,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -37,7 +41,7 @@ from bounds import SINGLE_USE, bound, checks_bound
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from load import Generators, processor_seconds
 from support.postgres import PostgresServer
-from support.unlock_world import ServiceProcess, World
+from support.unlock_world import ServiceProcess, World, free_port
 
 KINDS = ("first", "first-cold", "repeat", "renew")
 
@@ -47,20 +51,25 @@ def percentile(values: list[float], share: float) -> float:
 
 
 def measure(
-    kind: str, world: World, service: ServiceProcess, options: argparse.Namespace, workers: int
+    kind: str,
+    world: World,
+    services: Mapping[int, ServiceProcess],
+    options: argparse.Namespace,
+    workers: int,
 ) -> dict[str, Any]:
-    load = Generators(kind, world, world.port, options.generators)
+    """`services` by port; `workers` are those of all of them."""
+    load = Generators(kind, world, [*services], max(options.generators, len(services)))
     before, checks = bound(kind), checks_bound(kind, world)
     # Enough phones that an unlock rarely meets its own purchase's row; single-use ones for the whole run.
     guess = 1500 * options.seconds * workers if kind in SINGLE_USE else 200
     load.do("make", int(guess / len(load)) + 1)
     load.do("closed", 1.0, 2)  # warm
     load.do("make", int(guess / len(load)) + 1)
-    pid = service.process.pid
+    pids = [service.process.pid for service in services.values()]
     clients = max(1, options.clients * workers // len(load))
-    processor, start, loading = processor_seconds(pid), time.perf_counter(), load.processor_seconds()
+    processor, start, loading = sum(map(processor_seconds, pids)), time.perf_counter(), load.processor_seconds()
     full = load.do("closed", options.seconds, clients)
-    wall, processor = time.perf_counter() - start, processor_seconds(pid) - processor
+    wall, processor = time.perf_counter() - start, sum(map(processor_seconds, pids)) - processor
     # A generator that needs all of its core would measure itself.
     busiest = max((now - then) / wall for now, then in zip(load.processor_seconds(), loading, strict=True))
     rate = len(full.latencies) / wall
@@ -139,15 +148,31 @@ def run(
         config = world.config_path
         if checkout:
             config = folder / "other.toml"
-            config.write_text(world.config_path.read_text().replace(options.http, options.against_http))
+            text = world.config_path.read_text().replace(options.http, options.against_http)
+            config.write_text(
+                "".join(line for line in text.splitlines(True) if line.strip() not in options.against_without)
+            )
         ours = str(ROOT / "sdk/python")
         os.environ["PYTHONPATH"] = str(checkout / "sdk/python") if checkout else ours
         try:
             migrate(config)
-            with world.start(config) as service:
-                return measure(kind, world, service, options, workers) | {"service": str(checkout or "this")}
+            with ExitStack() as stack:
+                services = {world.port: stack.enter_context(world.start(config))}
+                for _ in range(1, options.hosts):
+                    port = free_port()
+                    services[port] = stack.enter_context(world.start(another_host(world, port)))
+                measured = measure(kind, world, services, options, workers * options.hosts)
+                return measured | {"service": str(checkout or "this"), "hosts": options.hosts}
         finally:
             os.environ["PYTHONPATH"] = ours
+
+
+def another_host(world: World, port: int) -> Path:
+    """The configuration of a service with files of its own, on the same database."""
+    config = world.another_host(port)
+    for name in ("android-root.pem", "apple-root.pem", "revocation.json"):
+        shutil.copy2(world.folder / name, config.parent / name)
+    return config
 
 
 def migrate(config: Path) -> None:
@@ -169,7 +194,8 @@ def show(result: dict[str, Any], out: TextIO) -> None:
     remarks = ["NOISY"] if result["noisy"] else []
     remarks += [f"FAILURES {result['failures']}"] if result["failures"] else []
     print(
-        f"{result['service']:12} {result['database']:10} {result['kind']:10} {result['workers']} worker(s)"
+        f"{result['service']:12} {result['database']:10} {result['kind']:10}"
+        f" {result['workers']} worker(s) on {result['hosts']} host(s)"
         f"  {result['unlocks_per_second']:5.0f}/s"
         f"  {result['unlocks_per_core_second']:5.0f}/s a core  {goal}  {latency}  {result['cores_busy']:.1f} cores busy ",
         *remarks,
@@ -184,13 +210,23 @@ def main() -> None:
     parser.add_argument("--database", choices=("sqlite", "postgresql", "both"), default="both")
     parser.add_argument("--workers", default=f"1,{os.cpu_count()}", help="numbers of worker processes, with commas")
     parser.add_argument("--kinds", default=",".join(KINDS))
+    parser.add_argument("--hosts", type=int, default=1, help="services with files of their own on one PostgreSQL")
     parser.add_argument("--http", default="threads = 8", help="settings of [http]")
     parser.add_argument("--against", type=Path, help="a checkout whose service is measured too, before this one's")
     parser.add_argument("--against-http", default="threads = 8", help="settings of [http] there")
+    parser.add_argument(
+        "--against-without",
+        action="append",
+        default=[],
+        metavar="LINE",
+        help="a line of service.toml to leave out there",
+    )
     parser.add_argument("--clients", type=int, default=8, help="clients of the closed loop for each worker")
     parser.add_argument("--generators", type=int, default=2, help="processes that make the load")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    if options.hosts > 1 and (options.database != "postgresql" or options.against):
+        parser.error("several hosts share a PostgreSQL, and are compared with nothing")
     databases = ("sqlite", "postgresql") if options.database == "both" else (options.database,)
     results = []
     for database in databases:

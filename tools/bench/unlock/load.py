@@ -9,6 +9,7 @@ import os
 import random
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -156,14 +157,15 @@ def generator(kind: str, world: World, port: int, orders: Connection) -> None:
 
 
 class Generators:
-    """Generator processes that do the same at the same time."""
+    """Generator processes that do the same at the same time; with several ports each asks one of them."""
 
-    def __init__(self, kind: str, world: World, port: int, count: int) -> None:
+    def __init__(self, kind: str, world: World, ports: Sequence[int], count: int) -> None:
         fork = multiprocessing.get_context("fork")
         self._ends: list[Connection] = []
         self._processes = []
-        for _ in range(count):
+        for number in range(count):
             ours, theirs = fork.Pipe()
+            port = ports[number % len(ports)]
             process = fork.Process(target=generator, args=(kind, world, port, theirs), daemon=True)
             process.start()
             self._processes.append(process)
