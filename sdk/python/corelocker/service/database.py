@@ -19,7 +19,7 @@ import math
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
@@ -94,7 +94,8 @@ class Database:
     def close(self) -> None:
         """Close every connection that is not in use."""
         self._engine.dispose()
-        self._writer.close()
+        with suppress(StorageError):
+            self._writer.close()
         while self._readers:
             self._readers.pop().close()
 

@@ -80,10 +80,15 @@ class GroupCommit:
             raise _refused(group.error) from group.error
 
     def close(self) -> None:
-        """Close the connection, which nobody may be using."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
+        """Close the connection after the transactions under way. Raises StorageError when they do not end in time."""
+        self._take_turn()
+        try:
+            self._commit()
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+        finally:
+            self._end_turn()
 
     def _take_turn(self) -> None:
         with self._turns:
