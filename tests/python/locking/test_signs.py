@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -156,8 +157,6 @@ def test_every_encoding_is_flipped_in_place_and_comes_back(tmp_path: Path, encod
 
 def one_values(tensor: WeightTensor, path: Path) -> np.ndarray:
     """The weights of the same tensor in another file."""
-    from dataclasses import replace
-
     file = MappedFile(path, path.name)
     return replace(tensor, parts=tuple(replace(part, file=file) for part in tensor.parts)).values()
 
@@ -209,6 +208,24 @@ def test_zeros_and_weights_without_a_negative_stay(tmp_path: Path) -> None:
     )
     assert not bits[(numbers == 0) | (numbers == -128)].any()
     assert bits.any()
+
+
+@pytest.mark.parametrize("columns", [False, True])
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("zeros", [0, 5])
+def test_places_that_are_remembered_are_those_that_are_read(
+    tmp_path: Path, encoding: str, columns: bool, zeros: int
+) -> None:
+    element, numbers, quantization, _ = ENCODINGS[encoding]
+    if columns and (element.bits == 4 or encoding == "zero points"):
+        pytest.skip("nibbles of channels side by side are no runs of whole bytes")
+    numbers = numbers.copy()
+    numbers[3, 7 : 7 + zeros] = 0
+    signs = kept(one_tensor(tmp_path / "t.bin", element, numbers, quantization, columns=columns))
+    assert signs.keeping
+    tiers = np.ones(24, np.uint8)
+    remembered, read = (draw_flips(s, tiers, b"seed", b"t") for s in (signs, replace(signs, keeping={})))
+    assert [(run.place, run.part) for run in remembered] == [(run.place, run.part) for run in read]
 
 
 @pytest.mark.parametrize(("unpaired", "by_value"), [(0.04, False), (0.06, True)])

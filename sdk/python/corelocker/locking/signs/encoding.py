@@ -53,8 +53,8 @@ class Mirror:
     def count(self, raw: Bytes) -> tuple[int, int]:
         """How many elements are zeros, and how many others have no partner."""
         if self.partners is None or self.zeros is None:
-            flips = self.flips(raw)
-            return flips.size - int(np.count_nonzero(flips)), 0
+            elements = self.elements(raw)
+            return elements.size - int(np.count_nonzero(elements << elements.dtype.type(1))), 0
         found = np.bincount(self.elements(raw), minlength=self.partners.size)
         return int(found[self.zeros].sum()), int(found[~(self.partners | self.zeros)].sum())
 

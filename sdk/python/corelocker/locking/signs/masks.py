@@ -53,10 +53,12 @@ def draw_flips(signs: Signs, tiers: npt.NDArray[np.uint8], seed: bytes, label: b
 def _changeable(signs: Signs, first: int, last: int, chosen: Flags) -> Bytes:
     """The mask of the weights that can change their signs, of the units from `first` to `last` that are `chosen`."""
     units, mirror = signs.units, signs.mirrors[signs.kinds[first]]
-    if signs.zeros == signs.unpaired == 0 and chosen[first : last + 1].all():
-        # They were all looked at when the signs were read, which need not be done again.
-        elements = units.run(first, last).size * 8 // mirror.width
-        return np.packbits(np.ones(elements, np.bool_), bitorder="little")
+    keeping = signs.keeping.get((first, last))
+    if keeping is not None and chosen[first : last + 1].all():
+        # All were looked at when the signs were read, which need not be done again.
+        changeable = np.ones(units.run(first, last).size * 8 // mirror.width, np.bool_)
+        changeable[keeping] = False
+        return np.packbits(changeable, bitorder="little")
     masks = [
         np.packbits(mirror.flips(raw) & of_element, bitorder="little")
         for raw, of_element in units.chunks(first, last, chosen)

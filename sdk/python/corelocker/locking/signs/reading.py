@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -15,6 +15,7 @@ from corelocker.locking.signs.places import Indices, Units
 
 MOST_OPEN = 0.05  # of the weights other than 0 that may keep their signs
 MOST_BYTES = 0.5  # of the weight that the flips may cost
+FEW = 1 << 12  # weights of a run whose places are remembered
 THREADS = 2
 
 
@@ -27,6 +28,8 @@ class Signs:
         zeros: share of the weights that are 0 and have no sign.
         unpaired: share of the weights other than 0 that have no partner (the lowest code of two's complement, the largest beside a
             skewed zero point) and keep their sign.
+        keeping: (first, last) of units in one run -> the places along it of the weights that keep their sign, int64 (n,); for those
+            stretches that have few.
     """
 
     units: Units
@@ -34,6 +37,7 @@ class Signs:
     mirrors: tuple[Mirror, ...]
     zeros: float = 0.0
     unpaired: float = 0.0
+    keeping: Mapping[tuple[int, int], Indices] = field(default_factory=dict, repr=False)
 
 
 def read_signs(artifacts: Sequence[Artifact]) -> list[dict[str, Signs | str]]:
@@ -52,17 +56,25 @@ def signs_of(tensor: WeightTensor) -> Signs | str:
     if isinstance(signs, str):
         return signs
     zeros = unpaired = 0
+    keeping: dict[tuple[int, int], Indices] = {}
     everything = np.ones(len(signs.units), np.bool_)
     for first, last in signs.units.stretches(np.arange(len(signs.units)), signs.kinds):
+        mirror = signs.mirrors[signs.kinds[first]]
+        places, seen, kept = [np.zeros(0, np.int64)], 0, 0
         for raw, _ in signs.units.chunks(first, last, everything):
-            counted = signs.mirrors[signs.kinds[first]].count(raw)
-            zeros, unpaired = zeros + counted[0], unpaired + counted[1]
+            counted = mirror.count(raw)
+            zeros, unpaired, kept = zeros + counted[0], unpaired + counted[1], kept + sum(counted)
+            if sum(counted) and kept <= FEW:
+                places.append(seen + np.flatnonzero(~mirror.flips(raw)))
+            seen += raw.size * 8 // mirror.width
+        if kept <= FEW:
+            keeping[first, last] = np.concatenate(places)
     tensor.release()
     elements = int(signs.units.bounds[-1])
     share = unpaired / max(1, elements - zeros)
     if share > MOST_OPEN:
         return f"{100 * share:.1f} % of its weights have no negative"
-    return Signs(signs.units, signs.kinds, signs.mirrors, zeros / max(1, elements), share)
+    return Signs(signs.units, signs.kinds, signs.mirrors, zeros / max(1, elements), share, keeping)
 
 
 def _in_units(tensor: WeightTensor, encoding: SignEncoding) -> Signs | str:
