@@ -44,6 +44,24 @@ def inner() -> dict[str, Any]:
     }
 
 
+def record() -> dict[str, Any]:
+    layer = {
+        "name": "conv1",
+        "channels": 9,
+        "fingerprint": base64url_of(bytes(2)),
+        "value": base64url_of(b"\1\0"),
+        "sign": base64url_of(b"\2\1"),
+    }
+    return {
+        "bundle": str(BUNDLE_ID),
+        "model": "vectors/small",
+        "model_version": 3,
+        "weights": sha256(b"weights").hex(),
+        "seed": base64url_of(b"seed"),
+        "layers": [layer],
+    }
+
+
 def passphrase_members() -> dict[str, Any]:
     return {"kdf": {"name": "scrypt", "n": 2**15, "r": 8, "p": 1, "salt": base64url_of(SALT)}}
 
@@ -102,8 +120,16 @@ def keystore_vectors() -> list[Vector]:
     def entry(name: str, **changes: Any) -> Vector:
         return inside(name, lambda content: content["content_keys"][0].update(changes))
 
+    def recorded(name: str, **changes: Any) -> Vector:
+        return inside(name, lambda content: content.update(lock_records=[record() | changes]))
+
+    def layer(name: str, **changes: Any) -> Vector:
+        return recorded(name, layers=[record()["layers"][0] | changes])
+
+    with_records = sealed(compact(inner() | {"lock_records": [record()]}), by_kek, FILE_KEY)
     return [
         case("passphrase", "", good),
+        case("lock-records", "", with_records),
         case("key-encryption-key", "the provider file: AES key wrap (RFC 3394) under the key in the file", with_kek),
         case("more-members", "they are ignored", {**good, "new": True}),
         case("passphrase-wrong", "", good, "keystore-secret", passphrase="correct horsf"),
@@ -122,6 +148,7 @@ def keystore_vectors() -> list[Vector]:
         outside("kdf-weak", lambda m: m["kdf"].update(n=2**14)),
         outside("kdf-no-power-of-two", lambda m: m["kdf"].update(n=2**15 + 1)),
         outside("kdf-beyond-memory", lambda m: m["kdf"].update(n=2**20, r=16)),
+        outside("kdf-narrow", lambda m: m["kdf"].update(r=7)),
         outside("kdf-parallel", lambda m: m["kdf"].update(p=17)),
         outside("salt-short", lambda m: m["kdf"].update(salt=base64url_of(bytes(15)))),
         outside("nonce-short", lambda m: m.update(nonce=base64url_of(bytes(11)))),
@@ -142,4 +169,11 @@ def keystore_vectors() -> list[Vector]:
         entry("sample-short", samples=["00"]),
         entry("sample-upper-case", samples=["AB" * 32]),
         inside("samples-missing", lambda content: content["content_keys"][0].pop("samples")),
+        inside("record-twice", lambda content: content.update(lock_records=[record(), record()])),
+        recorded("record-weights-short", weights="00"),
+        recorded("record-seed-empty", seed=""),
+        layer("record-no-channels", channels=0, value="", sign=""),
+        layer("record-mask-short", value=base64url_of(b"\1")),
+        layer("record-channel-in-both", value=base64url_of(b"\2\0")),
+        layer("record-fingerprint-odd", fingerprint=base64url_of(bytes(3))),
     ]
