@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import requests
+from corelocker.service.connections import MAX_CHUNKS
 from corelocker.service.limits import MAX_HEAD
 from corelocker.service.problems import PREFIX
 from support.http_server import (
@@ -52,6 +53,22 @@ def test_a_body_without_a_length(server: Server) -> None:
     headers = {"content-type": "application/json"}
     assert server.request("POST", "/v1/challenges", data=chunks(60_000), headers=headers).status_code == 201
     problem(server.request("POST", "/v1/challenges", data=chunks(70_000), headers=headers), 413, "payload-too-large")
+
+
+def test_a_body_in_crumbs(server: Server) -> None:
+    """Each chunk costs time, however small: a body of many would keep a worker busy as a single request of the client."""
+    head = HEAD + b"transfer-encoding: chunked\r\n\r\n"
+    crumb = b"1\r\n \r\n"
+
+    def ask(crumbs: int) -> bytes:
+        return head + crumb * crumbs + b"2\r\n{}\r\n0\r\n\r\n"
+
+    # The limit is of each request, not of its connection.
+    whole_bodies = ask(MAX_CHUNKS - 1) * 3
+    received = server.raw(whole_bodies + ask(MAX_CHUNKS) + ask(0))
+    assert [status for status, _, _ in answers(received)] == [201, 201, 201, 400]
+    raw_problem(server.raw(head + crumb * 200_000), 400, "request-malformed")
+    assert server.request("GET", "/healthz").status_code == 200
 
 
 def test_a_body_without_an_end(server: Server) -> None:

@@ -33,6 +33,8 @@ from corelocker.service.request_id import new_request_id
 from corelocker.service.run import BACKLOG
 
 KEEP_ALIVE_SECONDS = 30
+# Of one body. A chunk costs h11 as much time as a small request, whatever is in it.
+MAX_CHUNKS = 1024
 
 
 class Server(uvicorn.Server):
@@ -87,10 +89,27 @@ def make_server(
         backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=http_config.shutdown_grace,
-        h11_max_incomplete_event_size=MAX_HEAD,
     )
     server = Server(settings, started)
     return server
+
+
+class Parser(h11.Connection):
+    """h11's reader of requests, which takes no more than `MAX_CHUNKS` chunks of one body."""
+
+    def __init__(self) -> None:
+        super().__init__(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
+        self._chunks = 0
+
+    def next_event(self) -> Any:
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            self._chunks = 0
+        elif isinstance(event, h11.Data) and event.chunk_start:
+            self._chunks += 1
+            if self._chunks > MAX_CHUNKS:
+                raise h11.RemoteProtocolError("too many chunks")
+        return event
 
 
 class Connection(H11Protocol):
@@ -117,6 +136,7 @@ class Connection(H11Protocol):
         **settings: Any,
     ) -> None:
         super().__init__(*args, **settings)
+        self.conn = Parser()
         self._draining = draining
         self._max_connections = max_connections
         self._shares = shares
