@@ -310,6 +310,19 @@ keys = ["backend.pem"]
         }
         return body | members
 
+    def replacing(
+        self, former: Device, device: Device, purchase: dict[str, Any] | None = None, **attested: Any
+    ) -> dict[str, Any]:
+        """The members of an unlock by which `former` hands its place to `device`; `attested` changes what it proves."""
+        sealed = self.service.challenges.issue(ChallengeRequest(former.key.public_key()))
+        purchase = purchase or self.grant()
+        changes = {"challenge": sealed.challenge, "device": device, "token": purchase["token"]} | attested
+        digest = self.attested(**changes).replacement_digest()
+        proof = prove(jose.decode_base64url(sealed.sealed or ""), former.software, digest).proof
+        former_key = jose.public_jwk(former.key.public_key())
+        replaces = {"device_key": former_key, "proof": jose.encode_base64url(proof)}
+        return {"challenge": sealed.challenge, "purchase": purchase, "replaces": replaces}
+
     def unlock(self, device: Device, *arguments: Any, **changes: Any) -> Issued:
         body = self.unlock_body(device, *arguments, **changes)
         return self.service.decisions.unlock(UnlockRequest.from_json(json.dumps(body).encode()))

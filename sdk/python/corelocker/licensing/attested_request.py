@@ -13,6 +13,7 @@ from corelocker.licensing.errors import CanonicalError
 from corelocker.licensing.evidence import Format
 
 REQUEST_TYPE = "corelocker-request-v1"
+REPLACEMENT_TYPE = "corelocker-replacement-v1"
 
 
 def renewal_token(license_id: str) -> str:
@@ -45,20 +46,9 @@ class AttestedRequest:
 
     def canonical(self, proof: Format) -> bytes:
         """The canonical JSON for a proof of this format. Raises CanonicalError."""
-        try:
-            purchase = hashlib.sha256(self.purchase_token.encode("utf-8")).digest()
-        except UnicodeEncodeError:
-            raise CanonicalError("the purchase token is not valid Unicode") from None
-        members = {
-            "app": self.app,
-            "bundle": self.bundle,
-            "challenge": self.challenge,
-            "purchase": jose.encode_base64url(purchase),
-            "tier": self.tier,
-            "type": REQUEST_TYPE,
-        }
-        if proof is not Format.ANDROID_KEY:
-            members["device_key"] = self.thumbprint or jose.thumbprint(self.device_key)
+        members = self._members(REQUEST_TYPE)
+        if proof is Format.ANDROID_KEY:
+            del members["device_key"]
         return canonical_json(members)
 
     def digest(self, proof: Format) -> bytes:
@@ -68,3 +58,22 @@ class AttestedRequest:
         itself holds the device key, and the verifier compares it with the request's.
         """
         return hashlib.sha256(self.canonical(proof)).digest()
+
+    def replacement_digest(self) -> bytes:
+        """The 32 bytes that a former key of the device proves, to hand its place to the device key. Raises CanonicalError."""
+        return hashlib.sha256(canonical_json(self._members(REPLACEMENT_TYPE))).digest()
+
+    def _members(self, kind: str) -> dict[str, str]:
+        try:
+            purchase = hashlib.sha256(self.purchase_token.encode("utf-8")).digest()
+        except UnicodeEncodeError:
+            raise CanonicalError("the purchase token is not valid Unicode") from None
+        return {
+            "app": self.app,
+            "bundle": self.bundle,
+            "challenge": self.challenge,
+            "device_key": self.thumbprint or jose.thumbprint(self.device_key),
+            "purchase": jose.encode_base64url(purchase),
+            "tier": self.tier,
+            "type": kind,
+        }

@@ -5,6 +5,7 @@ calls
 
     observe     with every verified statement of a store: a purchase shown by a device, a notification, a fresh query
     entitled    to find the purchase that unlocks a bundle and tier now
+    move        to let a new key of a device take over the place that its former key holds
     activate    to give a device key one of the purchase's places
     renew       to check, at renewal, that the device still holds its place
 
@@ -129,7 +130,7 @@ class DeviceRules:
     A place whose owner gave it up can be taken `cooldown` seconds after it was taken; a place that was not given up,
     once its device has not been seen for `cooldown` seconds (a lost phone, a reinstalled app). So each place changes
     hands at most once in a cool-down, and a device in use is never pushed out. The place of a perpetual license never
-    comes free.
+    comes free. A device that has a new key and proves that it holds the former one keeps its place (`move`).
     """
 
     devices: int = 3
@@ -243,6 +244,21 @@ def activate(entitlement: Entitlement, device: str, now: int, rules: DeviceRules
         raise DeviceLimitError(message, retry_at=None if free_at == math.inf else int(free_at))
     kept = [place for place in entitlement.places if place not in leaving]
     return replace(entitlement, places=(*kept, DevicePlace(device, now, now)))
+
+
+def move(entitlement: Entitlement, former: str, device: str) -> Entitlement:
+    """Let the new key of a device take over the place that its former key holds, with the times of that place.
+
+    No cool-down passes: the device stays the same, and the caller has made sure of that. Nothing changes where the former
+    key holds no place or gave it up, or where the new one holds a place already.
+    """
+    if any(place.device == device for place in entitlement.places):
+        return entitlement
+    places = tuple(
+        replace(place, device=device) if place.device == former and not place.released else place
+        for place in entitlement.places
+    )
+    return entitlement if places == entitlement.places else replace(entitlement, places=places)
 
 
 def renew(entitlement: Entitlement, device: str, now: int) -> Entitlement:

@@ -4,7 +4,8 @@ An unlock is decided in two steps. First the proof of the device and the purchas
 that has to be asked is asked: that needs no lock and may take long. Then one transaction consumes the challenge, takes
 in what the store says, gives the device its place, and keeps the license and the audit row; it either happens as a
 whole or not at all. Only then does the license leave. A device that never gets the answer asks again with a new
-challenge and gets the place that it holds.
+challenge and gets the place that it holds; one whose key is new each time proves the key that holds it, and the place
+moves to the new one.
 
 A renewal gives what the purchase is worth now: a license for a lower tier when that is all that is left of it, and one
 that ends earlier when the purchase does.
@@ -15,7 +16,7 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -31,13 +32,12 @@ from corelocker.licensing.errors import (
     LicenseRevokedError,
     LicenseUnknownError,
     LicensingError,
-    ProviderNotAllowedError,
     PurchaseError,
     PurchaseFormatError,
     RateLimitedError,
     TierUnknownError,
 )
-from corelocker.licensing.license import License, check_renewal, issue_license
+from corelocker.licensing.license import check_renewal, issue_license
 from corelocker.purchases.entitlements import (
     Catalog,
     Entitlement,
@@ -47,16 +47,16 @@ from corelocker.purchases.entitlements import (
     forget_expired,
     hold_for_ever,
     license_end,
+    move,
     renew,
 )
-from corelocker.purchases.grant import verify_grant
 from corelocker.service.audit import RefusalLog, refusal
 from corelocker.service.challenges import Challenges
 from corelocker.service.config import ServiceConfig
 from corelocker.service.errors import AttestationRefusedError
 from corelocker.service.keys import BundleInfo, KeyProvider
 from corelocker.service.limits import RateLimiter
-from corelocker.service.messages import Issued, RenewRequest, ShownPurchase, UnlockRequest
+from corelocker.service.messages import Issued, RenewRequest, UnlockRequest
 from corelocker.service.proofs import Proof, ProofVerifier
 from corelocker.service.records import AuditRow, PurchaseKey, StoredLicense
 from corelocker.service.statements import observe_all, replaced_by
@@ -75,6 +75,7 @@ class VerifiedRequest:
         challenge, challenge_end: to be consumed.
         app, bundle, tier: what is to be unlocked; at a renewal `tier` is that of the license.
         device_key, device_jwk, device: the key, its JWK, its thumbprint.
+        former: thumbprint of the device's former key, whose place `device` takes over; None when there is none.
         proof: what the proof leaves to be stored.
         purchase: what it is unlocked with.
         statements: what stores say about it now.
@@ -90,6 +91,7 @@ class VerifiedRequest:
     device_key: ec.EllipticCurvePublicKey
     device_jwk: str
     device: str
+    former: str | None
     proof: Proof
     purchase: PurchaseKey
     statements: tuple[Purchase, ...]
@@ -99,11 +101,15 @@ class VerifiedRequest:
 
 @dataclass(frozen=True)
 class _Grant:
-    """What the device is entitled to: the tier, the purchase that gives it, and the entitlement with its place."""
+    """What the device is entitled to: the tier, the purchase that gives it, and the entitlement with its place.
+
+    `moved_from` is the former device key that the place belonged to until now.
+    """
 
     tier: str
     purchase: Purchase
     entitlement: Entitlement
+    moved_from: str | None = None
 
 
 class Decisions:
@@ -194,9 +200,11 @@ class Decisions:
             request.device,
         )
         proof = self._proofs.of_unlock(app, request, attested, now)
-        purchase = _verify_purchase(app, request.purchase, now_ms)
+        purchase = app.verify_purchase(request.purchase, now_ms)
         if not purchase.purchase_id.isprintable() or len(purchase.purchase_id) > 512:
             raise PurchaseFormatError("the purchase has an identifier that cannot be stored")
+        if request.replaces is not None:
+            self._proofs.check_former_key(request.replaces, attested)
         key = PurchaseKey.of(purchase)
         self._limit(key)
         return VerifiedRequest(
@@ -208,6 +216,7 @@ class Decisions:
             device_key=request.device_key,
             device_jwk=request.device_jwk,
             device=request.device,
+            former=None if request.replaces is None else request.replaces.device,
             proof=proof,
             purchase=key,
             statements=(purchase,),
@@ -237,6 +246,7 @@ class Decisions:
             device_key=device_key,
             device_jwk=known.device_jwk,
             device=known.device,
+            former=None,
             proof=proof,
             purchase=known.purchase,
             statements=self._ask_store(app, known, now_ms),
@@ -298,46 +308,55 @@ class Decisions:
     def _decide(self, verified: VerifiedRequest, row: AuditRow) -> Issued:
         """Decide and keep the decision. A refusal is kept too, with what the store has said."""
         with self._storage.transaction() as transaction:
-            outcome = self._outcome(transaction, verified)
+            outcome, notes = self._outcome(transaction, verified)
             if isinstance(outcome, LicensingError):
                 transaction.audit(refusal(row, outcome))
             else:
-                detail = _PERPETUAL if outcome.expires_at is None else None
-                transaction.audit(replace(row, license_id=outcome.license_id, detail=detail))
+                transaction.audit(replace(row, license_id=outcome.license_id, detail="; ".join(notes) or None))
         if isinstance(outcome, LicensingError):
             raise outcome
         return outcome
 
-    def _outcome(self, transaction: Transaction, verified: VerifiedRequest) -> Issued | LicensingError:
+    def _outcome(
+        self, transaction: Transaction, verified: VerifiedRequest
+    ) -> tuple[Issued | LicensingError, Sequence[str]]:
+        """The license or the refusal, and what the audit log notes about a license."""
         if not transaction.consume(verified.challenge, verified.challenge_end):
-            return ChallengeUsedError("the challenge was used already", hint="Fetch another")
+            return ChallengeUsedError("the challenge was used already", hint="Fetch another"), ()
         before = transaction.entitlements([verified.purchase, *replaced_by(verified.statements)])
         after = observe_all({key: stored.entitlement for key, stored in before.items()}, verified.statements)
         outcome: Issued | LicensingError
+        notes = []
         try:
-            if verified.device in before[verified.purchase].blocked:
+            if before[verified.purchase].blocked & {verified.device, verified.former}:
                 raise LicenseRevokedError("the license of this device was revoked")
             grant = self._grant(verified, after[verified.purchase])
             outcome = self._issue(transaction, verified, grant)
             after[verified.purchase] = grant.entitlement
+            if grant.moved_from is not None:
+                transaction.revoke_licenses(verified.purchase, grant.moved_from, verified.now)
+                notes.append(f"the place of device key {grant.moved_from} moved to this one")
             if outcome.expires_at is None:
                 after[verified.purchase] = hold_for_ever(grant.entitlement, verified.device)
+                notes.append(_PERPETUAL)
         except LicensingError as error:
             outcome = error
         for key, stored in before.items():
             if after[key] != stored.entitlement:
                 transaction.save(replace(stored, entitlement=after[key]))
-        return outcome
+        return outcome, notes
 
     def _grant(self, verified: VerifiedRequest, entitlement: Entitlement) -> _Grant:
         """What the entitlement gives the device now. Raises PurchaseError or LicenseError."""
         device, now = verified.device, verified.now
         if verified.renewed is None:
             purchase = self._entitled(verified, entitlement, verified.tier)
-            placed = activate(entitlement, device, now, self._config.licenses.rules)
-            return _Grant(verified.tier, purchase, forget_expired(placed, now))
+            moved = entitlement if verified.former is None else move(entitlement, verified.former, device)
+            placed = activate(moved, device, now, self._config.licenses.rules)
+            moved_from = None if moved is entitlement else verified.former
+            return _Grant(verified.tier, purchase, forget_expired(placed, now), moved_from)
         check_renewal(
-            self._as_license(verified.renewed),
+            verified.renewed.as_license(self._config.issuer, self._config.environment),
             device=device,
             app=verified.app.config.id,
             environment=self._config.environment,
@@ -410,33 +429,3 @@ class Decisions:
         )
         renew_at = None if expires_at is None else now + (expires_at - now) * 2 // 3
         return Issued(token, license_id, expires_at, renew_at)
-
-    def _as_license(self, stored: StoredLicense) -> License:
-        """The claims of a license that was issued; what is wrapped in it is not kept."""
-        return License(
-            issuer=self._config.issuer,
-            issued_at=stored.issued_at,
-            not_before=stored.issued_at,
-            expires_at=stored.expires_at,
-            license_id=stored.jti,
-            app=stored.app,
-            environment=self._config.environment,
-            bundle=stored.bundle,
-            model_version=stored.model_version,
-            tier=stored.tier,
-            device=stored.device,
-            wrapped_key=b"",
-            info=b"",
-        )
-
-
-def _verify_purchase(app: AppVerifiers, shown: ShownPurchase, now_ms: int) -> Purchase:
-    """What the purchase that a device shows says. Raises PurchaseError, ProviderNotAllowedError."""
-    match shown.provider:
-        case "grant" if app.grant is not None:
-            return verify_grant(shown.token, app.grant, now=now_ms // 1000)
-        case "app-store" if app.app_store is not None:
-            return app.app_store.verify(shown.token, now_ms=now_ms)
-        case "google-play" if app.google_play is not None and shown.kind is not None and shown.product is not None:
-            return app.google_play.verify(shown.kind, shown.product, shown.token, now_ms=now_ms)
-    raise ProviderNotAllowedError("the app takes no purchases of this provider")

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from corelocker.bundle import jose
 from corelocker.bundle.strict_json import parse_object
 from corelocker.licensing.errors import DeviceKeyError, EvidenceError, RequestError
-from corelocker.licensing.evidence import Evidence, evidence_from_json
+from corelocker.licensing.evidence import DeviceKeyEvidence, Evidence, Format, evidence_from_json
 from corelocker.purchases.entitlements import Provider
 from corelocker.purchases.google_play_answers import Kind
 
@@ -25,13 +25,14 @@ MAX_TEXT = 256
 MAX_PURCHASE = 128 << 10
 
 _CHALLENGE_MEMBERS = ("device_key",)
-_UNLOCK_MEMBERS = ("challenge", "app", "bundle", "tier", "device_key", "attestation", "purchase")
+_UNLOCK_MEMBERS = ("challenge", "app", "bundle", "tier", "device_key", "attestation", "purchase", "replaces")
+_REPLACES_MEMBERS = ("device_key", "proof")
 _RENEW_MEMBERS = ("challenge", "attestation")
 
 
 @dataclass(frozen=True)
 class ChallengeRequest:
-    """`POST /v1/challenges`; `device_key` asks for a sealed secret too, for renewals by `device-key`."""
+    """`POST /v1/challenges`; `device_key` asks for a sealed secret too, for a proof by that key."""
 
     device_key: ec.EllipticCurvePublicKey | None = None
 
@@ -39,7 +40,7 @@ class ChallengeRequest:
     def from_json(cls, data: bytes | Mapping[str, object]) -> Self:
         """Read the body. Raises RequestError."""
         body = _body(data, _CHALLENGE_MEMBERS, optional=_CHALLENGE_MEMBERS)
-        return cls(_device_key(body["device_key"]) if "device_key" in body else None)
+        return cls(_device_key(body["device_key"], "#/device_key") if "device_key" in body else None)
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,15 @@ class ShownPurchase:
 
 
 @dataclass(frozen=True)
+class FormerKey:
+    """The key of the device whose place the new one takes over, its RFC 7638 thumbprint, and the proof that it is there."""
+
+    device_key: ec.EllipticCurvePublicKey
+    device: str
+    evidence: DeviceKeyEvidence = field(repr=False)
+
+
+@dataclass(frozen=True)
 class UnlockRequest:
     """`POST /v1/licenses`; `device_jwk` is the device key as compact JSON, `device` its RFC 7638 thumbprint."""
 
@@ -68,13 +78,14 @@ class UnlockRequest:
     device: str
     evidence: Evidence = field(repr=False)
     purchase: ShownPurchase = field(repr=False)
+    replaces: FormerKey | None = None
 
     @classmethod
     def from_json(cls, data: bytes | Mapping[str, object]) -> Self:
         """Read the body. Raises RequestError."""
-        body = _body(data, _UNLOCK_MEMBERS)
+        body = _body(data, _UNLOCK_MEMBERS, optional=("replaces",))
         jwk: Any = body["device_key"]
-        device_key = _device_key(jwk)
+        device_key = _device_key(jwk, "#/device_key")
         # The key was read: its coordinates are in the one form that they have, and need not be made of the point again.
         device_jwk = f'{{"kty":"EC","crv":"P-256","x":"{jwk["x"]}","y":"{jwk["y"]}"}}'
         canonical = f'{{"crv":"P-256","kty":"EC","x":"{jwk["x"]}","y":"{jwk["y"]}"}}'
@@ -88,6 +99,7 @@ class UnlockRequest:
             jose.encode_base64url(hashlib.sha256(canonical.encode()).digest()),
             _evidence(body["attestation"]),
             _purchase(body["purchase"]),
+            _former_key(body["replaces"]) if "replaces" in body else None,
         )
 
 
@@ -173,13 +185,24 @@ def _text(body: Mapping[str, object], name: str, pointer: str = "#") -> str:
     return value
 
 
-def _device_key(value: object) -> ec.EllipticCurvePublicKey:
+def _device_key(value: object, pointer: str) -> ec.EllipticCurvePublicKey:
     try:
         return jose.key_of_jwk(value)
     except jose.PointError:
-        raise DeviceKeyError("a point of P-256", pointer="#/device_key") from None
+        raise DeviceKeyError("a point of P-256", pointer=pointer) from None
     except ValueError:
-        raise RequestError("a public JWK of kty EC and crv P-256 with x and y", pointer="#/device_key") from None
+        raise RequestError("a public JWK of kty EC and crv P-256 with x and y", pointer=pointer) from None
+
+
+def _former_key(value: object) -> FormerKey:
+    pointer = "#/replaces"
+    members = _object(value, _REPLACES_MEMBERS, pointer=pointer)
+    device_key = _device_key(members["device_key"], f"{pointer}/device_key")
+    try:
+        evidence = evidence_from_json({"format": Format.DEVICE_KEY, "proof": members["proof"]})
+    except EvidenceError as error:
+        raise RequestError(error.expected, pointer=f"{pointer}{error.pointer}") from None
+    return FormerKey(device_key, jose.thumbprint(device_key), cast(DeviceKeyEvidence, evidence))
 
 
 def _evidence(value: object) -> Evidence:

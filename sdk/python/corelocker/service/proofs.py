@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
+from cryptography.hazmat.primitives.asymmetric import ec
+
 from corelocker.attestation.android_key import AndroidKeyPolicy, verify_android_key
 from corelocker.attestation.apple_app_attest import AppAttestPolicy, verify_app_assertion, verify_app_attestation
 from corelocker.attestation.chain import parse_chain
@@ -27,7 +29,7 @@ from corelocker.licensing.evidence import (
 )
 from corelocker.service.challenges import Challenges
 from corelocker.service.errors import AttestationRefusedError
-from corelocker.service.messages import RenewRequest, UnlockRequest
+from corelocker.service.messages import FormerKey, RenewRequest, UnlockRequest
 from corelocker.service.records import AttestKey, StoredLicense
 from corelocker.service.revocation_source import RevocationSource
 from corelocker.service.storage import Storage
@@ -91,14 +93,8 @@ class ProofVerifier:
             case (Format.ANDROID_KEY, DeviceKeyEvidence()) | (Format.DEVELOPMENT, DeviceKeyEvidence()):
                 if known.format == Format.ANDROID_KEY and app.android is not None:
                     self._refuse_revoked_chain(known, app.android, now)
-                _accepted(
-                    verify_device_key(
-                        evidence,
-                        request_digest=attested.digest(Format.DEVICE_KEY),
-                        device_key=attested.device_key,
-                        secret=self._challenges.device_secret(request.challenge, known.device),
-                    )
-                )
+                digest = attested.digest(Format.DEVICE_KEY)
+                self._device_key(evidence, digest, attested.device_key, request.challenge, known.device)
                 return Proof(known.format)
             case Format.APPLE_APP_ATTEST, AppAssertEvidence() if app.apple is not None:
                 if evidence.key_id != known.attest_key:
@@ -107,6 +103,22 @@ class ProofVerifier:
             case Format.DEVELOPMENT, DevelopmentEvidence():
                 return self._development(app, evidence, attested, now)
         raise FormatNotAllowedError("a license of this device is not renewed with this format")
+
+    def check_former_key(self, former: FormerKey, attested: AttestedRequest) -> None:
+        """Whether the device still holds the key whose place the device key of this unlock is to take over."""
+        digest = attested.replacement_digest()
+        self._device_key(former.evidence, digest, former.device_key, attested.challenge, former.device)
+
+    def _device_key(
+        self,
+        evidence: DeviceKeyEvidence,
+        digest: bytes,
+        device_key: ec.EllipticCurvePublicKey,
+        challenge: str,
+        device: str,
+    ) -> None:
+        secret = self._challenges.device_secret(challenge, device)
+        _accepted(verify_device_key(evidence, request_digest=digest, device_key=device_key, secret=secret))
 
     def _android_key(
         self,

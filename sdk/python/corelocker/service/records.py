@@ -7,6 +7,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from corelocker.licensing import Environment
+from corelocker.licensing.license import License
 from corelocker.purchases.entitlements import DevicePlace, Entitlement, Provider, Purchase
 
 
@@ -63,6 +65,24 @@ class StoredLicense:
     def purchase(self) -> PurchaseKey:
         """The purchase that it was issued for."""
         return PurchaseKey(self.provider, self.purchase_app, self.purchase_id)
+
+    def as_license(self, issuer: str, environment: Environment) -> License:
+        """The claims of the license; what is wrapped in it is not kept."""
+        return License(
+            issuer=issuer,
+            issued_at=self.issued_at,
+            not_before=self.issued_at,
+            expires_at=self.expires_at,
+            license_id=self.jti,
+            app=self.app,
+            environment=environment,
+            bundle=self.bundle,
+            model_version=self.model_version,
+            tier=self.tier,
+            device=self.device,
+            wrapped_key=b"",
+            info=b"",
+        )
 
 
 @dataclass(frozen=True)

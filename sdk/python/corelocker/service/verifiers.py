@@ -22,6 +22,7 @@ from corelocker.attestation.key_description import SecurityLevel
 from corelocker.attestation.play_integrity import PlayIntegrityPolicy
 from corelocker.bundle import jose
 from corelocker.errors import ConfigError, CoreLockerError
+from corelocker.licensing.errors import ProviderNotAllowedError
 from corelocker.licensing.tokens import TrustedKeys
 from corelocker.purchases.app_store import (
     AppStore,
@@ -29,12 +30,14 @@ from corelocker.purchases.app_store import (
     AppStoreApiConfig,
     AppStoreConfig,
 )
+from corelocker.purchases.entitlements import Purchase
 from corelocker.purchases.google_api import GoogleApi, credentials_of
 from corelocker.purchases.google_play import API_URL, SCOPE, GooglePlay, GooglePlayConfig
-from corelocker.purchases.grant import GrantConfig
+from corelocker.purchases.grant import GrantConfig, verify_grant
 from corelocker.purchases.play_notices import CERTIFICATES_URL, GoogleKeys, PlayNotices
 from corelocker.service import play_integrity
 from corelocker.service.config import AndroidConfig, AppPolicy, ServiceConfig
+from corelocker.service.messages import ShownPurchase
 from corelocker.service.play_integrity import PlayIntegrity
 
 _T = TypeVar("_T")
@@ -57,6 +60,17 @@ class AppVerifiers:
     google_play: GooglePlay | None
     play_notices: PlayNotices | None
     grant: GrantConfig | None
+
+    def verify_purchase(self, shown: ShownPurchase, now_ms: int) -> Purchase:
+        """What the purchase that a device shows says. Raises PurchaseError, ProviderNotAllowedError."""
+        match shown.provider:
+            case "grant" if self.grant is not None:
+                return verify_grant(shown.token, self.grant, now=now_ms // 1000)
+            case "app-store" if self.app_store is not None:
+                return self.app_store.verify(shown.token, now_ms=now_ms)
+            case "google-play" if self.google_play and shown.kind is not None and shown.product is not None:
+                return self.google_play.verify(shown.kind, shown.product, shown.token, now_ms=now_ms)
+        raise ProviderNotAllowedError("the app takes no purchases of this provider")
 
 
 def build_verifiers(config: ServiceConfig, app: AppPolicy) -> AppVerifiers:

@@ -52,6 +52,21 @@ def test_a_request_of_another_shape(world: FullService, name: str, value: Any) -
         UnlockRequest.from_json(without)
 
 
+@pytest.mark.parametrize(("change", "pointer"), [
+    (None, ""), ([], ""), ({"more": 1}, ""), ({"proof": None}, "/proof"), ({"proof": "A="}, "/proof"),
+    ({"proof": "A" * 44}, "/proof"), ({"device_key": {"kty": "RSA"}}, "/device_key"),
+    ({"device_key": {"kty": "EC", "crv": "P-256", "x": "A" * 43, "y": "A" * 43}}, "/device_key"),
+])  # fmt: skip
+def test_a_former_key_of_another_shape(world: FullService, change: Any, pointer: str) -> None:
+    device = Device.new()
+    body = world.unlock_body(device, **world.replacing(Device.new(), device))
+    assert UnlockRequest.from_json(body).replaces is not None
+    body["replaces"] = body["replaces"] | change if isinstance(change, dict) else change
+    with pytest.raises(refusals.RequestError) as refused:
+        UnlockRequest.from_json(body)
+    assert refused.value.pointer == "#/replaces" + pointer
+
+
 @pytest.mark.parametrize("data", [b"", b"null", b"[]", b"\xff", b'{"challenge": "a", "challenge": "b"}', b"[" * 100_000,
                                   b'{"a": NaN}', b" " * (MAX_REQUEST_SIZE + 1), b'{"challenge": "\\ud800"}'],
                          ids=range(9))  # fmt: skip
