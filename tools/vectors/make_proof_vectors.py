@@ -1,4 +1,4 @@
-"""Makes the vectors of the `device-key` proof, by which a device renews a license, in tests/vectors.
+"""Makes the vectors of the `device-key` proof, by which a device renews a license or hands a place to a new key.
 
     python tools/vectors/make_proof_vectors.py [--out tests/vectors]
 
@@ -21,6 +21,7 @@ INFO = b"corelocker proof v1"
 SERVICE_SECRET = sha256(b"corelocker vector service secret")
 CHALLENGE = base64url((1_800_000_300).to_bytes(8, "big") + sha256(b"random")[:16] + sha256(b"tag")[:16])
 LICENSE = "0f8fad5b-d9cb-469f-a165-70867728950e"
+PURCHASE_TOKEN = "header.claims.signature"
 
 
 def secret_of(challenge: str, device: str) -> bytes:
@@ -102,6 +103,56 @@ def vectors() -> list[dict[str, Any]]:
     return made
 
 
+def replacement_of(**changes: str) -> dict[str, str]:
+    """What the former key PHONE proves, so that its place goes to OTHER_PHONE."""
+    members = {
+        "type": "corelocker-replacement-v1",
+        "device_key": thumbprint(OTHER_PHONE),
+        "purchase": base64url(sha256(PURCHASE_TOKEN.encode())),
+    }
+    return request_of(**(members | changes))
+
+
+def replacements() -> list[dict[str, Any]]:
+    def made(name: str, comment: str, expect: str, proof: bytes) -> dict[str, Any]:
+        return {
+            "name": name,
+            "comment": comment,
+            "challenge": CHALLENGE,
+            "app": "com.example.camera",
+            "bundle": BUNDLE,
+            "tier": "full",
+            "purchase_token": PURCHASE_TOKEN,
+            "new_device_key": jwk(OTHER_PHONE),
+            "secret": secret.hex(),
+            "sealed": base64url(seal(PHONE, INFO, secret)),
+            "digest": sha256(canonical(replacement_of())).hex(),
+            "proof": base64url(proof),
+            "expect": expect,
+        }
+
+    secret = secret_of(CHALLENGE, thumbprint(PHONE))
+    refused = {
+        "another-challenge": replacement_of(challenge="A" * 54),
+        "another-app": replacement_of(app="com.example.else"),
+        "another-bundle": replacement_of(bundle="00000000-0000-0000-0000-000000000000"),
+        "another-tier": replacement_of(tier="plus"),
+        "another-new-key": replacement_of(device_key=thumbprint(PHONE)),
+        "another-purchase": replacement_of(purchase=base64url(sha256(b"another token"))),
+        "the-attested-request": replacement_of(type="corelocker-request-v1"),
+    }
+    of_new_key = secret_of(CHALLENGE, thumbprint(OTHER_PHONE))
+    return [
+        made("good", "open `sealed`, prove, be accepted", "ok", proof_of(secret, replacement_of())),
+        *(
+            made(name, "the proof is for something else", "signature", proof_of(secret, request))
+            for name, request in refused.items()
+        ),
+        made("by-the-new-key", "not the former key's secret", "signature", proof_of(of_new_key, replacement_of())),
+        made("short-proof", "no HMAC of the digest", "signature", proof_of(secret, replacement_of())[:31]),
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("tests/vectors"))
@@ -114,12 +165,15 @@ def main() -> None:
             "of HMAC-SHA256 of `digest` (hex; SHA-256 of the canonical request, whose purchase is the SHA-256 of "
             '"renew:" and the license id) under the secret. A service derives the secret: HMAC-SHA256 under `service_secret` of '
             '"corelocker proof v1", a zero byte, the challenge, a zero byte, the thumbprint of the device key. '
-            "`expect` is ok, signature (the service refuses the proof) or license-wrap (the device cannot open)."
+            "`expect` is ok, signature (the service refuses the proof) or license-wrap (the device cannot open). "
+            "`replacements` are the same proof by the former key `device_key` for an unlock with the key `new_device_key` "
+            "and a purchase of the token `purchase_token` (Replaced key)."
         ),
         "service_secret": SERVICE_SECRET.hex(),
         "device_key": jwk(PHONE, secret=True),
         "device": thumbprint(PHONE),
         "vectors": vectors(),
+        "replacements": replacements(),
     }
     out.mkdir(parents=True, exist_ok=True)
     (out / "device_key_proof.json").write_text(json.dumps(content, indent=1) + "\n", "utf-8")

@@ -1,4 +1,4 @@
-"""The proof by which a device renews a license: the vectors that Kotlin and Swift run too, and each single binding."""
+"""The proof by which a device renews a license or replaces its key: the vectors of all languages, and each binding."""
 
 from __future__ import annotations
 
@@ -53,6 +53,21 @@ def test_vectors(vector: dict[str, Any]) -> None:
         assert prove(sealed, KEY, digest) == evidence
         assert verdict.claims is not None
         assert verdict.claims.thumbprint == KEY.thumbprint
+
+
+@pytest.mark.parametrize("vector", VECTORS["replacements"], ids=lambda vector: vector["name"])
+def test_replacements(vector: dict[str, Any]) -> None:
+    members = (vector[name] for name in ("challenge", "app", "bundle", "tier"))
+    request = AttestedRequest(*members, jose.key_of_jwk(vector["new_device_key"]), vector["purchase_token"])
+    digest = request.replacement_digest()
+    assert digest.hex() == vector["digest"]
+    proof = prove(jose.decode_base64url(vector["sealed"]), KEY, digest)
+    assert (jose.encode_base64url(proof.proof) == vector["proof"]) == (vector["expect"] == "ok")
+    secret = proof_secret(SERVICE_SECRET, vector["challenge"], KEY.thumbprint)
+    assert secret.hex() == vector["secret"]
+    shown = DeviceKeyEvidence(jose.decode_base64url(vector["proof"]))
+    verdict = verify_device_key(shown, request_digest=digest, device_key=KEY.public_key, secret=secret)
+    assert verdict.reason == vector["expect"]
 
 
 def test_the_vectors_are_made_again_as_they_are(tmp_path: Path) -> None:

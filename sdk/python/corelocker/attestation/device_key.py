@@ -1,4 +1,5 @@
-"""`device-key`: the device shows again that it holds its device key, to renew a license that the key was attested for.
+"""`device-key`: the device shows again that it holds a device key, to renew a license that the key was attested for, or
+to hand the key's place of a purchase to the new key that it unlocks with.
 
 An Android agreement key cannot sign, and it is attested once, when it is made. So the service seals a secret to the key
 and the device proves that it could open it:
@@ -9,7 +10,7 @@ and the device proves that it could open it:
     device      proof  = HMAC-SHA256(secret, digest of the canonical request)
 
 The service keeps nothing in between: it derives the secret again. The proof says that the key is there, and nothing of
-the app or the state of the device; so it renews, and never unlocks.
+the app or the state of the device; so it renews, and never unlocks: an unlock that names a former key is attested too.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ def verify_device_key(
 
     Args:
         evidence: the proof, 32 bytes.
-        request_digest: the canonical request's digest, 32 bytes.
-        device_key: the key that the license was issued to.
+        request_digest: `AttestedRequest.digest` of a renewal, or its `replacement_digest`, 32 bytes.
+        device_key: the key that the license was issued to, or that holds the place.
         secret: what `proof_secret` gives for the request's challenge and this key.
     """
     expected = hmac.new(secret, request_digest, hashlib.sha256).digest()

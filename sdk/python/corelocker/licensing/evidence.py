@@ -67,7 +67,7 @@ class DevelopmentEvidence:
 
 @dataclass(frozen=True, slots=True)
 class DeviceKeyEvidence:
-    """The 32-byte answer to a challenge that was sealed to the device key (`device_key.py`); renewals only."""
+    """The 32-byte answer to a challenge that was sealed to a device key (`device_key.py`): of renewals, and former keys."""
 
     proof: bytes
 
