@@ -73,7 +73,14 @@ internal class AttestationTest {
                     .body("""{"challenge": "challenge-1", "expires_at": 1}""")
                     .build(),
             )
-            server.enqueue(MockResponse.Builder().code(418).build())
+            val refusal = """{"type": "urn:corelocker:problem:attestation-refused", "title": "Attestation refused"}"""
+            server.enqueue(
+                MockResponse
+                    .Builder()
+                    .code(401)
+                    .body(refusal)
+                    .build(),
+            )
             val config = JsonObject(Vectors.load("flow.json").child("config") + ("app" to JsonPrimitive("com.example.app")))
             val app = appConfig(config, "http://${server.hostName}:${server.port}", publisher.thumbprint)
             val bundle = publisher.bundle("4b5d2f0e-6c7a-4d1b-9e3f-0a1b2c3d4e5f", 1, listOf("free", "full"))

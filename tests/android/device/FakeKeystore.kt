@@ -2,6 +2,7 @@ package org.corelocker.android
 
 import android.security.keystore.KeyGenParameterSpec
 import android.security.keystore.KeyInfo
+import android.security.keystore.KeyPermanentlyInvalidatedException
 import android.security.keystore.KeyProperties
 import android.security.keystore.StrongBoxUnavailableException
 import sun.misc.Unsafe
@@ -42,6 +43,9 @@ internal object FakeKeystore {
 
     /** What happens when a key agrees. */
     var agreementFails: GeneralSecurityException? = null
+
+    /** A key that was invalidated. */
+    var invalidated: Key? = null
     var level = KeyProperties.SECURITY_LEVEL_TRUSTED_ENVIRONMENT
     var strongBoxLevel = KeyProperties.SECURITY_LEVEL_STRONGBOX
     var agreesWrongly = false
@@ -58,6 +62,7 @@ internal object FakeKeystore {
         strongBoxFails = null
         teeFails = null
         agreementFails = null
+        invalidated = null
         level = KeyProperties.SECURITY_LEVEL_TRUSTED_ENVIRONMENT
         strongBoxLevel = KeyProperties.SECURITY_LEVEL_STRONGBOX
         agreesWrongly = false
@@ -197,6 +202,7 @@ internal class Agreement : KeyAgreementSpi() {
         random: SecureRandom?,
     ) {
         FakeKeystore.agreementFails?.let { throw it }
+        if (key === FakeKeystore.invalidated) throw KeyPermanentlyInvalidatedException("a new lock screen")
         isWrong = if (FakeKeystore.isInStrongBox(key)) FakeKeystore.strongBoxAgreesWrongly else FakeKeystore.agreesWrongly
         inner.init(key)
     }

@@ -13,6 +13,7 @@ import org.corelocker.core.AppConfig
 import org.corelocker.core.ClockReading
 import org.corelocker.core.CoreLockerInternal
 import org.corelocker.core.Device
+import org.corelocker.core.DeviceKeys
 import org.corelocker.core.KeyBundle
 import org.corelocker.core.LicenseFiles
 import org.corelocker.core.Patches
@@ -45,12 +46,13 @@ internal abstract class PhoneTest {
         bundle: File = world.bundle,
         retry: RetryPolicy = RetryPolicy(),
         http: OkHttpClient = OkHttpClient(),
+        keys: DeviceKeys = DevelopmentKeys(world.developmentKey, folder),
         pause: suspend (Duration) -> Unit = { delay(it) },
     ): UnlockClient {
         val app = AppConfig.parse(config.toByteArray())
         val files = LicenseFiles(folder)
         val clock = { ClockReading(System.currentTimeMillis() / 1000 + ahead, System.nanoTime() / 1_000_000_000, "boot") }
-        val device = Device(DevelopmentKeys(world.developmentKey, folder), files, files, clock)
+        val device = Device(keys, files, files, clock)
         val service = ServiceClient(app.service, http, retry, pause)
         return UnlockClient(app, KeyBundle.open(bundle, app.publisher), device, service, Dispatchers.IO)
     }

@@ -58,7 +58,7 @@ class AccessViewModelTest {
         shop.acknowledges = true
         journal.lines.clear()
         model.resume()
-        // The license is there: another unlock would take another place of the purchase.
+        // The license is there: another unlock would make another key for nothing.
         assertEquals(listOf("refresh", "acknowledge full"), journal.lines)
         journal.lines.clear()
         model.resume()

@@ -78,7 +78,7 @@ data class AccessState(
 /**
  * Buys, unlocks, renews, restores. A purchase is acknowledged after its unlock, never before.
  *
- * Each unlock makes a device key, which takes one of the purchase's places: what the license covers already is not unlocked again.
+ * Each unlock makes a device key in the secure hardware, which takes its time: what the license covers already is not unlocked again.
  */
 class AccessViewModel(
     private val app: LockedApp,

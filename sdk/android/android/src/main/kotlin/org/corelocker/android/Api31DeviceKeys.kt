@@ -8,10 +8,12 @@ import androidx.annotation.RequiresApi
 import org.corelocker.core.Attestation
 import org.corelocker.core.AttestedKey
 import org.corelocker.core.CoreLockerException
+import org.corelocker.core.CoreLockerInternal
 import org.corelocker.core.DeviceKey
 import org.corelocker.core.DeviceKeys
 import org.corelocker.core.ErrorCode
 import org.corelocker.core.UnlockRequest
+import org.corelocker.core.thumbprintOf
 import java.security.KeyFactory
 import java.security.KeyPairGenerator
 import java.security.KeyStore
@@ -38,8 +40,10 @@ internal class Api31DeviceKeys(
     private val guard = KeystoreGuard()
     private val store: KeyStore by lazy { KeyStore.getInstance(KEYSTORE).apply { load(null) } }
 
+    override val makesKeyForEachUnlock: Boolean get() = true
+
     override fun find(thumbprint: String): DeviceKey? =
-        guard.run { aliases().firstNotNullOfOrNull { alias -> key(alias)?.takeIf { it.thumbprint == thumbprint } } }
+        guard.run { aliases().firstOrNull { thumbprint(it) == thumbprint }?.let(::key) }
 
     override fun attest(request: UnlockRequest): AttestedKey {
         val digest = request.digest(null)
@@ -54,15 +58,20 @@ internal class Api31DeviceKeys(
     }
 
     override fun keepOnly(thumbprints: Set<String>): Unit =
-        guard.run { aliases().filter { key(it)?.thumbprint !in thumbprints }.forEach(store::deleteEntry) }
+        guard.run { aliases().filter { thumbprint(it) !in thumbprints }.forEach(store::deleteEntry) }
 
     private fun aliases() = store.aliases().toList().filter { it.startsWith(PREFIX) }
 
     private fun key(alias: String): DeviceKey? {
         val privateKey = store.getKey(alias, null) as? PrivateKey ?: return null
-        val publicKey = store.getCertificate(alias)?.publicKey as? ECPublicKey ?: return null
-        return KeystoreKey(publicKey, privateKey, guard)
+        return publicKey(alias)?.let { KeystoreKey(it, privateKey, guard) }
     }
+
+    /** Of the certificate, so that a key that was invalidated is in no other's way. */
+    @OptIn(CoreLockerInternal::class)
+    private fun thumbprint(alias: String) = publicKey(alias)?.let(::thumbprintOf)
+
+    private fun publicKey(alias: String) = store.getCertificate(alias)?.publicKey as? ECPublicKey
 
     private fun make(challenge: ByteArray): Made {
         if (hasStrongBox) {

@@ -31,7 +31,7 @@ public abstract class DeviceKey(
         Hpke.openOrNull(sealed, info, publicKey, ::agree)
             ?: throw CoreLockerException(ErrorCode.LICENSE_WRAP, "what was sealed does not open with this device key")
 
-    /** Answers the challenge of a renewal: HMAC of the request's digest under a secret that only this key opens. */
+    /** Answers a challenge: HMAC of the request's digest under a secret that only this key opens. */
     internal fun prove(
         sealed: ByteArray,
         digest: ByteArray,
@@ -44,6 +44,10 @@ public abstract class DeviceKey(
         val PROOF_INFO = "corelocker proof v1".toByteArray()
     }
 }
+
+/** RFC 7638 thumbprint of a public key. */
+@CoreLockerInternal
+public fun thumbprintOf(key: ECPublicKey): String = Jwk.thumbprint(key)
 
 /**
  * The device keys of an app on this device, and what vouches for them. `org.corelocker.android` has the one for phones.
@@ -63,10 +67,16 @@ public interface DeviceKeys {
     public fun find(thumbprint: String): DeviceKey?
 
     /**
-     * A key and what vouches for it and for the request. Android attests a key when it makes it, so there each unlock makes a
+     * A key and what vouches for it and for the request. Android attests a key when it makes it, so there each request makes a
      * new one; [keepOnly] drops what is not needed any more.
      */
     public fun attest(request: UnlockRequest): AttestedKey
+
+    /**
+     * Whether [attest] makes a new key each time. Then the former key hands its place of the purchase to the new one, and stays
+     * until the license for the new one is stored.
+     */
+    public val makesKeyForEachUnlock: Boolean get() = false
 
     /** Whether [attestRenewal] vouches for renewals. Otherwise the key itself answers, which is the rule. */
     public val attestsRenewals: Boolean get() = false

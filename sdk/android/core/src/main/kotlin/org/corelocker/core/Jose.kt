@@ -2,6 +2,7 @@ package org.corelocker.core
 
 import kotlinx.serialization.json.JsonElement
 import kotlinx.serialization.json.JsonObject
+import kotlinx.serialization.json.JsonPrimitive
 import java.math.BigInteger
 import java.security.AlgorithmParameters
 import java.security.KeyFactory
@@ -94,6 +95,8 @@ internal object Jwk {
         val y = point.copyOfRange(1 + P256.COORDINATE_SIZE, P256.POINT_SIZE)
         return mapOf("kty" to "EC", "crv" to "P-256", "x" to Base64Url.encode(x), "y" to Base64Url.encode(y))
     }
+
+    fun json(key: ECPublicKey) = JsonObject(members(key).mapValues { JsonPrimitive(it.value) })
 
     /** The key of a public JWK, or null; members that it does not need are ignored, a private part is refused. */
     fun keyOrNull(jwk: JsonElement?): ECPublicKey? {

@@ -72,18 +72,18 @@ internal class ServiceClient(
             .build()
 
     /**
-     * Asks for a challenge, then posts to [path] what [body] makes of the answer; returns the answer to that.
+     * Asks for a challenge with the members [challenge], then posts to [path] what [body] makes of the answer; returns the answer
+     * to that.
      *
      * Where the service or the secure hardware is busy or the line breaks, all of it is done again, with a new challenge. A
-     * device that asks with the same key keeps its place; the secure hardware of Android makes a key for each unlock, so one whose
-     * answer got lost holds a place of the purchase until the service's cool-down is over.
+     * device that asks with the same key, or proves its former one, keeps its place.
      *
      * Throws [CoreLockerException] with the code that the service's problem names, SERVICE for one that is not known here,
      * SERVICE_BUSY, SERVICE_UNREACHABLE or SERVICE_PROTOCOL.
      */
     suspend fun exchange(
         path: String,
-        challenge: JsonObject,
+        challenge: () -> JsonObject,
         listener: AttemptListener,
         body: (JsonObject) -> JsonObject,
     ): JsonObject {
@@ -93,7 +93,7 @@ internal class ServiceClient(
             listener.onAttempt(attempt, null, null)
             val again =
                 try {
-                    return post(path, body(post("/v1/challenges", challenge)))
+                    return post(path, body(post("/v1/challenges", challenge())))
                 } catch (again: TryAgainException) {
                     again
                 } catch (refused: CoreLockerException) {

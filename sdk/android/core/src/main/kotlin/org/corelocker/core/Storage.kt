@@ -10,8 +10,8 @@ import java.nio.file.NoSuchFileException
 import java.nio.file.StandardCopyOption
 
 /**
- * Where the license of each key bundle survives a restart. It holds licenses alone: never a content key or a restored byte.
- * [LicenseFiles] is one.
+ * Where the license of each key bundle survives a restart, and the names of device keys that may hold a place of a purchase.
+ * It never holds a key or a restored byte. [LicenseFiles] is one.
  *
  * ```
  * class InMemory : LicenseStore {
@@ -38,10 +38,22 @@ public interface LicenseStore {
 
     /** The licenses of all key bundles. */
     public fun all(): List<String>
+
+    /** Thumbprints of the device keys of unlocks of a key bundle whose answer is not known, oldest first; they are no secrets. */
+    public fun loadAttempts(bundle: String): List<String>
+
+    /** Keeps them in the place of those before; an empty list drops them. */
+    public fun saveAttempts(
+        bundle: String,
+        thumbprints: List<String>,
+    )
+
+    /** Those of all key bundles. */
+    public fun allAttempts(): List<String>
 }
 
 /**
- * Keeps licenses and the mark of the clock in a folder that belongs to the app alone. Writes are atomic: after a crash the
+ * Keeps licenses, the names of keys and the mark of the clock in a folder that belongs to the app alone. Writes are atomic: after a crash the
  * old or the new file is there, whole.
  *
  * ```
@@ -54,21 +66,30 @@ public class LicenseFiles(
     ClockMarkStore {
     private val mark = File(folder, "clock.json")
 
-    override fun load(bundle: String): String? = read(license(bundle))?.toString(Charsets.ISO_8859_1)
+    override fun load(bundle: String): String? = read(file(bundle, LICENSE))?.toString(Charsets.ISO_8859_1)
 
     override fun save(
         bundle: String,
         license: String,
-    ): Unit = write(license(bundle), license.toByteArray())
+    ): Unit = write(file(bundle, LICENSE), license.toByteArray())
 
-    override fun remove(bundle: String): Unit = remove(license(bundle))
+    override fun remove(bundle: String): Unit = remove(file(bundle, LICENSE))
 
-    override fun all(): List<String> =
-        folder
-            .listFiles { file -> file.name.endsWith(SUFFIX) }
-            .orEmpty()
-            .sorted()
-            .mapNotNull { load(it.name.removeSuffix(SUFFIX)) }
+    override fun all(): List<String> = bundles(LICENSE).mapNotNull(::load)
+
+    /** What is no thumbprint there is left out: a key that is not named costs a place, and nothing more. */
+    override fun loadAttempts(bundle: String): List<String> =
+        read(file(bundle, ATTEMPTS))?.toString(Charsets.ISO_8859_1)?.lines()?.filter(THUMBPRINT::matches).orEmpty()
+
+    override fun saveAttempts(
+        bundle: String,
+        thumbprints: List<String>,
+    ) {
+        val file = file(bundle, ATTEMPTS)
+        if (thumbprints.isEmpty()) remove(file) else write(file, thumbprints.joinToString("\n").toByteArray())
+    }
+
+    override fun allAttempts(): List<String> = bundles(ATTEMPTS).flatMap(::loadAttempts)
 
     override fun loadMark(): ClockMark? {
         val data = read(mark) ?: return null
@@ -90,10 +111,20 @@ public class LicenseFiles(
 
     override fun removeMark(): Unit = remove(mark)
 
-    private fun license(bundle: String): File {
+    private fun file(
+        bundle: String,
+        suffix: String,
+    ): File {
         require(BUNDLE.matches(bundle)) { "a key bundle's id is a UUID" }
-        return File(folder, bundle + SUFFIX)
+        return File(folder, bundle + suffix)
     }
+
+    private fun bundles(suffix: String): List<String> =
+        folder
+            .listFiles { file -> file.name.endsWith(suffix) }
+            .orEmpty()
+            .sorted()
+            .map { it.name.removeSuffix(suffix) }
 
     private fun read(file: File): ByteArray? =
         try {
@@ -133,9 +164,11 @@ public class LicenseFiles(
     }
 
     private companion object {
-        const val SUFFIX = ".jws"
+        const val LICENSE = ".jws"
+        const val ATTEMPTS = ".attempts"
         const val MAX_SIZE = 16 shl 10
         const val MAX_BOOT = 256
         val BUNDLE = Regex("[0-9a-f-]{36}")
+        val THUMBPRINT = Regex("[A-Za-z0-9_-]{43}")
     }
 }

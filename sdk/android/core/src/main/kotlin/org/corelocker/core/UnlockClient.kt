@@ -9,7 +9,6 @@ import kotlinx.coroutines.sync.Mutex
 import kotlinx.coroutines.sync.withLock
 import kotlinx.coroutines.withContext
 import kotlinx.serialization.json.JsonObject
-import kotlinx.serialization.json.JsonPrimitive
 import kotlinx.serialization.json.buildJsonObject
 import kotlinx.serialization.json.put
 import okhttp3.OkHttpClient
@@ -84,8 +83,9 @@ public class UnlockClient internal constructor(
     /**
      * Gets a license for a tier, and keeps it in the place of an older one. When it is refused, the older one stays.
      *
-     * On Android each unlock makes a device key, which takes one of the purchase's places: [renew] a license that covers the
-     * purchase already.
+     * On Android each request makes a device key. The former key hands its place of the purchase to the new one, also where the
+     * answer to the last unlock got lost, and goes when the new license is stored. A key that is gone leaves its place to the
+     * service's cool-down. [renew] a license that covers the purchase already: that asks less of the secure hardware.
      *
      * @param tier its name; by default the last, which restores everything.
      */
@@ -95,15 +95,17 @@ public class UnlockClient internal constructor(
     ): UnlockResult =
         asking {
             bundle.tier(tier)
-            var attested: AttestedKey? = null
-            val answer =
-                service.exchange("/v1/licenses", JsonObject(emptyMap()), ::showAttempt) { issued ->
-                    val request = UnlockRequest(challenge(issued), config.app, id, tier, purchase.token)
-                    val proof = device.keys.attest(request).also { attested = it }
-                    unlockBody(request, proof, purchase)
+            val attempts = UnlockAttempts(device, id, heldKey())
+            var unlocked: License? = null
+            while (unlocked == null) {
+                try {
+                    unlocked = unlocked(purchase, tier, attempts)
+                } catch (refused: CoreLockerException) {
+                    // Nothing says which of the former keys the place belongs to, where several answers got lost.
+                    if (refused.code != ErrorCode.DEVICE_LIMIT || !attempts.dropNamed()) throw refused
                 }
-            repairClock()
-            keep(answer, checkNotNull(attested).key, listOf(tier))
+            }
+            unlocked
         }
 
     /**
@@ -133,6 +135,7 @@ public class UnlockClient internal constructor(
         withContext(dispatcher) {
             device.oneAtATime.withLock {
                 device.licenses.remove(id)
+                device.licenses.saveAttempts(id, emptyList())
                 dropUnusedKeys()
                 settle(null)
             }
@@ -185,17 +188,45 @@ public class UnlockClient internal constructor(
             }
         }
 
+    private suspend fun unlocked(
+        purchase: Purchase,
+        tier: String,
+        attempts: UnlockAttempts,
+    ): License {
+        val listener =
+            AttemptListener { attempt, waitingUntil, cause ->
+                cause?.let(attempts::refused)
+                showAttempt(attempt, waitingUntil, cause)
+            }
+        var key: DeviceKey? = null
+        val answer =
+            try {
+                service.exchange("/v1/licenses", attempts::challengeMembers, listener) { issued ->
+                    val request = UnlockRequest(challenge(issued), config.app, id, tier, purchase.token)
+                    val attested = device.keys.attest(request).also { key = it.key }
+                    val replaces = attempts.replaces({ sealed(issued) }, request, attested.key)
+                    attempts.sending(attested.key)
+                    unlockBody(request, attested, purchase, replaces)
+                }
+            } catch (refused: CoreLockerException) {
+                attempts.refused(refused.code)
+                throw refused
+            }
+        repairClock()
+        return keep(answer, checkNotNull(key), listOf(tier)).also { attempts.settled() }
+    }
+
     private suspend fun renewed(): License {
         val held = held()
         val key = keyOf(held)
         val attests = device.keys.attestsRenewals
-        val asked = if (attests) JsonObject(emptyMap()) else buildJsonObject { put("device_key", jwk(key)) }
+        val asked = if (attests) JsonObject(emptyMap()) else buildJsonObject { put("device_key", Jwk.json(key.publicKey)) }
         val path = "/v1/licenses/${URLEncoder.encode(held.id, "UTF-8").replace("+", "%20")}/renew"
         // Nobody waits for a renewal while the license counts.
         val listener = if (isUsable()) AttemptListener { _, _, _ -> } else AttemptListener(::showAttempt)
         try {
             val answer =
-                service.exchange(path, asked, listener) { issued ->
+                service.exchange(path, { asked }, listener) { issued ->
                     val token = UnlockRequest.renewalToken(held.id)
                     val request = UnlockRequest(challenge(issued), config.app, id, held.tier, token)
                     buildJsonObject {
@@ -230,6 +261,13 @@ public class UnlockClient internal constructor(
         if (token == null) throw CoreLockerException(ErrorCode.NOT_UNLOCKED, "this device holds no license for the key bundle")
         return License.read(token, config.licenseKeys)
     }
+
+    private fun heldKey(): String? =
+        try {
+            held().device
+        } catch (_: CoreLockerException) {
+            null
+        }
 
     private fun current(): CheckedLicense {
         val license = held()
@@ -310,10 +348,11 @@ public class UnlockClient internal constructor(
         }
     }
 
-    /** Each unlock on Android makes a key; those that no license names are of calls that were refused, or replaced. */
+    /** Each unlock on Android makes a key; those that nothing names are of calls that were refused, or replaced. */
     private fun dropUnusedKeys() {
         try {
-            device.keys.keepOnly(device.licenses.all().mapTo(HashSet()) { License.read(it, config.licenseKeys).device })
+            val ofLicenses = device.licenses.all().map { License.read(it, config.licenseKeys).device }
+            device.keys.keepOnly((ofLicenses + device.licenses.allAttempts()).toSet())
         } catch (_: CoreLockerException) {
             // A license that cannot be read now may be read again; its key stays until then.
         }
@@ -331,26 +370,30 @@ public class UnlockClient internal constructor(
         request: UnlockRequest,
         key: DeviceKey,
     ): Attestation {
+        return Attestation.deviceKey(key.prove(sealed(issued), request.digest(key.thumbprint)))
+    }
+
+    private fun sealed(issued: JsonObject): ByteArray {
         val sealed = Fields.textOrNull(issued["sealed"])?.let(Base64Url::decodeOrNull)
         if (sealed?.size != SEALED_SIZE) throw ServiceProblem.protocol("its answer holds no secret for the device key")
-        return Attestation.deviceKey(key.prove(sealed, request.digest(key.thumbprint)))
+        return sealed
     }
 
     private fun unlockBody(
         request: UnlockRequest,
         attested: AttestedKey,
         purchase: Purchase,
+        replaces: JsonObject?,
     ) = buildJsonObject {
         put("challenge", request.challenge)
         put("app", request.app)
         put("bundle", request.bundle)
         put("tier", request.tier)
-        put("device_key", jwk(attested.key))
+        put("device_key", Jwk.json(attested.key.publicKey))
         put("attestation", attested.attestation.json)
         put("purchase", purchase.json)
+        replaces?.let { put("replaces", it) }
     }
-
-    private fun jwk(key: DeviceKey) = JsonObject(Jwk.members(key.publicKey).mapValues { JsonPrimitive(it.value) })
 
     private companion object {
         const val MAX_CHALLENGE = 256

@@ -58,7 +58,13 @@ public class UnlockRequest internal constructor(
      */
     public fun digest(thumbprint: String?): ByteArray = sha256(canonical(thumbprint))
 
-    internal fun canonical(thumbprint: String?): ByteArray {
+    /** What a former key of the device proves, so that its place goes to the key with this thumbprint. */
+    internal fun replacementDigest(thumbprint: String): ByteArray = sha256(canonical(thumbprint, "corelocker-replacement-v1"))
+
+    internal fun canonical(
+        thumbprint: String?,
+        type: String = "corelocker-request-v1",
+    ): ByteArray {
         val members =
             mutableMapOf<String, JsonElement>(
                 "app" to JsonPrimitive(app),
@@ -66,7 +72,7 @@ public class UnlockRequest internal constructor(
                 "challenge" to JsonPrimitive(challenge),
                 "purchase" to JsonPrimitive(Base64Url.encode(sha256(purchaseToken.toByteArray()))),
                 "tier" to JsonPrimitive(tier),
-                "type" to JsonPrimitive("corelocker-request-v1"),
+                "type" to JsonPrimitive(type),
             )
         if (thumbprint != null) members["device_key"] = JsonPrimitive(thumbprint)
         return canonicalJson(JsonObject(members))

@@ -30,7 +30,7 @@ internal class FlowTest {
     private val bundleId = file.child("bundle").text("id")
 
     @TestFactory
-    fun flows() = Vectors.tests(file, ::run)
+    fun flows() = Vectors.tests(file, run = ::run)
 
     private fun run(vector: JsonObject) {
         val steps = vector.objects("steps")

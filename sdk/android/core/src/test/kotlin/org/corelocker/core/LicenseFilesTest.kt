@@ -30,6 +30,26 @@ internal class LicenseFilesTest {
     }
 
     @Test
+    fun `keeps the names of keys, apart from the licenses`() {
+        val store = LicenseFiles(folder)
+        val (first, second) = "a".repeat(43) to "b".repeat(43)
+        assertEquals(emptyList<String>(), store.loadAttempts(id))
+        store.saveAttempts(id, listOf(first, second))
+        store.saveAttempts(other, listOf(first))
+        store.save(id, "license")
+        assertEquals(listOf(first, second), LicenseFiles(folder).loadAttempts(id))
+        assertEquals(listOf(first, second, first), store.allAttempts())
+        assertEquals(listOf("license"), store.all())
+        store.remove(id)
+        assertEquals(listOf(first, second), store.loadAttempts(id))
+        store.saveAttempts(id, emptyList())
+        store.saveAttempts(id, emptyList())
+        assertEquals(listOf("$other.attempts"), folder.list()?.toList())
+        File(folder, "$other.attempts").writeText("damaged\n$second\n")
+        assertEquals(listOf(second), store.loadAttempts(other))
+    }
+
+    @Test
     fun `keeps the mark`() {
         val store = LicenseFiles(folder)
         assertNull(store.loadMark())

@@ -66,6 +66,21 @@ internal class PrimitivesTest {
     ) = assertEquals(vector.text("content_key"), hex.formatHex(opened))
 
     @TestFactory
+    fun replacements(): List<DynamicTest> {
+        val file = Vectors.load("device_key_proof.json")
+        val former = SoftwareKey.of(file.child("device_key"))
+        return Vectors.tests(file, "replacements") { vector ->
+            val thumbprint = Jwk.thumbprint(checkNotNull(Jwk.keyOrNull(vector.child("new_device_key"))))
+            val (app, bundle, tier) = listOf("app", "bundle", "tier").map(vector::text)
+            val request = UnlockRequest(vector.text("challenge"), app, bundle, tier, vector.text("purchase_token"))
+            val digest = request.replacementDigest(thumbprint)
+            assertEquals(vector.text("digest"), hex.formatHex(digest))
+            val proof = former.prove(checkNotNull(Base64Url.decodeOrNull(vector.text("sealed"))), digest)
+            assertEquals(vector.text("expect") == "ok", vector.text("proof") == Base64Url.encode(proof))
+        }
+    }
+
+    @TestFactory
     fun proofs(): List<DynamicTest> {
         val file = Vectors.load("device_key_proof.json")
         val device = SoftwareKey.of(file.child("device_key"))

@@ -94,6 +94,7 @@ internal class MemoryStore :
     LicenseStore,
     ClockMarkStore {
     private val licenses = HashMap<String, String>()
+    private val attempts = HashMap<String, List<String>>()
     var mark: ClockMark? = null
 
     override fun load(bundle: String) = licenses[bundle]
@@ -110,6 +111,17 @@ internal class MemoryStore :
     }
 
     override fun all() = licenses.values.toList()
+
+    override fun loadAttempts(bundle: String) = attempts[bundle].orEmpty()
+
+    override fun saveAttempts(
+        bundle: String,
+        thumbprints: List<String>,
+    ) {
+        attempts[bundle] = thumbprints.toList()
+    }
+
+    override fun allAttempts() = attempts.values.flatten()
 
     override fun loadMark() = mark
 

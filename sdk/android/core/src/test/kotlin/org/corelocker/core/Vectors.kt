@@ -23,9 +23,10 @@ internal object Vectors {
     /** One test for each vector of a file. */
     fun tests(
         file: JsonObject,
+        list: String = "vectors",
         run: (JsonObject) -> Unit,
     ): List<DynamicTest> =
-        file.list("vectors").map { vector ->
+        file.list(list).map { vector ->
             DynamicTest.dynamicTest(vector.jsonObject.text("name")) { run(vector.jsonObject) }
         }
 }
