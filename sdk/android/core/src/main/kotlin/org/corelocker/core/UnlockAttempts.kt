@@ -45,7 +45,8 @@ internal class UnlockAttempts(
             } catch (unusable: CoreLockerException) {
                 if (unusable.code == ErrorCode.DEVICE_BUSY) throw unusable
                 // It has been invalidated; the unlock goes on without it.
-                return null.also { dropNamed() }
+                dropNamed()
+                return null
             }
         return buildJsonObject {
             put("device_key", Jwk.json(former.publicKey))
@@ -67,13 +68,10 @@ internal class UnlockAttempts(
         asking = null
     }
 
-    /** The former key that was named holds no place of the purchase, or cannot be used; whether another one may. */
-    fun dropNamed(): Boolean {
-        val former = named?.thumbprint ?: return false
-        named = null
-        useless += former
-        if (unanswered.remove(former)) save()
-        return true
+    /** The former key that was named holds no place of the purchase; whether there is another one to name. */
+    fun hasAnother(): Boolean {
+        dropNamed()
+        return isNeeded && nextFormerKey() != null
     }
 
     /** The new license is stored: its key holds the place, and no other is needed. */
@@ -85,11 +83,18 @@ internal class UnlockAttempts(
 
     private fun nextFormerKey(): DeviceKey? =
         (unanswered.asReversed() + listOfNotNull(held)).filter { it !in useless }.firstNotNullOfOrNull { thumbprint ->
-            findOrNull(thumbprint) ?: null.also {
-                useless += thumbprint
-                if (unanswered.remove(thumbprint)) save()
-            }
+            findOrNull(thumbprint).also { if (it == null) drop(thumbprint) }
         }
+
+    private fun dropNamed() {
+        named?.let { drop(it.thumbprint) }
+        named = null
+    }
+
+    private fun drop(thumbprint: String) {
+        useless += thumbprint
+        if (unanswered.remove(thumbprint)) save()
+    }
 
     private fun findOrNull(thumbprint: String): DeviceKey? =
         try {

@@ -102,7 +102,7 @@ public class UnlockClient internal constructor(
                     unlocked = unlocked(purchase, tier, attempts)
                 } catch (refused: CoreLockerException) {
                     // Nothing says which of the former keys the place belongs to, where several answers got lost.
-                    if (refused.code != ErrorCode.DEVICE_LIMIT || !attempts.dropNamed()) throw refused
+                    if (refused.code != ErrorCode.DEVICE_LIMIT || !attempts.hasAnother()) throw refused
                 }
             }
             unlocked

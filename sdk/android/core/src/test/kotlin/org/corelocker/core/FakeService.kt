@@ -94,7 +94,7 @@ internal class FakeService(
             "ok" -> answer(201, buildJsonObject { put("license", license(body)) })
             "lost" -> MockResponse.Builder().onResponseStart(SocketEffect.CloseSocket()).build()
             "proxy" -> MockResponse.Builder().code(503).build()
-            else -> answer(if (what == "overloaded") 503 else 409, problem(what))
+            else -> answer(if (what in listOf("overloaded", "timeout")) 503 else 409, problem(what))
         }
     }
 
