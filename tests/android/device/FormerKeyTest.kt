@@ -142,7 +142,10 @@ internal class FormerKeyTest {
     fun `an unlock goes on without a key that cannot be used any more`() {
         script("lost")
         unlock(client(attempts = 1))
-        FakeKeystore.invalidated = FakeKeystore.pairs.values.single().private
+        FakeKeystore.invalidated =
+            FakeKeystore.pairs.values
+                .single()
+                .private
         assertUnlocked(unlock())
         assertEquals(listOf(null, null), service.named())
     }

@@ -42,8 +42,7 @@ internal class Api31DeviceKeys(
 
     override val makesKeyForEachUnlock: Boolean get() = true
 
-    override fun find(thumbprint: String): DeviceKey? =
-        guard.run { aliases().firstOrNull { thumbprint(it) == thumbprint }?.let(::key) }
+    override fun find(thumbprint: String): DeviceKey? = guard.run { aliases().firstOrNull { thumbprint(it) == thumbprint }?.let(::key) }
 
     override fun attest(request: UnlockRequest): AttestedKey {
         val digest = request.digest(null)

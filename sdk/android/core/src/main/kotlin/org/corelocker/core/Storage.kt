@@ -53,8 +53,8 @@ public interface LicenseStore {
 }
 
 /**
- * Keeps licenses, the names of keys and the mark of the clock in a folder that belongs to the app alone. Writes are atomic: after a crash the
- * old or the new file is there, whole.
+ * Keeps licenses, the names of keys and the mark of the clock in a folder that belongs to the app alone. Writes are atomic:
+ * after a crash the old or the new file is there, whole.
  *
  * ```
  * val files = LicenseFiles(File(context.noBackupFilesDir, "corelocker"))
@@ -79,7 +79,11 @@ public class LicenseFiles(
 
     /** What is no thumbprint there is left out: a key that is not named costs a place, and nothing more. */
     override fun loadAttempts(bundle: String): List<String> =
-        read(file(bundle, ATTEMPTS))?.toString(Charsets.ISO_8859_1)?.lines()?.filter(THUMBPRINT::matches).orEmpty()
+        read(file(bundle, ATTEMPTS))
+            ?.toString(Charsets.ISO_8859_1)
+            ?.lines()
+            ?.filter(THUMBPRINT::matches)
+            .orEmpty()
 
     override fun saveAttempts(
         bundle: String,

@@ -369,9 +369,7 @@ public class UnlockClient internal constructor(
         issued: JsonObject,
         request: UnlockRequest,
         key: DeviceKey,
-    ): Attestation {
-        return Attestation.deviceKey(key.prove(sealed(issued), request.digest(key.thumbprint)))
-    }
+    ): Attestation = Attestation.deviceKey(key.prove(sealed(issued), request.digest(key.thumbprint)))
 
     private fun sealed(issued: JsonObject): ByteArray {
         val sealed = Fields.textOrNull(issued["sealed"])?.let(Base64Url::decodeOrNull)
