@@ -16,10 +16,14 @@ import java.nio.file.StandardCopyOption
  * ```
  * class InMemory : LicenseStore {
  *     private val licenses = ConcurrentHashMap<String, String>()
+ *     private val attempts = ConcurrentHashMap<String, List<String>>()
  *     override fun load(bundle: String) = licenses[bundle]
  *     override fun save(bundle: String, license: String) { licenses[bundle] = license }
  *     override fun remove(bundle: String) { licenses.remove(bundle) }
  *     override fun all() = licenses.values.toList()
+ *     override fun loadAttempts(bundle: String) = attempts[bundle].orEmpty()
+ *     override fun saveAttempts(bundle: String, thumbprints: List<String>) { attempts[bundle] = thumbprints.toList() }
+ *     override fun allAttempts() = attempts.values.flatten()
  * }
  * ```
  */
