@@ -98,6 +98,8 @@ internal class DevelopmentKeys(
             throw CoreLockerException(ErrorCode.FILE_ACCESS, "the development key cannot be read or written")
         } catch (_: GeneralSecurityException) {
             throw damaged("this phone's development key")
+        } catch (_: IllegalArgumentException) {
+            throw damaged("this phone's development key") // a key of another curve
         }
     }
 
