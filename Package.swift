@@ -21,7 +21,7 @@ targets += [
         cxxSettings: [.headerSearchPath("src")]),
     .target(
         name: "CoreLocker", dependencies: coreDependencies, path: "sdk/apple/CoreLocker", resources: [.copy("PrivacyInfo.xcprivacy")]),
-    // On Linux these two are what is tested there: all but the calls of Apple's frameworks.
+    // On Linux these two are built without the calls of Apple's frameworks, and tested so.
     .target(name: "CoreLockerDevice", dependencies: ["CoreLocker"], path: "sdk/apple/CoreLockerDevice"),
     .target(name: "CoreLockerCoreML", dependencies: ["CoreLockerDevice", "CoreLocker"], path: "sdk/apple/CoreLockerCoreML"),
     .testTarget(
