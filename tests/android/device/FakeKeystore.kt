@@ -1,5 +1,6 @@
 package org.corelocker.android
 
+import android.os.Build
 import android.security.keystore.KeyGenParameterSpec
 import android.security.keystore.KeyInfo
 import android.security.keystore.KeyPermanentlyInvalidatedException
@@ -54,7 +55,9 @@ internal object FakeKeystore {
     /** The chain above the key's certificate that the hardware would give. */
     var chain: (KeyGenParameterSpec, PublicKey) -> List<ByteArray> = { spec, key -> listOf(spec.attestationChallenge + key.encoded) }
 
+    /** Installs it anew, on a phone of today. */
     fun install() {
+        Build.VERSION.SDK_INT = 36
         Security.removeProvider(NAME)
         Security.addProvider(FakeProvider())
         pairs.clear()

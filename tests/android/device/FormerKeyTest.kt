@@ -37,7 +37,7 @@ internal class FormerKeyTest {
     private val service = FakeService()
     private val publisher = Publisher()
     private val bundle = publisher.bundle("4b5d2f0e-6c7a-4d1b-9e3f-0a1b2c3d4e5f", 3, listOf("free", "plus", "full"))
-    private val keys = Api31DeviceKeys(false, 36)
+    private val keys = Api31DeviceKeys(false)
 
     @BeforeEach
     fun install() = FakeKeystore.install()
@@ -52,7 +52,7 @@ internal class FormerKeyTest {
     ): UnlockClient {
         val config = service.config(publisher)
         val files = LicenseFiles(folder)
-        val device = Device(Api31DeviceKeys(false, 36), files, files) { ClockReading(FakeService.NOW, 0, "boot") }
+        val device = Device(Api31DeviceKeys(false), files, files) { ClockReading(FakeService.NOW, 0, "boot") }
         val http = ServiceClient(config.service, OkHttpClient(), RetryPolicy(attempts)) { pause() }
         return UnlockClient(config, bundle, device, http, Dispatchers.IO)
     }

@@ -29,10 +29,7 @@ internal class KeystoreTest {
     private val request = UnlockRequest("challenge-1", "com.example.camera", "4b5d2f0e-6c7a-4d1b-9e3f-0a1b2c3d4e5f", "full", "token")
 
     @BeforeEach
-    fun install() {
-        FakeKeystore.install()
-        Build.VERSION.SDK_INT = 36
-    }
+    fun install() = FakeKeystore.install()
 
     private fun keys(strongBox: Boolean = false) = Api31DeviceKeys(strongBox)
 

@@ -56,7 +56,7 @@ public class CoreLocker internal constructor(
      * Renews the license now. See [UnlockClient.renew].
      *
      * ```
-     * val covered = locker.renew() is UnlockResult.Unlocked              // restore purchases: a place is taken by unlock alone
+     * val covered = locker.renew() is UnlockResult.Unlocked              // on "restore purchases"
      * ```
      */
     public suspend fun renew(): UnlockResult = client.renew()
