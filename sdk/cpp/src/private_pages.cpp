@@ -38,9 +38,9 @@ bool has_huge_pages() { return false; }
 #endif
 
 // From how many touched pages on reading a region is the better way. By tools/bench/restore a page that is copied when
-// it is written costs 1.7 to 2.2 us, a page that is read 0.4 to 1.3 us within a huge page, as fast as the memory is, and
-// 1.5 to 2 us elsewhere. With huge pages a quarter to two thirds would do for the time; what is read is no longer shared
-// with the page cache, so memory has a say. Without `take_pages` each page costs a fault.
+// it is written costs 1.7 to 2.2 us, a page that is read 0.4 to 1.3 us within a huge page, as fast as the memory is,
+// and 1.5 to 2 us elsewhere. With huge pages a quarter to two thirds would do for the time; what is read is no longer
+// shared with the page cache, so memory has a say. Without `take_pages` each page costs a fault.
 size_t least_to_read(size_t pages) {
   if (has_huge_pages()) return pages / 2;
   return can_take_pages() ? pages / 8 * 7 : pages / 2;
