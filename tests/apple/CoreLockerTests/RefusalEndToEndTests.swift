@@ -120,11 +120,16 @@ struct RefusalEndToEndTests {
         let (device, whole) = (try Device(world), try world.data("dist/demo.clkey"))
         let signatureAt = 12 + Int(whole[8]) + Int(whole[9]) << 8 + Int(whole[10]) << 16
         let publisher = try world.configuration().publisher
-        for (place, code) in [(0, "bundle-magic"), (6, "bundle-version"), (40, "bundle-signature"), (signatureAt, "bundle-signature")] {
+        for (place, code) in [(0, "bundle-magic"), (6, "bundle-version"), (40, "bundle-header"), (signatureAt, "bundle-signature")] {
             var tampered = whole
             tampered[place] ^= 1
             #expect(outcome { _ = try KeyBundle(tampered, publisher: publisher) } == code, "byte \(place)")
         }
+        // A digest that is well-formed, and not the publisher's.
+        var swapped = whole
+        let digest = try #require(whole.range(of: Data(#""sha256":""#.utf8))).upperBound
+        swapped[digest] = swapped[digest] == UInt8(ascii: "0") ? UInt8(ascii: "1") : UInt8(ascii: "0")
+        #expect(outcome { _ = try KeyBundle(swapped, publisher: publisher) } == "bundle-signature")
         #expect(outcome { _ = try KeyBundle(whole.dropLast(), publisher: publisher) } == "bundle-truncated")
         #expect(outcome { _ = try KeyBundle(whole + [0], publisher: publisher) } == "bundle-trailing")
         #expect(outcome { _ = try KeyBundle(whole, publisher: String(repeating: "A", count: 43)) } == "bundle-publisher")
