@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -78,9 +79,18 @@ def _stream(
 
 def _write_blocks(path: Path, sections: Sequence[DecryptedSection], size: int, write: Write) -> bytes:
     """Write the blocks of the restored file; its SHA-256. Nothing is written of a file that is not the locked one."""
+    sha256 = hashlib.sha256()
+    with closing(_blocks(path, sections, size)) as blocks:
+        for block in blocks:
+            sha256.update(block)
+            write(block)
+    return sha256.digest()
+
+
+def _blocks(path: Path, sections: Sequence[DecryptedSection], size: int) -> Generator[memoryview, None, None]:
+    """The blocks of the restored file, each in the place of the one before."""
     patches = [Patch.parse(section.patch, size) for section in sections]
     steps = [(PatchBlocks(patch), BlockSample(size, patch.table)) for patch in patches]
-    sha256 = hashlib.sha256()
     memory = np.frombuffer(read_buffer(BLOCK), np.uint8)
     try:
         with path.open("rb") as file:
@@ -94,11 +104,9 @@ def _write_blocks(path: Path, sections: Sequence[DecryptedSection], size: int, w
                 for patch, restored in steps:
                     patch.apply(start, block)
                     restored.add(start, block)
-                sha256.update(block.data)
-                write(block.data)
+                yield block.data
     except OSError as error:
         raise FileAccessError(f"{path}: {error.strerror or error}") from None
     finally:
         memory.fill(0)
     compare_restored([restored.digest() for _, restored in steps], sections)
-    return sha256.digest()
