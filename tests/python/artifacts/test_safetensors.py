@@ -379,3 +379,25 @@ def test_damage_is_refused_or_harmless(network: Path, tmp_path: Path, data: st.D
         return
     for tensor in artifact.tensors:
         assert tensor.values().shape[0] == tensor.channels
+
+
+def test_stacked_experts_of_a_checkpoint_are_layers(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    experts, rows, columns = 4, 8, 12
+    tensors = {
+        "model.layers.0.mlp.experts.gate_up_proj": (experts, rows, columns),
+        "model.layers.0.mlp.experts.gate_up_proj_bias": (experts, columns),
+        "model.layers.0.block_sparse_moe.input_linear.weight": (experts, columns, rows),
+        "model.layers.0.conv.weight": (experts, rows, 3),
+    }
+    path = write_safetensors(
+        tmp_path / "a.safetensors",
+        {name: generator.standard_normal(shape).astype(np.float32) for name, shape in tensors.items()},
+    )
+    artifact = open_artifact(path)
+    assert {tensor.name.rpartition("0.")[2]: (tensor.role, tensor.shape) for tensor in artifact.tensors} == {
+        "mlp.experts.gate_up_proj": ("linear", (experts * rows, columns)),
+        "block_sparse_moe.input_linear.weight": ("linear", (experts * columns, rows)),
+        "conv.weight": ("conv", (experts, rows, 3)),
+    }
+    assert [left.reason for left in artifact.skipped] == ["biases of stacked layers, no layer"]

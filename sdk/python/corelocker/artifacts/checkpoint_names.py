@@ -14,6 +14,10 @@ EMBEDDING = re.compile(
     r"(^|[._])(embed\w*|\w*embeddings?|wte|wpe|tok\w*|pos(ition\w*)?|\w*bias_table)([._]|$)", re.IGNORECASE
 )
 WEIGHT = re.compile(r"(^|[._])(weight|kernel|w)$", re.IGNORECASE)
+STACKED = re.compile(
+    r"(^|[._])(experts?|(\w+_)?moe|switch_(mlp|glu))[._]", re.IGNORECASE
+)  # holds one matrix for each expert
+BIASES = re.compile(r"[._]bias$", re.IGNORECASE)
 RECURRENT = re.compile(r"(^|\.)weight_((?:ih|hh|hr)_l\d+)(?=_reverse$|$)")  # of torch.nn.LSTM and its kin
 # Numbers by which a quantized weight beside them is expanded: MLX, GPTQ and AWQ, compressed-tensors, bitsandbytes.
 EXPANSION = re.compile(

@@ -21,12 +21,14 @@ class ElementType:
         bits: width; below 8 the elements are packed from the least significant bit on.
         is_float: floating point, else an integer code.
         signed: two's complement, for integers.
+        high_first: of two 4-bit elements in a byte, the first is in the upper half.
     """
 
     name: str
     bits: int
     is_float: bool
     signed: bool = True
+    high_first: bool = False
 
     @property
     def low(self) -> int:
@@ -49,8 +51,8 @@ class ElementType:
             return raw.view(f"<{'i' if self.signed else 'u'}{self.bits // 8}").astype(np.int32, copy=False)
         if self.bits == 4:
             codes = np.empty((raw.shape[0], raw.shape[1] * 2), np.int32)
-            codes[:, 0::2] = raw & 15
-            codes[:, 1::2] = raw >> 4
+            codes[:, int(self.high_first) :: 2] = raw & 15
+            codes[:, int(not self.high_first) :: 2] = raw >> 4
         else:
             bits = np.unpackbits(raw, axis=1, bitorder="little").reshape(raw.shape[0], -1, self.bits)
             codes = np.asarray(bits.astype(np.int32) @ (1 << np.arange(self.bits, dtype=np.int32)), np.int32)
@@ -70,6 +72,8 @@ class ElementType:
         if self.bits >= 8:
             kind = "i" if self.signed else "u"
             return np.ascontiguousarray(codes.astype(f"<{kind}{self.bits // 8}")).view(np.uint8)
+        if self.high_first:
+            codes = codes.reshape(codes.shape[0], -1, 2)[:, :, ::-1].reshape(codes.shape)
         codes &= (1 << self.bits) - 1
         packed = (codes[:, :, None] >> np.arange(self.bits)) & 1
         return np.packbits(packed.astype(np.uint8).reshape(codes.shape[0], -1), axis=1, bitorder="little")
@@ -84,6 +88,7 @@ UINT8 = ElementType("uint8", 8, False, signed=False)
 INT4 = ElementType("int4", 4, False)
 UINT6 = ElementType("uint6", 6, False, signed=False)
 UINT4 = ElementType("uint4", 4, False, signed=False)
+UINT4_HIGH_FIRST = ElementType("uint4", 4, False, signed=False, high_first=True)
 UINT3 = ElementType("uint3", 3, False, signed=False)
 UINT2 = ElementType("uint2", 2, False, signed=False)
 UINT1 = ElementType("uint1", 1, False, signed=False)

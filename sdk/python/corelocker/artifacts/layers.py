@@ -73,6 +73,7 @@ class StoredConstant:
         start: first element.
         scales: set when the elements are codes.
         problem: why it cannot be locked, if something about its storage forbids it.
+        origin: the whole constant, where this is a part of it, or its elements in an order that strides do not express.
     """
 
     region: Region
@@ -82,6 +83,7 @@ class StoredConstant:
     start: int = 0
     scales: Scales | None = None
     problem: str = ""
+    origin: StoredConstant | None = field(default=None, repr=False)
 
     @classmethod
     def in_region(
@@ -127,16 +129,37 @@ class StoredConstant:
         same = math.prod(shape) == math.prod(self.shape)
         if same and self.scales is None and self.strides == _strides(self.shape, range(len(self.shape))):
             return replace(self, shape=shape, strides=_strides(shape, range(len(shape))))
-        return replace(self, shape=shape, strides=(1,) * len(shape), problem=self.problem or "an operator reshapes it")
+        return self.picked(shape, "an operator reshapes it")
+
+    def picked(self, shape: Sequence[int], problem: str) -> StoredConstant:
+        """Elements of it in an array of `shape`; which ones is not known, and `problem` says why."""
+        shape, origin = tuple(shape), self.origin or self
+        return replace(self, shape=shape, strides=(1,) * len(shape), problem=self.problem or problem, origin=origin)
+
+    def rows(self) -> StoredConstant:
+        """A matrix of all runs of its innermost axis: stacked matrices, such as the experts of a layer, above each other."""
+        wide = self.reshape([n for n in self.shape if n != 1])
+        rank = len(wide.shape)
+        nested = wide.permute(sorted(range(rank), key=lambda axis: -wide.strides[axis]))
+        count = math.prod(nested.shape[:-1])
+        if rank < 2 or nested.problem or nested.strides != _strides(nested.shape, range(rank)):
+            return replace(nested, problem=nested.problem or "its rows are scattered over the file")
+        scales = nested.scales
+        if scales is not None and scales.channel is not None:
+            table = scales.channel
+            groups = math.prod(table.shape) // count
+            if scales.axis != 0 or groups * count != math.prod(table.shape):
+                return replace(nested, problem="its scales do not belong to its rows")
+            table = table.reshape((count,) if groups == 1 else (count, groups))
+            scales = replace(scales, channel=table, axis=0)
+        return replace(nested, shape=(count, nested.shape[-1]), strides=(nested.shape[-1], 1), scales=scales)
 
     def expand(self, shape: Sequence[int]) -> StoredConstant:
         """Broadcast to `shape`: axes come in front or grow from 1, and all their places are the same bytes."""
         shape = tuple(shape)
         added = len(shape) - len(self.shape)
         if added < 0 or any(n not in (1, m) for n, m in zip(self.shape, shape[added:], strict=True)):
-            return replace(
-                self, shape=shape, strides=(1,) * len(shape), problem=self.problem or "an operator expands it"
-            )
+            return self.picked(shape, "an operator expands it")
         strides = [s if n == m else 0 for s, n, m in zip(self.strides, self.shape, shape[added:], strict=True)]
         scales = self.scales
         if scales is not None and scales.channel is not None:

@@ -12,9 +12,11 @@ from collections import Counter
 from pathlib import Path
 
 from corelocker.artifacts.checkpoint_names import (
+    BIASES,
     EMBEDDING,
     HEAD,
     RECURRENT,
+    STACKED,
     WEIGHT,
     batch_norms_of_convolutions,
     expands_codes,
@@ -42,13 +44,13 @@ def open_safetensors(path: Path) -> Artifact:
             if entry.name in entries:
                 raise MalformedArtifactError(f"{path}: tensor {entry.name!r} stands in two shards")
             entries[entry.name] = entry
-    tensors, skipped = _layers(entries)
+    tensors, skipped, stacks = _layers(entries)
     if not tensors:
         reasons = "; ".join(f"{s.name}: {s.reason}" for s in skipped[:3])
         if any(s.reason.startswith("type") for s in skipped):
             raise UnsupportedLayoutError(f"{path}: no tensor has a type that can be locked ({reasons})")
         raise NothingToLockError(f"{path}: holds no layer with channels" + (f" ({reasons})" if reasons else ""))
-    inputs, outputs = _edges(tensors)
+    inputs, outputs = _edges([tensor for tensor in tensors if tensor.name not in stacks] or tensors)
     return Artifact(
         format="safetensors",
         path=path,
@@ -70,9 +72,11 @@ def _vector(entries: dict[str, TensorEntry], name: str, channels: int, kind: Kin
     return Part(kind, entry.element, entry.file, entry.offset, channels, width, width, width)
 
 
-def _layers(entries: dict[str, TensorEntry]) -> tuple[list[WeightTensor], list[Skipped]]:
+def _layers(entries: dict[str, TensorEntry]) -> tuple[list[WeightTensor], list[Skipped], set[str]]:
+    """Layers, tensors that are left alone, and which of the layers are stacks of experts."""
     tensors: list[WeightTensor] = []
     skipped: list[Skipped] = []
+    stacks: set[str] = set()
     norms = batch_norms_of_convolutions(entries)
     made: set[int] = set()  # channels of what the layers so far give
     for name in in_order_of_computation(entries):
@@ -91,9 +95,25 @@ def _layers(entries: dict[str, TensorEntry]) -> tuple[list[WeightTensor], list[S
         if math.prod(entry.shape[1:]) == 1 and not WEIGHT.search(name):
             skipped.append(Skipped(name, "scales of channels, no layer"))
             continue
+        if len(entry.shape) == 2 and BIASES.search(name):
+            skipped.append(Skipped(name, "biases of stacked layers, no layer"))
+            continue
+        if len(entry.shape) == 3 and STACKED.search(name):
+            tensors.append(_stack(entry, len(tensors)))
+            stacks.add(name)
+            continue
         tensors.append(_layer(entries, entry, len(tensors), norms.get(name), made))
         made.add(entry.shape[1] if tensors[-1].role == "embedding" else tensors[-1].channels)
-    return tensors, skipped
+    return tensors, skipped, stacks
+
+
+def _stack(entry: TensorEntry, order: int) -> WeightTensor:
+    """The matrices of experts (experts, rows, columns) as one layer, whose channels are the rows as they are stored."""
+    element = FLOATS[entry.dtype]
+    rows, columns = entry.shape[0] * entry.shape[1], entry.shape[2]
+    width = columns * element.bits // 8
+    weight = Part("weight", element, entry.file, entry.offset, rows, width, width, width)
+    return WeightTensor(entry.name, "linear", (rows, columns), element.name, order, (weight,), (columns,), (0,))
 
 
 def _layer(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +11,19 @@ from corelocker.errors import MalformedArtifactError, MissingExtraError
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
+# Kernels of quantized embeddings and of language models with a cache, which register themselves on import.
+KERNELS = ("executorch.kernels.quantized", "executorch.extension.llm.custom_ops.custom_ops")
+
+
+@functools.cache
+def _register_kernels() -> None:
+    """Make the kernels known that the wheel holds beside the portable ones; a program that needs none runs without."""
+    for module in KERNELS:
+        try:
+            importlib.import_module(module)
+        except (ImportError, OSError, AssertionError):
+            continue
 
 
 class RestoredModule:
@@ -33,6 +48,7 @@ class RestoredModule:
             raise MissingExtraError(
                 "running a .pte needs ExecuTorch", hint="pip install 'corelocker[export]'"
             ) from None
+        _register_kernels()
         # The runtime keeps pointers into both and no reference to them.
         self._program = bytes(program)
         self._data_map = None if data_map is None else bytes(data_map)

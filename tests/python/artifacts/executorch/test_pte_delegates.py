@@ -81,3 +81,21 @@ def test_other_files(content: bytes, tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises((UnknownFormatError, MalformedArtifactError)):
         open_pte(path)
+
+
+def test_delegates_that_hold_no_weights_say_so(tmp_path: Path) -> None:
+    path = tmp_path / "m.pte"
+    names = [len(name).to_bytes(4, "little") + name + b"\0" for name in (b"XnnpackBackend", b"QnnBackend")]
+    path.write_bytes(exported("vgg", "xnnpack").read_bytes().replace(names[0], names[1].ljust(len(names[0]), b"\0")))
+    with pytest.raises(UnsupportedLayoutError, match=r"QnnBackend is not supported: Qualcomm's compiler"):
+        open_pte(path)
+
+
+def test_weights_of_cortex_m_kernels(tmp_path: Path) -> None:
+    path = tmp_path / "m.pte"
+    data = exported("vgg", "portable").read_bytes()
+    path.write_bytes(data.replace(b"aten::convolution", b"cortex_m::quantiz").replace(b"aten::addmm", b"cortex_m::x"))
+    with pytest.raises(
+        UnsupportedLayoutError, match=r"weights for the Cortex-M kernel quantiz, which are not supported"
+    ):
+        open_pte(path)

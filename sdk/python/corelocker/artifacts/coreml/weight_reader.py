@@ -275,6 +275,8 @@ class WeightReader:
         if op.type == "linear":
             return LayerOperation(names or (None,), (("x", -1),), -1)
         if op.type == "matmul" and found:
+            if found[0].into is None:
+                return LayerOperation(names, (), None, "its channels are matrices that lie in one constant")
             if found[0].out is not None and constants.of(op.argument("y")) is not None:
                 return LayerOperation(
                     names, (("x", -2 if constants.integer(op.argument("transpose_x"), 0) else -1),), -1

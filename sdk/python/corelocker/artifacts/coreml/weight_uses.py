@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -35,7 +34,7 @@ class WeightUse:
         op, argument: where it is used.
         role: of the layer.
         constant: the weight.
-        out, order, into: as `lay_out` takes them.
+        out, order, into: as `lay_out` takes them. Of stacked matrices, such as experts, each one is a channel.
         bias: the layer's biases, if they are a constant.
         why_not: a reason known before the layout is looked at.
         key: the weight's blob, which identifies the tensor; None when it has none.
@@ -89,8 +88,13 @@ def weight_uses(op: Operation, constants: ConstantResolver) -> Iterator[WeightUs
         rank = len(weight.shape)
         rows = bool(constants.integer(op.argument(flag), 0)) == (y is not None)
         out, into = (rank - 2, rank - 1) if rows else (rank - 1, rank - 2)
-        batch = "is a batch of matrices" if math.prod(weight.shape[:-2]) != 1 else None
-        yield WeightUse(op, "linear", weight, out, (into,), into, None, weight.problem or batch)
+        stacked = [axis for axis, size in enumerate(weight.shape[:-2]) if size != 1]
+        if not stacked:
+            yield WeightUse(op, "linear", weight, out, (into,), into, None, weight.problem)
+            return
+        others = tuple(axis for axis in range(rank) if axis != stacked[0])
+        many = "is a batch of batches of matrices" if len(stacked) > 1 else None
+        yield WeightUse(op, "linear", weight, stacked[0], others, None, None, weight.problem or many)
     elif op.type == "gather":
         table = of(op.argument("x"), name)
         if table is None or table.blob is None or table.element is None or of(op.argument("indices")) is not None:

@@ -24,6 +24,15 @@ INT, BOOL, DOUBLE, TENSOR, INT_LIST, TENSOR_LIST, OPTIONAL_TENSOR_LIST = 2, 3, 4
 KERNEL_CALL, DELEGATE_CALL, MOVE_CALL = 1, 2, 3  # InstructionArguments
 EXTERNAL = 1  # TensorDataLocation
 
+# What other delegates hold in place of weights that could be found.
+OPAQUE = {
+    "QnnBackend": "Qualcomm's compiler has turned the weights into a binary for one chip family",
+    "VulkanBackend": "its graph for the GPU holds the weights in a form of its own",
+    "NeuropilotBackend": "MediaTek's compiler has turned the weights into a binary for one chip family",
+    "EthosUBackend": "Arm's compiler has packed the weights for the Ethos-U",
+    "MPSBackend": "its graph for Apple's GPU holds the weights in a form of its own",
+}
+
 
 class MethodReader:
     """Walks the instructions of one method."""
@@ -122,6 +131,8 @@ class MethodReader:
             )
         else:
             name, reason = f"{self._walk.method}.{backend}", f"the delegate {backend} is not supported"
+            if backend in OPAQUE:
+                reason += f": {OPAQUE[backend]}"
             self._walk.collector.refuse(name, reason)
             # Inputs come first, and each has been written.
             count = max((i + 1 for i, a in enumerate(arguments) if self._portable.is_known(a)), default=0)

@@ -11,9 +11,9 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from corelocker.artifacts import flow as flows
+from corelocker.artifacts.elements import UINT4_HIGH_FIRST
+from corelocker.artifacts.executorch.constant_forms import common_zero, out_first
 from corelocker.artifacts.executorch.kernel_names import (
     BATCH_NORMS,
     COPIES,
@@ -29,8 +29,6 @@ from corelocker.artifacts.flow import Flow
 from corelocker.artifacts.layers import Scales, StoredConstant
 from corelocker.artifacts.weights import Kind
 from corelocker.errors import MalformedArtifactError
-
-MAX_ZEROS = 1 << 20  # zero points of one constant that are read
 
 
 class PortableMethod:
@@ -162,10 +160,16 @@ class PortableMethod:
             self._first_out(flows.combine(operands, self.shape(outs[0])), outs)
         else:
             reason = f"the operator {space}::{name} is not followed"
+            if space == "cortex_m":
+                self._refuse_constants(inputs, f"weights for the Cortex-M kernel {name}, which are not supported")
             sources = [self.operand(i, f"an operand of {space}::{name}").lost(reason) for i in self._tensors(inputs)]
             mixed = flows.combine([Flow((), source.traces) for source in sources], ())
             for out in outs:
                 self.define(out, mixed.shaped(self.shape(out)))
+
+    def _refuse_constants(self, inputs: Sequence[int], reason: str) -> None:
+        for constant in filter(None, map(self._constant, self._tensors(inputs))):
+            self._walk.collector.other(f"{self._walk.method}.constant", constant, reason)
 
     def _first_out(self, result: Operand, outs: Sequence[int]) -> None:
         """The result, and statistics or indices beside it."""
@@ -203,7 +207,17 @@ class PortableMethod:
             outs[0], source.expand(shape) if isinstance(source, StoredConstant) else flows.combine([source], shape)
         )
 
+    def _part_of_constant(self, index: int, outs: Sequence[int]) -> bool:
+        """Whether a value is a constant; then `outs` become parts of it."""
+        source = self.value(index)
+        if isinstance(source, StoredConstant):
+            for out in outs:
+                self.define(out, source.picked(self.shape(out), "an operator takes a part of it"))
+        return isinstance(source, StoredConstant)
+
     def _slice(self, inputs: Sequence[int], outs: Sequence[int]) -> None:
+        if self._part_of_constant(inputs[0], outs):
+            return
         source, shape = self.operand(inputs[0], "an operand of slice"), self.shape(outs[0])
         axis = self._integer(inputs[1]) % max(1, len(source.shape))
         start = self._integer(inputs[2])
@@ -216,6 +230,8 @@ class PortableMethod:
         self.define(outs[0], self._walk.add(self.value(inputs[0]), self.value(inputs[1]), self.shape(outs[0])))
 
     def _split(self, inputs: Sequence[int], outs: Sequence[int]) -> None:
+        if self._part_of_constant(inputs[0], outs):
+            return
         source = self.operand(inputs[0], "an operand of split")
         axis = (self._integer(inputs[2]) if len(inputs) > 2 else 0) % max(1, len(source.shape))
         start = 0
@@ -225,6 +241,8 @@ class PortableMethod:
             start += shape[axis] if axis < len(shape) else 0
 
     def _select(self, inputs: Sequence[int], outs: Sequence[int]) -> None:
+        if self._part_of_constant(inputs[0], outs):
+            return
         source = self.operand(inputs[0], "an operand of select")
         for out in outs:
             self.define(out, source.reduce([self._integer(inputs[1])], self.shape(out)))
@@ -263,7 +281,7 @@ class PortableMethod:
     def _convolution(self, inputs: Sequence[int], outs: Sequence[int]) -> None:
         weight, groups = self._optional(inputs[1]), self._integer(inputs[8], 1)
         if isinstance(weight, StoredConstant) and self._integer(inputs[6]) and len(weight.shape) > 1:
-            weight = _out_first(weight, max(1, groups))
+            weight = out_first(weight, max(1, groups))
         data, shape = self.operand(inputs[0], "an operand of a convolution"), self.shape(outs[0])
         axis = len(shape) - len(weight.shape) + 1 if weight is not None else 1
         self._first_out(self._walk.convolution(data, axis, weight, self._optional(inputs[2]), groups, shape), outs)
@@ -289,6 +307,16 @@ class PortableMethod:
     def _embedding(self, inputs: Sequence[int], outs: Sequence[int]) -> None:
         self.define(outs[0], self._walk.embedding(self.value(inputs[0]), self.value(inputs[1]), self.shape(outs[0])))
 
+    def _index(self, inputs: Sequence[int], outs: Sequence[int]) -> None:
+        source, shape = self.value(inputs[0]), self.shape(outs[0])
+        indices = [self.operand(i, "an operand of aten::index") for i in self._tensors(inputs[1:])]
+        reason = "the operator aten::index is not followed"
+        index = flows.combine([Flow((), i.lost(reason).traces) for i in indices], ())
+        if isinstance(source, Flow):
+            self.define(outs[0], flows.combine([Flow((), source.lost(reason).traces), index], ()).shaped(shape))
+        else:
+            self.define(outs[0], self._walk.picked(source, index, shape))
+
     def _embedding_byte(self, inputs: Sequence[int], outs: Sequence[int]) -> None:
         table = self.value(inputs[0])
         if isinstance(table, StoredConstant):
@@ -298,9 +326,22 @@ class PortableMethod:
         self.define(outs[0], self._walk.embedding(table, self.value(inputs[5]), self.shape(outs[0])))
 
     def _embedding_packed(self, inputs: Sequence[int], outs: Sequence[int]) -> None:
+        """Two 4-bit codes in a byte, the first in its upper half: (code - 8 - zero point) * scale."""
+        table = self.value(inputs[0])
+        if isinstance(table, StoredConstant) and len(table.shape) == 2 and not table.problem:
+            shape = (table.shape[0], 2 * table.shape[1])
+            table = StoredConstant.in_region(table.region, UINT4_HIGH_FIRST, shape)
+            scales = self._constant(inputs[1])
+            groups = (scales.shape[0], math.prod(scales.shape[1:])) if scales is not None and scales.shape else ()
+            table = self._with_scales(table, scales, self._constant(inputs[2]), 0, groups)
+            if table.scales is not None:
+                table = replace(table, scales=replace(table.scales, zero=table.scales.zero + 8))
+        self.define(outs[0], self._walk.embedding(table, self.value(inputs[5]), self.shape(outs[0])))
+
+    def _embedding_two_bits(self, inputs: Sequence[int], outs: Sequence[int]) -> None:
         table = self.value(inputs[0])
         if isinstance(table, StoredConstant):
-            table = replace(table, problem="a table of packed codes")
+            table = replace(table, problem="a table of 2-bit codes")
         self.define(outs[0], self._walk.embedding(table, self.value(inputs[5]), self.shape(outs[0])))
 
     # --- quantized constants that no delegate took -------------------------------------------------
@@ -350,34 +391,10 @@ class PortableMethod:
             return replace(codes, problem="its scales do not fit its shape")
         if zeros is not None:
             self._walk.tracer.budget.spend(math.prod(zeros.shape) >> 6)
-        zero = _common(zeros) if zeros is not None else 0
+        zero = common_zero(zeros) if zeros is not None else 0
         if zero is None:
             return replace(codes, problem="its zero points differ from channel to channel")
         return replace(codes, scales=Scales(scales.reshape(shape or scales.shape), axis, zero=zero))
-
-
-def _out_first(weight: StoredConstant, groups: int) -> StoredConstant:
-    """The weight of a transposed convolution, (in, out / groups, *kernel) in the file, as (out, in / groups, *kernel)."""
-    inputs, outputs, kernel = weight.shape[0], weight.shape[1], tuple(range(2, len(weight.shape)))
-    if groups == 1:
-        return weight.permute((1, 0, *kernel))
-    if outputs == 1 and inputs % groups == 0:
-        per_group = inputs // groups
-        shape = (groups, per_group, *weight.shape[2:])
-        strides = (weight.strides[0] * per_group, weight.strides[0], *weight.strides[2:])
-        return replace(weight, shape=shape, strides=strides)
-    return replace(weight.permute((1, 0, *kernel)), problem="a transposed convolution in groups")
-
-
-def _common(zeros: StoredConstant) -> int | None:
-    """The number that all zero points are, or None."""
-    element = zeros.element
-    count = math.prod(zeros.shape)
-    if element is None or element.is_float or element.bits < 8 or not 0 < count <= MAX_ZEROS or zeros.start:
-        return None
-    raw = zeros.region.file.read(zeros.region.offset, count * element.bits // 8)
-    numbers = np.frombuffer(raw, f"<{'i' if element.signed else 'u'}{element.bits // 8}")
-    return int(numbers[0]) if (numbers == numbers[0]).all() else None
 
 
 Kernel = Callable[[PortableMethod, Sequence[int], Sequence[int]], None]
@@ -395,9 +412,11 @@ SPECIAL: dict[str, tuple[int, Kernel]] = {
     "dequantize_per_channel": (4, _M._dequantize_per_channel),
     "dequantize_per_tensor": (3, _M._dequantize_per_tensor),
     "embedding": (2, _M._embedding),
-    "embedding_2bit": (6, _M._embedding_packed),
+    "embedding_2bit": (6, _M._embedding_two_bits),
     "embedding_4bit": (6, _M._embedding_packed),
     "embedding_byte": (6, _M._embedding_byte),
+    "index": (2, _M._index),
+    "index_select": (3, _M._index),
     "expand_copy": (1, _M._expand),
     "linear": (2, _M._linear),
     "matmul": (2, _M._matmul),

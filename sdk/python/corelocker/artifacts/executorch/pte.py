@@ -66,8 +66,9 @@ def _assemble(
     skipped += coreml.skipped
     if not tensors:
         refused = [*collector.refused, *coreml.skipped]
-        if refused:
-            raise UnsupportedLayoutError(f"{path}: {refused[0].name} cannot be locked: {refused[0].reason}")
+        if refused or skipped:
+            first = (refused or skipped)[0]
+            raise UnsupportedLayoutError(f"{path}: {first.name} cannot be locked: {first.reason}")
         raise NothingToLockError(f"{path}: the program has no layer with weights")
     names = {tensor.name for tensor in tensors}
     edges, untraced = _checked_edges(tensors, tracer)

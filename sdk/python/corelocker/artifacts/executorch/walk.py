@@ -70,6 +70,8 @@ class Walk:
     def linear(self, data: Flow, weight: Operand | None, bias: Operand | None, shape: Sequence[int]) -> Flow:
         """A product of the last axis of `data` with `weight` (out, in); `shape` is the result's."""
         bias_constant = bias if isinstance(bias, StoredConstant) else None
+        if isinstance(weight, StoredConstant) and weight.origin is not None:
+            return self.stacked(data, weight, shape)
         if not isinstance(weight, StoredConstant):
             return (
                 flows.multiply(data, weight.permute((1, 0)), shape)
@@ -79,14 +81,36 @@ class Walk:
         return self._layer("linear", data, -1, weight, bias_constant, shape)
 
     def product(self, a: Operand | None, b: Operand | None, shape: Sequence[int]) -> Flow:
-        """A matrix product (..., m, k) x (..., k, n); a constant on the right is a linear layer."""
-        matrix = b.matrix() if isinstance(b, StoredConstant) else None
-        if isinstance(a, Flow) and matrix is not None:
-            return self._layer("linear", a, -1, matrix.permute((1, 0)), None, shape)
+        """A matrix product (..., m, k) x (..., k, n); a constant on either side is a linear layer."""
+        for data, weight, axis in ((a, b, -1), (b, a, -2)):
+            if isinstance(data, Flow) and isinstance(weight, StoredConstant) and len(data.shape) > 1:
+                matrix = weight.matrix()
+                if matrix is None or weight.origin is not None:
+                    return self.stacked(data, weight, shape)
+                matrix = matrix.permute((1, 0)) if axis == -1 else matrix
+                return self._layer("linear", data, axis, matrix, None, shape)
         if a is None or b is None:
             return Flow(tuple(shape))
         use = "an operand of a matrix product"
         return self.spend(flows.multiply(self.activation(a, use), self.activation(b, use), shape))
+
+    def stacked(self, data: Flow, weight: StoredConstant, shape: Sequence[int]) -> Flow:
+        """A product of `data` with matrices that lie above each other in a constant, or with a part of it.
+
+        The matrices of experts are one layer; its channels are the rows as they are stored.
+        """
+        reason = "it reads matrices that are stacked in one constant"
+        name = self.collector.layer(self.method, "linear", (weight.origin or weight).rows())
+        self.tracer.abandon(data, reason)
+        if any(trace.source is None for trace in data.traces):
+            self.tracer.inputs.add(name)
+        return self.spend(self.tracer.opaque([name], shape, reason))
+
+    def picked(self, stack: Operand, index: Flow, shape: Sequence[int]) -> Flow:
+        """The matrices of a constant that `index` picks while the model runs, such as the experts of a token."""
+        if not isinstance(stack, StoredConstant) or len(stack.shape) < 3 or stack.element is None:
+            return flows.combine([self.activation(stack, "an operand of aten::index"), index.lost(flows.MIXED)], shape)
+        return self.stacked(index, stack, shape)
 
     def add(self, a: Operand, b: Operand, shape: Sequence[int]) -> Flow:
         """A sum; a vector added to what comes out of a layer is its bias."""
