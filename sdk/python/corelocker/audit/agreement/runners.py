@@ -148,17 +148,19 @@ class PackageRunner:
     def __init__(self, artifact: Artifact) -> None:
         from corelocker.artifacts.coreml.mlprogram import read_model
         from corelocker.audit.mlprogram import MODEL
+        from corelocker.audit.mlprogram.evaluator import states_of
 
         self._path = artifact.path
         program = read_model((artifact.path / MODEL).read_bytes())
         self.methods = tuple(
-            Method(f.name, tuple(self._input(name, kind) for name, kind in f.inputs)) for f in program.functions
+            Method(f.name, tuple(self._input(name, kind) for name, kind in f.inputs if name not in states_of(f)))
+            for f in program.functions
         )
 
     @staticmethod
     def _input(name: str, kind: Any) -> Input:
         if kind is None:
-            raise CannotRunError(f"its input {name} is a state or no tensor, which the evaluator does not know")
+            raise CannotRunError(f"its input {name} is no tensor, which the evaluator does not know")
         types = {"fp16": torch.float32, "fp32": torch.float32, "bool": torch.bool, "uint8": torch.uint8}
         return Input(name, tuple(DYNAMIC if n is None else n for n in kind.shape), types.get(kind.dtype, torch.int64))
 
@@ -175,7 +177,7 @@ class PackageRunner:
 
         def many(method: str, columns: Sequence[Any]) -> list[Tensor] | None:
             names = list(programs[method].inputs)
-            if not _single(columns):
+            if not _single(columns) or programs[method].states:  # a state goes from one input to the next
                 return None
             with torch.inference_mode():
                 found = programs[method].batch({n: c.squeeze(1) for n, c in zip(names, columns, strict=True)})

@@ -22,6 +22,7 @@ from corelocker.artifacts.coreml.mlprogram import (
     Value,
     read_model,
 )
+from corelocker.artifacts.coreml.weight_uses import all_operations
 from corelocker.audit.mlprogram.arguments import OPERATIONS, Arguments
 from corelocker.audit.mlprogram.packing import PACKED, unpacked
 
@@ -31,6 +32,16 @@ NUMPY = {
     "fp16": np.float16, "fp32": np.float32, "int8": np.int8, "uint8": np.uint8, "int16": np.int16, "uint16": np.uint16,
     "int32": np.int32, "uint32": np.uint32, "bool": np.bool_,
 }  # fmt: skip
+
+STATEFUL = {"read_state": "input", "write_state": "input", "coreml_update_state": "state"}  # where each names its state
+
+
+def states_of(function: Function) -> set[str]:
+    """Names of a function's inputs that are states."""
+    found: set[str] = set()
+    for op in all_operations(function.block):
+        found.update(value for value in op.arguments.get(STATEFUL.get(op.type, ""), ()) if isinstance(value, str))
+    return found
 
 
 class MlProgramEvaluator:
@@ -59,19 +70,28 @@ class MlProgramEvaluator:
         self._weights = weights
         self._function: Function = next(f for f in program.functions if f.name == function)
         self._constants: dict[str, Any] = {}
+        self._states: dict[str, Tensor] = {}
         self._fold(self._function.block)
 
     @property
     def inputs(self) -> dict[str, TensorType | None]:
-        """Name and type of each input."""
-        return dict(self._function.inputs)
+        """Name and type of each input that a caller gives: states are none of them."""
+        return {name: kind for name, kind in self._function.inputs if name not in self.states}
+
+    @property
+    def states(self) -> set[str]:
+        """Names of the inputs that the program keeps from one call to the next."""
+        return states_of(self._function)
 
     def constant(self, name: str) -> Tensor:
         """A constant of the program by name, expanded to float32 (or integers)."""
         return self._constants[name]
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """One call with inputs of the program's own shapes; returns float32 or integer tensors by name."""
+        """One call with inputs of the program's own shapes; returns float32 or integer tensors by name.
+
+        States begin as zeros and go from one call to the next.
+        """
         values: dict[str, Any] = {name: _plain(value) for name, value in inputs.items()}
         missing = set(self.inputs) - set(values)
         if missing:
@@ -127,10 +147,27 @@ class MlProgramEvaluator:
             while bool(self._inside(condition, state, values)[0]):
                 state = self._inside(body, state, values)
             return state
+        if op.type in STATEFUL:
+            return self._through_state(op, values)
         compute = OPERATIONS.get(op.type)
         if compute is None:
             raise NotImplementedError(f"operation {op.type}")
         return compute(Arguments({name: self._argument(op, name, values) for name in op.arguments}, op))
+
+    def _through_state(self, op: Operation, values: dict[str, Any]) -> Tensor:
+        """Read a state, or set it; one that was never set is zeros."""
+        place = STATEFUL[op.type]
+        state = next(value for value in op.arguments[place] if isinstance(value, str))
+        if op.type != "read_state":
+            kind = dict(self._function.inputs).get(state)
+            given: Tensor = self._argument(op, "value" if place == "state" else "data", values)
+            half = kind is not None and kind.dtype == "fp16" and given.is_floating_point()
+            self._states[state] = given.half().float() if half else given
+        elif state not in self._states:
+            kind = dict(self._function.inputs)[state]
+            shape = [n or 1 for n in kind.shape] if kind is not None else []
+            self._states[state] = torch.zeros(shape)
+        return self._states[state]
 
     def _inside(self, block: Block, inputs: Sequence[Any], values: dict[str, Any]) -> list[Any]:
         values.update(zip(block.inputs, inputs, strict=True))

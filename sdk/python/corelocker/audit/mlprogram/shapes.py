@@ -60,7 +60,22 @@ def _split(a: Arguments) -> list[Tensor]:
 
 @operation("slice_by_index")
 def _slice_by_index(a: Arguments) -> Tensor:
-    x, rank = a.x, a.x.dim()
+    return _slice(a, a.x)
+
+
+@operation("slice_update")
+def _slice_update(a: Arguments) -> Tensor:
+    if any(n < 0 for n in a.integers("stride")):
+        raise NotImplementedError("slice_update that runs backwards")
+    updated = a.x.clone()
+    part = _slice(a, updated)
+    part.copy_(a.tensor("update").reshape(part.shape))
+    return updated
+
+
+def _slice(a: Arguments, x: Tensor) -> Tensor:
+    """The part of `x` that begin, end, stride and their masks name; a view unless it runs backwards."""
+    rank = x.dim()
     begin, end, stride = a.integers("begin"), a.integers("end"), a.integers("stride", [1] * rank)
     open_begin, open_end, single = (a.integers(f"{m}_mask", [0] * rank) for m in ("begin", "end", "squeeze"))
     for d in range(rank):
@@ -74,7 +89,7 @@ def _slice_by_index(a: Arguments) -> Tensor:
             continue
         chosen = slice(None if open_begin[d] else begin[d], None if open_end[d] else end[d], stride[d])
         x = x[(slice(None),) * d + (chosen,)]
-    return x.reshape([n for d, n in enumerate(x.shape) if not single[d]])
+    return x.squeeze([d for d in range(rank) if single[d]])
 
 
 @operation("slice_by_size")
