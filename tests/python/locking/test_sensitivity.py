@@ -20,6 +20,7 @@ from corelocker.locking.criteria.sensitivity import SensitivityScorer
 from corelocker.locking.criteria.signal import Collapse
 from corelocker.locking.criteria.simulation import fillings, fold_batch_norms, replaced_state
 from corelocker.locking.criteria.synthetic import InputStats, flat_output, synthesize
+from corelocker.locking.groups import group_layers
 from corelocker.locking.planning import make_plan
 from corelocker.locking.tiers import parse_tiers
 from support.attack_subjects import task, trained
@@ -334,3 +335,15 @@ def test_large_inputs_are_fewer() -> None:
     assert synthesize(module, (torch.zeros(1, 3, 96, 96),))[0].shape == (16, 3, 96, 96)
     assert synthesize(module, (torch.zeros(1, 3, 64, 64),), steps=1)[0].shape == (64, 3, 64, 64)
     assert synthesize(module, (torch.zeros(1, 3, 96, 96),), count=5, steps=1)[0].shape == (5, 3, 96, 96)
+
+
+def test_a_module_without_its_weights_is_another_model(tmp_path: Path) -> None:
+    """Its layers have the same names and shapes; only values tell."""
+    artifact = open_state(plain_state(trained()), tmp_path / "a.safetensors")
+    fresh = deepcopy(trained())
+    torch.manual_seed(5)
+    for layer in fresh.modules():
+        if hasattr(layer, "reset_parameters"):
+            layer.reset_parameters()
+    with pytest.raises(CriterionError, match="no layer of the file holds the weights"):
+        SensitivityScorer(fresh, EXAMPLE, fill="decoy").prepare([artifact], group_layers([artifact]))

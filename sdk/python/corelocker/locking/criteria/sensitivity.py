@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,13 +30,16 @@ from corelocker.locking.options import Fill
 if TYPE_CHECKING:
     from torch import nn
 
+SAMPLED = 64  # channels that are compared
+ALIKE = 0.7  # mean |cosine|: unrelated channels of 9 elements reach 0.27
 CALIBRATION = 256  # calibration inputs whose mean and spread are looked at
 
 
 class SensitivityScorer:
     """Scores for `make_plan`, from the module that the artifacts were made of.
 
-    Layers are recognized by their weights, through a BatchNorm fold, another layout and quantization; where that fails, by name.
+    Layers are recognized by their weights, through a BatchNorm fold, another layout and quantization, or by name where the weights
+    are alike: a module without its trained weights is another model.
     Artifacts whose BatchNorms are folded are simulated with a folded module.
 
     Args:
@@ -165,13 +169,25 @@ def _recognize(own: Artifact, artifacts: Sequence[Artifact], groups: Sequence[li
         leaders = [m.tensor.name for m in group if m.artifact == 0]
         for member in group if leaders else []:
             names[member.artifact - 1, member.tensor.name] = leaders[0]
+    layers = {t.name: t for t in own.tensors}
     sizes = {t.name: t.channels for t in own.tensors}
     found: dict[int, str] = {}
     for group in groups:
         for member in group:
             name = names.get((member.artifact, member.tensor.name))
-            if name is None and sizes.get(member.tensor.name) == member.tensor.channels:
+            if name is None and _points_the_same_way(layers.get(member.tensor.name), member.tensor):
                 name = member.tensor.name
             if name is not None and sizes[name] == member.tensor.channels:
                 found[id(member.tensor)] = name
     return found
+
+
+def _points_the_same_way(own: WeightTensor | None, tensor: WeightTensor) -> bool:
+    """Whether channels have about the same directions: trained on or coarsely quantized, but not drawn anew."""
+    if own is None or (own.channels, math.prod(own.shape)) != (tensor.channels, math.prod(tensor.shape)):
+        return False
+    picked = np.linspace(0, own.channels - 1, min(SAMPLED, own.channels)).astype(np.int64)
+    a, b = (t.read(picked).reshape(picked.size, -1) for t in (own, tensor))
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    alive = norms > 0
+    return bool(alive.any() and np.abs(np.einsum("ce,ce->c", a, b)[alive] / norms[alive]).mean() > ALIKE)
