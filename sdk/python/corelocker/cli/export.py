@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -31,7 +32,7 @@ from corelocker.cli.lock import (
     lock_options,
     report,
 )
-from corelocker.errors import ConfigError
+from corelocker.errors import ConfigError, ExportError
 
 if TYPE_CHECKING:
     from corelocker.exporting import ExportResult
@@ -144,6 +145,10 @@ def export(
             progress=show,
         )
     _report(result, as_json=json)
+    for file, why in result.failed.items():
+        print(f"corelocker: {file} was not exported: {why} [{ExportError.code}]", file=sys.stderr)
+    if result.failed:
+        raise typer.Exit(1)
 
 
 def _report(result: ExportResult, *, as_json: bool) -> None:
@@ -152,11 +157,11 @@ def _report(result: ExportResult, *, as_json: bool) -> None:
             for line in lines:
                 print(f"{name}: {line}")
     if result.lock is not None:
-        report(document(result.lock) | {"notes": result.notes}, as_json=as_json)
+        report(document(result.lock) | {"notes": result.notes, "failed": result.failed}, as_json=as_json)
         return
     outputs = [str(path) for path in result.outputs]
     emit(
         as_json,
-        {"outputs": outputs, "notes": result.notes},
+        {"outputs": outputs, "notes": result.notes, "failed": result.failed},
         lambda: print(f"exported, not locked: {', '.join(outputs)}"),
     )

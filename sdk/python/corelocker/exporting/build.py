@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from corelocker.errors import ConfigError, OutputExistsError
+from corelocker.errors import ConfigError, CoreLockerError, ExportError, MissingExtraError, OutputExistsError
 from corelocker.exporting.config import ExportTarget
 from corelocker.exporting.source import load_model
 from corelocker.exporting.target import export_target
@@ -29,11 +29,13 @@ class ExportResult:
         outputs: the paths of the exported models, or of the locked ones and their key bundle.
         notes: for each target's file name, what went otherwise than asked.
         lock: None where nothing was to be locked.
+        failed: file name of a target that could not be exported -> why.
     """
 
     outputs: tuple[Path, ...]
     notes: dict[str, list[str]]
     lock: LockResult | None
+    failed: dict[str, str] = field(default_factory=dict)
 
 
 def export(
@@ -60,26 +62,35 @@ def export(
         force: replace outputs that exist.
         progress: called with (stage, done, total).
 
-    All outputs appear at once, or nothing does. Raises ConfigError, MissingExtraError, ExportError, and what `corelocker.lock`
-    raises.
+    All outputs appear at once, or nothing does. A target that cannot be exported is told in the result and does not keep the others
+    from being written. Raises ConfigError, MissingExtraError, ExportError where no target can be exported, and what
+    `corelocker.lock` raises.
     """
     if lock is not None and (model_id is None or model_version is None or keystore is None):
         raise ConfigError("locking needs a model id, a model version and a keystore")
     out, notes, paths = Path(out), {}, []
+    failures: dict[str, CoreLockerError] = {}
     _check_targets(targets, out, None if lock is None else f"{model_id}.clkey", force)
     with staging_folder(out) as folder:
         progress("load", 0, 1)
         source = load_model(model)
         progress("load", 1, 1)
         for target in targets:
-            made = export_target(
-                source, target, folder, progress=lambda step, done, total: progress("export", done, total)
-            )
+            try:
+                made = export_target(
+                    source, target, folder, progress=lambda step, done, total: progress("export", done, total)
+                )
+            except (ExportError, MissingExtraError) as error:
+                failures[target.filename] = error
+                continue
             paths += made.files
             notes[target.filename] = list(made.notes)
+        if not paths and failures:
+            raise next(iter(failures.values()))
+        failed = {name: str(error) for name, error in failures.items()}
         if lock is None or model_id is None or model_version is None or keystore is None:
             move_into_place(paths, out, force=force)
-            return ExportResult(tuple(out / path.name for path in paths), notes, None)
+            return ExportResult(tuple(out / path.name for path in paths), notes, None, failed)
         from corelocker.locking.lock import lock as lock_files
 
         locked = lock_files(
@@ -94,7 +105,7 @@ def export(
             progress=progress,
         )
     outputs = [path for artifact in locked.artifacts for path in artifact.outputs]
-    return ExportResult((*outputs, locked.bundle), notes, locked)
+    return ExportResult((*outputs, locked.bundle), notes, locked, failed)
 
 
 def _check_targets(targets: Sequence[ExportTarget], out: Path, bundle: str | None, force: bool) -> None:
