@@ -7,7 +7,7 @@ from pathlib import Path
 import corelocker
 import numpy as np
 import pytest
-from corelocker.errors import ConfigError, LockingError
+from corelocker.errors import ConfigError, CriterionError, LockingError
 from support.small_artifacts import trained_like, write_safetensors
 
 
@@ -37,3 +37,18 @@ def test_a_pattern_that_matches_nothing(model: Path, tmp_path: Path, keystore: c
     with pytest.raises(ConfigError, match=r"'head\.\*' matches no layer"):
         corelocker.lock([model], tmp_path / "dist", model_id="m", model_version=1, keystore=keystore, options=options)
     assert not (tmp_path / "dist").exists()
+
+
+@pytest.mark.parametrize("given", ["the model", "the source"])
+def test_batch_norms_of_other_names(given: str, model: Path, tmp_path: Path, keystore: corelocker.Keystore) -> None:
+    """Nothing was folded: the names do not tell which layer a BatchNorm follows."""
+    vectors = {leaf: np.ones(16, np.float32) for leaf in ("weight", "bias", "running_mean", "running_var")}
+    weights = {
+        "a.weight": trained_like(np.random.default_rng(0), 16, 24),
+        **{f"scaling.{k}": v for k, v in vectors.items()},
+    }
+    other = write_safetensors(tmp_path / "other.safetensors", weights)
+    path, source = (other, None) if given == "the model" else (model, other)
+    options = corelocker.LockOptions(criterion="bn-scale", source=source)
+    with pytest.raises(CriterionError, match="by the names of the checkpoint no BatchNorm follows any of its layers"):
+        corelocker.lock([path], tmp_path / "dist", model_id="m", model_version=1, keystore=keystore, options=options)

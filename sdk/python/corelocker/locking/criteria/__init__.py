@@ -21,6 +21,7 @@ from corelocker.locking.options import CriterionName
 Scores = npt.NDArray[np.float64]
 CHUNK = 1 << 23  # bytes of weights that are dequantized at a time
 MATCH = 0.98  # cosine between a folded, possibly quantized channel and its source
+UNNAMED = "by the names of the checkpoint no BatchNorm follows any of its layers"
 
 
 def chunks(tensor: WeightTensor) -> Iterator[slice]:
@@ -136,7 +137,7 @@ def score(criterion: CriterionName, seed: bytes, source: Path | None) -> Callabl
     if criterion == "l1":
         return l1 if known is None else lambda tensor: l1_of_source(tensor, known)
     if known is not None and not known.has_batch_norms:
-        raise CriterionError(f"{source}: the source checkpoint holds no BatchNorm", hint="Use --criterion l1")
+        raise CriterionError(f"{source}: {UNNAMED}", hint="Use --criterion l1")
     return lambda tensor: bn_scale(tensor, known)
 
 
@@ -145,6 +146,8 @@ def check_criterion(criterion: CriterionName, artifacts: list[Artifact], source:
     if criterion != "bn-scale" or source is not None:
         return
     if not any(t.part("gamma") for artifact in artifacts for t in artifact.tensors):
+        if all(artifact.format == "safetensors" for artifact in artifacts):
+            raise CriterionError(f"bn-scale needs BatchNorm scales, and {UNNAMED}", hint="Use --criterion l1")
         raise CriterionError(
             "bn-scale needs BatchNorm scales, and the exporter has folded them into the weights",
             hint="Pass the training checkpoint with --source checkpoint.safetensors, or use --criterion l1",
