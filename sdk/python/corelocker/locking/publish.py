@@ -224,6 +224,11 @@ def check_targets(artifacts: Sequence[Artifact], out: Path, model: str, force: b
         if (out / artifact.path.name).exists() and (out / artifact.path.name).samefile(artifact.path):
             raise OutputExistsError(f"{out} holds the original {artifact.path.name}", hint="Choose another --out")
     for name in names:
+        if names.count(name) > 1 and name.endswith(".ptd"):
+            raise OutputExistsError(
+                f"{name} belongs to several programs, which is not supported",
+                hint="Export each program with external weights of its own",
+            )
         if names.count(name) > 1:
             raise OutputExistsError(f"two outputs would have the name {name}", hint="Rename one of the artifacts")
         if not force and (out / name).exists():
