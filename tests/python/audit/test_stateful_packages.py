@@ -23,7 +23,7 @@ class Cached(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(0)
-        self.key = nn.Linear(WIDTH, WIDTH)
+        self.key = nn.Linear(WIDTH, WIDTH, bias=False)
         nn.init.normal_(self.key.weight, 0, 0.3, generator=generator)
         self.experts = nn.Parameter(torch.randn(3, WIDTH, WIDTH, generator=generator) / 4)
         self.register_buffer("cache", torch.zeros(1, LENGTH, WIDTH))
