@@ -142,7 +142,7 @@ class StoredConstant:
         rank = len(wide.shape)
         nested = wide.permute(sorted(range(rank), key=lambda axis: -wide.strides[axis]))
         count = math.prod(nested.shape[:-1])
-        if rank < 2 or nested.problem or nested.strides != _strides(nested.shape, range(rank)):
+        if rank < 2 or count == 0 or nested.problem or nested.strides != _strides(nested.shape, range(rank)):
             return replace(nested, problem=nested.problem or "its rows are scattered over the file")
         scales = nested.scales
         if scales is not None and scales.channel is not None:
