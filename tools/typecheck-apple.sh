@@ -40,6 +40,9 @@ for module in CoreLockerDevice CoreLockerCoreML; do
     -module-name "${module}Tests" "${tests[@]}"
   echo "${module}Tests: pass"
 done
+swiftc -typecheck "${common[@]}" -DDEBUG -I "$build/debug" -I sdk/cpp/include -plugin-path "$plugins" \
+  -module-name CoreLockerExecuTorchTests sdk/apple/ExecuTorch/CoreLockerExecuTorchTests/*.swift
+echo "CoreLockerExecuTorchTests: pass"
 
 # The README's lines and the tutorial's pass, and a call that is wrong does not: the stubs are looked at.
 swiftc -typecheck "${common[@]}" -I "$build/release" -I sdk/cpp/include -module-name Uses tests/apple/uses/*.swift
@@ -62,7 +65,11 @@ cat >"$second/executorch/Package.swift" <<'MANIFEST'
 // swift-tools-version: 6.0
 import PackageDescription
 let package = Package(
-    name: "executorch", products: [.library(name: "executorch", targets: ["executorch"])], targets: [.target(name: "executorch")])
+    name: "executorch",
+    products: [
+        .library(name: "executorch", targets: ["executorch"]), .library(name: "kernels_optimized", targets: ["executorch"]),
+    ],
+    targets: [.target(name: "executorch")])
 MANIFEST
 cp -r sdk/apple/ExecuTorch "$second/CoreLockerExecuTorch"
 sed -i -e "s|path: \"../../..\"|path: \"$PWD\"|" -e 's|url: "https://github.com/pytorch/executorch.git", branch: executorch|path: "../executorch"|' \

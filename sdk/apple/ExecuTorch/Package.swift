@@ -28,6 +28,16 @@ let package = Package(
             path: "RestoredModule",
             // ExecuTorch's binaries have no type information that a class of ours could refer to.
             cxxSettings: [.unsafeFlags(["-fno-rtti"])]),
+        .testTarget(
+            name: "CoreLockerExecuTorchTests",
+            dependencies: [
+                "CoreLockerRestoredModule", .product(name: "CCoreLocker", package: "CoreLocker"),
+                .product(name: "executorch", package: "executorch"),
+                .product(name: "kernels_optimized", package: "executorch"),
+            ],
+            path: "CoreLockerExecuTorchTests",
+            // Kernels register themselves; nothing refers to them.
+            linkerSettings: [.unsafeFlags(["-Xlinker", "-all_load"])]),
     ],
     swiftLanguageModes: [.v6],
     cxxLanguageStandard: .cxx17)
