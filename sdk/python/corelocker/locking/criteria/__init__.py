@@ -147,7 +147,10 @@ def check_criterion(criterion: CriterionName, artifacts: list[Artifact], source:
         return
     if not any(t.part("gamma") for artifact in artifacts for t in artifact.tensors):
         if all(artifact.format == "safetensors" for artifact in artifacts):
-            raise CriterionError(f"bn-scale needs BatchNorm scales, and {UNNAMED}", hint="Use --criterion l1")
+            raise CriterionError(
+                f"bn-scale needs BatchNorm scales, and {UNNAMED}",
+                hint="Use --criterion l1, or where they were folded pass the training checkpoint with --source",
+            )
         raise CriterionError(
             "bn-scale needs BatchNorm scales, and the exporter has folded them into the weights",
             hint="Pass the training checkpoint with --source checkpoint.safetensors, or use --criterion l1",
