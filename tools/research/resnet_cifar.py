@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from torch.nn import functional as F  # noqa: N812
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
+CIFAR100 = ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))  # mean and deviation for the wide network
 BFLOAT16 = torch.cpu._is_avx512_bf16_supported()  # elsewhere torch imitates it, ten times as slow as float32
 
 
@@ -67,6 +69,44 @@ class ResNetCifar(nn.Module):
         return logits
 
 
+class ProjectedBlock(nn.Module):
+    """Two 3 x 3 convolutions beside a shortcut that projects; ReLU behind the last of a stage only."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, last: bool) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs)
+        self.conv2, self.bn2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs)
+        self.last = last
+        self.shortcut: nn.Module = nn.Identity()
+        if inputs != outputs or stride > 1:
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))) + self.shortcut(x)
+        return F.relu(x) if self.last else x
+
+
+class WideResNet20(nn.Module):
+    """The ResNet-20 of the public CIFAR-100 checkpoint: a stem of 64 channels, pooling to 2 x 2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.bn1, width = nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), 64
+        for stage, out in enumerate((16, 32, 64), 1):
+            rows = [
+                ProjectedBlock(width if i == 0 else out, out, 2 if stage > 1 and i == 0 else 1, i == 2)
+                for i in range(3)
+            ]
+            setattr(self, f"layer{stage}", nn.Sequential(*rows))
+            width = out
+        self.linear = nn.Linear(256, 100)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.layer3(self.layer2(self.layer1(F.relu(self.bn1(self.conv1(x))))))
+        logits: torch.Tensor = self.linear(F.adaptive_avg_pool2d(x, 2).flatten(1))
+        return logits
+
+
 def load(path: Path) -> ResNetCifar:
     """The network of a public checkpoint, in eval mode; depth and classes follow from its tensors."""
     saved = torch.load(path, map_location="cpu", weights_only=True)
@@ -77,10 +117,16 @@ def load(path: Path) -> ResNetCifar:
     return model.eval()
 
 
-def normalize(images: torch.Tensor) -> torch.Tensor:
+def load_wide(path: Path) -> WideResNet20:
+    """The network of the public CIFAR-100 checkpoint, in eval mode."""
+    model = WideResNet20()
+    model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    return model.eval()
+
+
+def normalize(images: torch.Tensor, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> torch.Tensor:
     """uint8 (n, 3, 32, 32) to the network's input."""
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (MEAN, STD))
-    return (images.float() / 255 - mean) / std
+    return (images.float() / 255 - torch.tensor(mean).view(1, 3, 1, 1)) / torch.tensor(std).view(1, 3, 1, 1)
 
 
 def from_environment() -> tuple[ResNetCifar, tuple[torch.Tensor]]:

@@ -157,18 +157,18 @@ struct KeyBundleHeader: Sendable {
     private static func sections(
         _ fields: Fields, artifacts: [BundledArtifact], tiers: Int
     ) throws(CoreLockerError) -> [Section] {
-        struct Place: Hashable {
+        struct ArtifactFile: Hashable {
             let artifact: Int
             let file: Int
         }
         var sections: [Section] = []
-        var highest: [Place: Int] = [:]
+        var highest: [ArtifactFile: Int] = [:]
         var end: UInt64 = 0
         for (index, entry) in try fields.objects("sections").enumerated() {
             let artifact = Int(try entry.integer("artifact", 0...Int64(artifacts.count - 1)))
             let file = Int(try entry.integer("file", 0...Int64(artifacts[artifact].files.count - 1)))
             let tier = Int(try entry.integer("tier", 1...Int64(tiers - 1)))
-            let place = Place(artifact: artifact, file: file)
+            let place = ArtifactFile(artifact: artifact, file: file)
             guard tier > highest[place] ?? 0 else { throw entry.refusal("the tiers of a file do not ascend") }
             highest[place] = tier
             let offset = UInt64(try entry.integer("offset", 0...JSON.maxInteger))

@@ -148,7 +148,7 @@ private fun classify(
     state: ClassifyState,
     look: Look,
 ) = Picture("classify-$name-${look.name}", look, 760) {
-    Place(Tab.CLASSIFY) { ClassifyScreen(state, {}, {}) { Notice(lock) } }
+    TabFrame(Tab.CLASSIFY) { ClassifyScreen(state, {}, {}) { Notice(lock) } }
 }
 
 private fun compare(
@@ -157,11 +157,11 @@ private fun compare(
     state: CompareState,
     look: Look,
 ) = Picture("compare-$name-${look.name}", look, 920) {
-    Place(Tab.COMPARE) { CompareScreen(state, Examples.access(lock).place > 0, {}, {}) { Notice(lock) } }
+    TabFrame(Tab.COMPARE) { CompareScreen(state, Examples.access(lock).place > 0, {}, {}) { Notice(lock) } }
 }
 
 @Composable
-private fun Place(
+private fun TabFrame(
     tab: Tab?,
     content: @Composable () -> Unit,
 ) = DemoScaffold(tab, {}, content = content)
@@ -170,7 +170,7 @@ private fun Place(
 private fun Notice(lock: LockState) = StateNotice(Examples.access(lock), AccessActions())
 
 @Composable
-private fun Access(state: AccessState) = Place(Tab.ACCESS) { AccessScreen(state, AccessActions()) { StateNotice(state) } }
+private fun Access(state: AccessState) = TabFrame(Tab.ACCESS) { AccessScreen(state, AccessActions()) { StateNotice(state) } }
 
 @Composable
-private fun Plans(state: AccessState) = Place(null) { PlansScreen(state, {}, {}, {}, {}) { StateNotice(state) } }
+private fun Plans(state: AccessState) = TabFrame(null) { PlansScreen(state, {}, {}, {}, {}) { StateNotice(state) } }

@@ -6,13 +6,13 @@ import Testing
 /// Unlocks that the app gives up.
 @Suite struct CancellationTests {
     /// Where the unlock hangs until it is cancelled.
-    private enum Place: CaseIterable, Sendable {
+    private enum Interruption: CaseIterable, Sendable {
         case request, attestation, wait
     }
 
     /// A service and a device of which one hangs.
     private struct Hanging: Transport, Attester {
-        let place: Place
+        let place: Interruption
         let reached: AsyncStream<Void>.Continuation
 
         func post(_ url: URL, _ body: Data) async throws -> ServiceAnswer {
@@ -35,7 +35,7 @@ import Testing
         }
     }
 
-    @Test(.timeLimit(.minutes(10)), arguments: Place.allCases) private func cancels(_ place: Place) async throws {
+    @Test(.timeLimit(.minutes(10)), arguments: Interruption.allCases) private func cancels(_ place: Interruption) async throws {
         let (reached, continuation) = AsyncStream<Void>.makeStream()
         let hanging = Hanging(place: place, reached: continuation)
         let store = MemoryStore()

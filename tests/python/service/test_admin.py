@@ -53,7 +53,7 @@ APP = "com.example.app"
 TIERS = ("free", "plus", "full")
 
 
-class Place:
+class ServiceFolder:
     """A publisher's keystore and a development service that was set up by the command."""
 
     def __init__(self, folder: Path) -> None:
@@ -91,7 +91,7 @@ class Place:
 class Phone:
     """A device that speaks to the core."""
 
-    def __init__(self, place: Place, service: UnlockService) -> None:
+    def __init__(self, place: ServiceFolder, service: UnlockService) -> None:
         self.place, self.service = place, service
         self.key = SoftwareDeviceKey(ec.generate_private_key(ec.SECP256R1()))
         pem = place.files.development_root.read_text()
@@ -131,14 +131,14 @@ def publisher_in(folder: Path) -> Keystore:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    return Place(tmp_path_factory.mktemp("place"))
+def place(tmp_path_factory: pytest.TempPathFactory) -> ServiceFolder:
+    return ServiceFolder(tmp_path_factory.mktemp("place"))
 
 
 # --- setting up ------------------------------------------------------------------------------------
 
 
-def test_a_development_service_is_ready(place: Place) -> None:
+def test_a_development_service_is_ready(place: ServiceFolder) -> None:
     config = load_config(place.files.config)
     assert check_config(config) == []
     keys = f"keys: they open; {place.made['service_thumbprint']} signs licenses; bundles with content keys: 1"
@@ -156,7 +156,7 @@ def test_a_development_service_is_ready(place: Place) -> None:
         assert stat.S_IMODE(Path(place.folder, place.made[name]).stat().st_mode) == 0o600, name
 
 
-def test_the_service_signs_with_a_key_of_its_own(place: Place) -> None:
+def test_the_service_signs_with_a_key_of_its_own(place: ServiceFolder) -> None:
     store = Keystore.open(place.files.keys)
     assert store.publisher != place.publisher.publisher
     assert place.made["service_thumbprint"] == store.publisher
@@ -166,7 +166,7 @@ def test_the_service_signs_with_a_key_of_its_own(place: Place) -> None:
     assert {key.thumbprint for key in store.publisher_keys} == {store.publisher}
 
 
-def test_setting_up_replaces_nothing(place: Place) -> None:
+def test_setting_up_replaces_nothing(place: ServiceFolder) -> None:
     before = {path: path.read_bytes() for path in (place.folder / "unlock").iterdir() if path.is_file()}
     answer = place.json("service", "init", "unlock", "--app", APP, code=1)
     assert answer["error"]["code"] == "output-exists"
@@ -175,7 +175,7 @@ def test_setting_up_replaces_nothing(place: Place) -> None:
     assert all(path.read_bytes() == data for path, data in before.items())
 
 
-def test_products_can_be_named(place: Place, tmp_path: Path) -> None:
+def test_products_can_be_named(place: ServiceFolder, tmp_path: Path) -> None:
     product = f"pro=1={place.bundle}:full"
     place("service", "init", str(tmp_path / "a"), "--app", APP, "--product", f"pro={place.bundle}:full")
     config = load_config(tmp_path / "a" / "service.toml")
@@ -196,7 +196,7 @@ def test_names_are_quoted(tmp_path: Path, app: str) -> None:
 
 
 def test_content_keys_of_new_bundles_are_copied(tmp_path: Path) -> None:
-    place = Place(tmp_path)
+    place = ServiceFolder(tmp_path)
     newer, unsold = uuid.uuid4(), uuid.uuid4()
     for bundle in (newer, unsold):
         # As `corelocker lock` does: with the samples of the bundle's header.
@@ -221,7 +221,7 @@ def test_content_keys_of_new_bundles_are_copied(tmp_path: Path) -> None:
 
 
 def test_check_config_finds_and_exits(tmp_path: Path) -> None:
-    place = Place(tmp_path)
+    place = ServiceFolder(tmp_path)
     (tmp_path / "unlock" / "service-keys.json").chmod(0o644)
     answer = place.on_service("service", "check-config", code=1)
     assert (answer["ok"], [finding["code"] for finding in answer["findings"]]) == (False, ["keystore-permission"])
@@ -230,7 +230,7 @@ def test_check_config_finds_and_exits(tmp_path: Path) -> None:
 
 
 def test_a_database_is_made(tmp_path: Path) -> None:
-    place = Place(tmp_path)
+    place = ServiceFolder(tmp_path)
     assert place.on_service("license", "list", code=1)["error"]["code"] == "storage-unavailable"
     assert place.on_service("service", "migrate") == {"version": "0002"}
     assert place.on_service("license", "list") == {"licenses": []}
@@ -240,7 +240,7 @@ def test_a_database_is_made(tmp_path: Path) -> None:
 
 
 def test_the_signing_key_is_rotated_without_a_gap(tmp_path: Path) -> None:
-    place = Place(tmp_path)
+    place = ServiceFolder(tmp_path)
     old = Keystore.open(place.files.keys).publisher
     place("keystore", "rotate", "unlock/service-keys.json", "--signing-key", "--keep-private")
     new = Keystore.open(place.files.keys).publisher
@@ -271,7 +271,7 @@ def test_the_signing_key_is_rotated_without_a_gap(tmp_path: Path) -> None:
 # --- the app configuration -------------------------------------------------------------------------
 
 
-def test_an_app_configuration_is_written(place: Place, tmp_path: Path) -> None:
+def test_an_app_configuration_is_written(place: ServiceFolder, tmp_path: Path) -> None:
     out = tmp_path / "corelocker.json"
     arguments = ("service", "app-config", "--service", "http://127.0.0.1:8441", "--out", str(out))
     answer = place.on_service(*arguments, "--offline-grace", "60")
@@ -302,7 +302,7 @@ def test_an_app_configuration_is_written(place: Place, tmp_path: Path) -> None:
     ],
 )
 def test_an_app_configuration_that_no_app_would_read(
-    place: Place, tmp_path: Path, arguments: tuple[str, ...], code: str
+    place: ServiceFolder, tmp_path: Path, arguments: tuple[str, ...], code: str
 ) -> None:
     out = tmp_path / "corelocker.json"
     error = place.on_service(
@@ -315,12 +315,12 @@ def test_an_app_configuration_that_no_app_would_read(
 # --- grants ----------------------------------------------------------------------------------------
 
 
-def issue(place: Place, *arguments: str) -> str:
+def issue(place: ServiceFolder, *arguments: str) -> str:
     answer = place.on_service("grant", "issue", "--product", "full", *arguments)
     return str(answer["grant"])
 
 
-def test_grants_are_issued(place: Place) -> None:
+def test_grants_are_issued(place: ServiceFolder) -> None:
     service, storage = place.service()
     phone = Phone(place, service)
     until = int(time.time()) + 1000
@@ -330,7 +330,9 @@ def test_grants_are_issued(place: Place) -> None:
     storage.close()
 
 
-def test_a_grant_of_perpetual_licenses_says_what_it_costs(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_grant_of_perpetual_licenses_says_what_it_costs(
+    place: ServiceFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lasting = place.files.config.with_name("perpetual.toml")
     lasting.write_text(place.files.config.read_text() + "\n[licenses]\nperpetual = true\n")
     monkeypatch.chdir(place.folder)
@@ -345,7 +347,7 @@ def test_a_grant_of_perpetual_licenses_says_what_it_costs(place: Place, monkeypa
     assert place.json(*issue, str(place.files.config))["perpetual"] is False
 
 
-def test_a_grant_key(place: Place, tmp_path: Path) -> None:
+def test_a_grant_key(place: ServiceFolder, tmp_path: Path) -> None:
     made = place.json("grant", "keygen", str(tmp_path / "key.pem"))
     assert stat.S_IMODE((tmp_path / "key.pem").stat().st_mode) == 0o600
     public = setup.public_pem(setup.load_signing_key(tmp_path / "key.pem").public_key())
@@ -362,7 +364,7 @@ def test_a_grant_key(place: Place, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def sold(place: Place) -> Any:
+def sold(place: ServiceFolder) -> Any:
     """Two phones on one purchase, and the service."""
     service, storage = place.service()
     grant = issue(place, "--purchase", "order-1")
@@ -476,14 +478,14 @@ def test_a_device_is_released(sold: Any) -> None:
 
 
 @pytest.mark.parametrize("command", ["release-device", "allow-device"])
-def test_a_thumbprint_may_begin_with_a_hyphen(place: Place, command: str) -> None:
+def test_a_thumbprint_may_begin_with_a_hyphen(place: ServiceFolder, command: str) -> None:
     place.service()[1].close()
     for name in ("-e-Fw98iS", "--json-Fw98iS"):
         answer = place.on_service("entitlement", command, name, "--purchase", f"grant:{APP}:never", code=1)
         assert answer["error"]["code"] == "entitlement-unknown"
 
 
-def test_what_is_not_there(place: Place) -> None:
+def test_what_is_not_there(place: ServiceFolder) -> None:
     _, storage = place.service()
     with pytest.raises(LicenseUnknownError):
         admin.revoke_license(storage, str(uuid.uuid4()))

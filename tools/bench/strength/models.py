@@ -9,14 +9,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from tools.demo_model.fashion_mobilenet import trained
-from tools.research.resnet_cifar import load, normalize
+from tools.research.resnet_cifar import CIFAR100, load, load_wide, normalize
 from tools.research.small_nets import NETS
 
 ROOT = Path(__file__).resolve().parents[3]
-CIFAR100 = ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
 
 
 @dataclass(frozen=True)
@@ -37,41 +35,6 @@ class Subject:
     def chance(self) -> float:
         """Share of the largest class of the labels."""
         return float(self.y.bincount().max()) / len(self.y)
-
-
-class Block(nn.Module):
-    """Of `Wide`."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int, last: bool) -> None:
-        super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs)
-        self.conv2, self.bn2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs)
-        self.last = last
-        self.shortcut: nn.Module = nn.Identity()
-        if inputs != outputs or stride > 1:
-            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.bn2(self.conv2(functional.relu(self.bn1(self.conv1(x))))) + self.shortcut(x)
-        return functional.relu(x) if self.last else x
-
-
-class Wide(nn.Module):
-    """The ResNet-20 of the public CIFAR-100 checkpoint: a stem of 64 channels, pooling to 2 x 2."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1, self.bn1, width = nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), 64
-        for stage, out in enumerate((16, 32, 64), 1):
-            rows = [Block(width if i == 0 else out, out, 2 if stage > 1 and i == 0 else 1, i == 2) for i in range(3)]
-            setattr(self, f"layer{stage}", nn.Sequential(*rows))
-            width = out
-        self.linear = nn.Linear(256, 100)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.layer3(self.layer2(self.layer1(functional.relu(self.bn1(self.conv1(x))))))
-        logits: Tensor = self.linear(functional.adaptive_avg_pool2d(x, 2).flatten(1))
-        return logits
 
 
 def subjects(data: Path | None, nets: Path | None, images: int) -> Iterator[Callable[[], Subject]]:
@@ -103,11 +66,8 @@ def subjects(data: Path | None, nets: Path | None, images: int) -> Iterator[Call
         if (path := data / "checkpoints" / "resnet20_cifar100.pth").exists():
 
             def wide() -> Subject:
-                net = Wide()
-                net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
                 x, y = cifar("cifar100")
-                mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in CIFAR100)
-                return Subject("resnet20, 100 classes", net.eval(), (x.float() / 255 - mean) / std, y)
+                return Subject("resnet20, 100 classes", load_wide(path), normalize(x, *CIFAR100), y)
 
             yield wide
         for path in sorted(nets.glob("*.pt")) if nets is not None else []:
