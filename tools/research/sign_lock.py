@@ -1,0 +1,188 @@
+"""What an attacker regains of a model whose weights all lack their signs.
+
+    python tools/research/sign_lock.py --data FOLDER --work FOLDER [--net NET ...] [--seed SEED ...]
+    python tools/research/sign_lock.py --table
+
+NET is a public ResNet-20 for CIFAR-10 or CIFAR-100, whose attacker has 5,000 images, or one of tools/research/small_nets.py, which
+is trained first on 10,000 images of CIFAR-10 and whose attacker has 1,000 of them. Every attack and training from scratch runs at
+several peak rates; a thousand images that are not test images choose each side's rate.
+
+Each finished training is a row of docs/data/sign_lock.json; a run that is started again goes on with what is missing.
+--table prints what each side reaches, and the share of the gap regained, for each network and seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "sdk" / "python")]
+
+from corelocker.audit.attacks import FULL, AttackBench, AttackTarget, fine_tune  # noqa: E402
+from corelocker.audit.attacks.signs import train_signs  # noqa: E402
+from corelocker.audit.data import DataSet  # noqa: E402
+from corelocker.audit.models import lock_model  # noqa: E402
+from corelocker.audit.training import TrainingRecipe  # noqa: E402
+
+from tools.research import small_nets  # noqa: E402
+from tools.research.resnet_cifar import BFLOAT16, CIFAR100, load, load_wide, normalize  # noqa: E402
+
+ROWS = ROOT / "docs" / "data" / "sign_lock.json"
+RESNET = TrainingRecipe(
+    epochs=30, batch=64, learning_rates=(0.1, 0.03, 0.01), augmentation="shift-flip", bfloat16=BFLOAT16
+)
+VALIDATION = 1000  # images that choose the rate
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A trained network, the attacker's data, validation and test images, and how both sides train."""
+
+    module: nn.Module
+    train: DataSet
+    validation: DataSet
+    test: DataSet
+    recipe: TrainingRecipe
+
+
+class SplitBench(AttackBench):
+    """A bench that remembers (validation, test) accuracy of the last model that it measured, and trains no baseline of its own."""
+
+    def __init__(self, target: AttackTarget, validation: DataSet, recipe: TrainingRecipe, seed: int) -> None:
+        self.validation = replace(target, test=validation)
+        self.last = (0.0, 0.0)
+        super().__init__(target, replace(FULL, recipe=recipe, share=1.0), seed)
+
+    def measure(self, module: nn.Module) -> float:
+        tested = super().measure(module)
+        target, self.target = self.target, self.validation
+        self.last = (super().measure(module), tested)
+        self.target = target
+        return tested
+
+    def scratch(self, data: DataSet) -> float:
+        return 0.0
+
+
+ATTACKS: dict[str, Callable[[SplitBench], object]] = {
+    "scratch": lambda bench: bench.trained(bench.fresh(), bench.samples(1.0)),
+    "signs-soft": lambda bench: train_signs(bench, "soft"),
+    "tuning": lambda bench: fine_tune(bench, 1.0, "none", "all"),
+    "drawn-anew": lambda bench: fine_tune(bench, 1.0, "known", "all"),
+    "signs-straight-through": lambda bench: train_signs(bench, "straight-through"),
+}
+NETS = ("resnet20-cifar10", "resnet20-cifar100", *small_nets.NETS)
+
+
+def subject(net: str, folder: Path, work: Path) -> Subject:
+    """The network of that name; trained first, and kept in `work`, if it is one of `small_nets`."""
+    classes = "cifar100" if net == "resnet20-cifar100" else "cifar10"
+    norm = CIFAR100 if classes == "cifar100" else ()
+
+    def images(kind: str) -> DataSet:
+        with np.load(folder / classes / f"{kind}.npz") as file:
+            return DataSet(kind, normalize(torch.from_numpy(file["x"]), *norm), torch.from_numpy(file["y"]).long())
+
+    owner, held = images("train10k"), images("test")
+    validation, test = held.take(slice(VALIDATION)), held.take(slice(VALIDATION, None))
+    if net == "resnet20-cifar10":
+        model: nn.Module = load(folder / "checkpoints" / "resnet20-12fca82f.th")
+        return Subject(model, owner.take(slice(5000)), validation, test, RESNET)
+    if net == "resnet20-cifar100":
+        model = load_wide(folder / "checkpoints" / "resnet20_cifar100.pth")
+        return Subject(model, owner.take(slice(5000)), validation, test, RESNET)
+    recipe = small_nets.NETS[net][1]
+    model = small_nets.trained(net, owner, replace(recipe, epochs=small_nets.OWNER_EPOCHS), work)
+    rates = (0.003, 0.001, 0.0003) if recipe.optimizer == "adamw" else RESNET.learning_rates
+    return Subject(model, owner.take(slice(1000)), validation, test, replace(recipe, learning_rates=rates))
+
+
+def run(net: str, seed: int, folder: Path, work: Path) -> None:
+    """All trainings of one network and seed that have no row yet."""
+    rows = _rows()
+    found = {(r["net"], r["seed"], r["attack"], r["rate"]) for r in rows}
+    prepared = subject(net, folder, work)
+    locked = lock_model(prepared.module, tiers="free=1,full=0", unit="sign", include_io=True, seed=f"signs {seed}")
+    target = AttackTarget.of(prepared.module, locked, prepared.train, prepared.test)
+    for attack, train in ATTACKS.items():
+        for rate in prepared.recipe.learning_rates:
+            if (net, seed, attack, rate) in found:
+                continue
+            started = time.process_time()
+            bench = SplitBench(target, prepared.validation, replace(prepared.recipe, learning_rates=(rate,)), seed)
+            train(bench)
+            row = {
+                "net": net, "seed": seed, "attack": attack, "rate": rate, "validation": round(bench.last[0], 4),
+                "test": round(bench.last[1], 4), "locked": round(bench.locked, 4), "original": round(bench.original, 4),
+                "key": round(locked.shipped.locked_fraction, 5), "epochs": prepared.recipe.epochs,
+                "images": len(prepared.train), "cpu_seconds": round(time.process_time() - started),
+            }  # fmt: skip
+            print(json.dumps(row), flush=True)
+            _keep(row)
+
+
+def _rows() -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads(ROWS.read_bytes()) if ROWS.exists() else []
+    return rows
+
+
+def _keep(row: dict[str, Any]) -> None:
+    text = ",\n".join(json.dumps(r) for r in [*_rows(), row])
+    ROWS.write_text(f"[\n{text}\n]\n")
+
+
+def table() -> None:
+    """For each network and seed what each side reaches at the rate that validation chose."""
+    rows = _rows()
+    for net, seed in sorted({(r["net"], r["seed"]) for r in rows}):
+        of = [r for r in rows if (r["net"], r["seed"]) == (net, seed)]
+        best = {
+            a: max((r for r in of if r["attack"] == a), key=lambda r: float(r["validation"]))
+            for a in dict.fromkeys(r["attack"] for r in of)
+        }
+        print(
+            f"{net}, seed {seed}: original {of[0]['original']:.2%}, locked {of[0]['locked']:.2%}, key {of[0]['key']:.2%}"
+        )
+        scratch = best.get("scratch")
+        for attack, row in best.items():
+            rates = ", ".join(f"{r['rate']:g}: {r['test']:.2%}" for r in of if r["attack"] == attack)
+            share = (
+                ""
+                if scratch is None
+                else f"{(row['test'] - scratch['test']) / (row['original'] - scratch['test']):+.3f}"
+            )
+            print(f"  {attack:24} {row['test']:.2%}  share {share}  ({rates})")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", type=Path, help="a folder with checkpoints, cifar10 and cifar100")
+    parser.add_argument("--work", type=Path, help="where networks that are trained here are kept")
+    parser.add_argument("--net", nargs="+", default=list(NETS), choices=NETS)
+    parser.add_argument("--seed", nargs="+", type=int, default=[0])
+    parser.add_argument("--table", action="store_true", help="print what was found so far")
+    options = parser.parse_args()
+    if options.table:
+        return table()
+    if options.data is None or options.work is None:
+        parser.error("--data and --work are needed")
+    torch.set_num_threads(1)
+    for seed in options.seed:
+        for net in options.net:
+            run(net, seed, options.data, options.work)
+    return None
+
+
+if __name__ == "__main__":
+    main()
