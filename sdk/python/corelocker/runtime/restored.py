@@ -153,11 +153,7 @@ class RestoredFile(mmap.mmap):
         sha256 = hashlib.sha256()
         for part in parts(self):
             sha256.update(part)
-        self.compare(sha256.digest())
-
-    def compare(self, sha256: bytes) -> None:
-        """Raise RestoredBytesError when `sha256` is not the digest that the whole file must have."""
-        compare_digest(sha256, self.file_digest)
+        compare_digest(sha256.digest(), self.file_digest)
 
     def _check(self, descriptor: int, check: Check, checked: Path | None) -> None:
         if check == "off":
