@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from corelocker.artifacts import Artifact
 from corelocker.artifacts.detect import open_artifact
 from corelocker.audit.agreement.diverse import diversified
 from corelocker.audit.agreement.examined import Examined
 from corelocker.audit.agreement.inputs import read_samples, recipes
 from corelocker.audit.agreement.runners import CannotRunError, Input, Method
-from corelocker.audit.agreement.score import Reference
+from corelocker.audit.agreement.score import Agreement, Reference, worst
 from corelocker.audit.agreement.smallest import find_smallest, left
+from corelocker.audit.tier_bytes import shuffled_weights, states_of_plan
 from corelocker.errors import CoreLockerError
 from corelocker.locking.choose import choose_channels
 from corelocker.locking.drawing import lock_artifacts
 from corelocker.locking.options import LockOptions
 from support.models import exports
+from support.small_artifacts import write_safetensors
 
 GENERATOR = torch.Generator().manual_seed(0)
 LOGITS = torch.randn(400, 1, 10, generator=GENERATOR)
@@ -160,6 +165,90 @@ def test_the_default_silences_programs(name: str, form: str, kind: str) -> None:
     assert small[0]["channels"]
     weights = {t.name: t for t in artifact.tensors}
     assert all(max(c) < weights[n].channels for lock in small for n, c in lock["channels"].items())
+
+
+class Voice(torch.nn.Module):
+    """As a voice detector that streams: its recurrent state comes in and goes out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.front = torch.nn.Linear(64, 32)
+        self.cell = torch.nn.LSTMCell(32, 24)
+        self.head = torch.nn.Linear(24, 1)
+        torch.nn.init.normal_(self.head.weight)
+
+    def forward(self, x: torch.Tensor, h: torch.Tensor, c: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        h, c = self.cell(torch.relu(self.front(x)), (h, c))
+        return torch.sigmoid(self.head(torch.relu(h))), h, c
+
+
+def voice() -> tuple[torch.nn.Module, tuple[torch.Tensor, ...]]:
+    return Voice(), (torch.zeros(1, 64), torch.zeros(1, 24), torch.zeros(1, 24))
+
+
+def locked_state(artifact: Artifact, options: LockOptions, seed: bytes) -> dict[str, np.ndarray]:
+    plan = choose_channels([artifact], options, seed)
+    return dict(states_of_plan(artifact, plan)[0][0].files)
+
+
+def test_what_a_network_passes_on_is_chance(tmp_path: Path) -> None:
+    weights = {name: value.detach().numpy() for name, value in Voice().state_dict().items()}
+    artifact = open_artifact(write_safetensors(tmp_path / "voice.safetensors", weights))
+    examined = Examined(artifact, factory=f"{__name__}:voice")
+    hardened = [list(examined.compare_each(locked_state(artifact, LockOptions(), b"%d" % i))) for i in range(5)]
+    # One draw in several leaves more than the others; the lock draws again.
+    assert sum(all(a.silent for a in draw) for draw in hardened) >= 3
+    cell = hardened[0][2]
+    assert cell.value > 0.1  # of 24 places
+    assert cell.chance > 0.1
+    assert cell.passed_on > 0.1
+    small = LockOptions(unit="value", exclude=("cell.*",), include_io=True)
+    weak = list(examined.compare_each(locked_state(artifact, small, b"s")))
+    assert not weak[2].silent
+    assert examined.compare({f.name: f.data for f in artifact.files}).value > 0.99
+
+
+def test_one_silent_draw_of_shuffled_weights_is_enough() -> None:
+    """Then what is left of the locked file comes from its weights."""
+    loud = Agreement("classes", 0.3, 0.1, 0.01, 0.4, 500)
+    silent = Agreement("classes", 0.11, 0.1, 0.01, 0.1, 500)
+    assert loud.beside([loud, silent, loud]) == loud
+    beside = loud.beside([loud, Agreement("classes", 0.26, 0.1, 0.01, 0.6, 500)])
+    assert beside.silent
+    assert (beside.chance, beside.passed_on) == (pytest.approx(0.28), pytest.approx(0.5))
+    assert not dataclasses.replace(loud, value=0.4).beside([loud, loud]).silent
+    assert not dataclasses.replace(loud, along=0.9).beside([loud, loud]).silent
+
+
+def test_the_worst_output_counts() -> None:
+    """A correlation that says nothing must not hide answers that are right too often."""
+    values = Agreement("values", 0.12, 0.03, 0.01, 0.12, 500)
+    classes = Agreement("classes", 0.16, 0.1, 0.01, 0.2, 500)
+    assert values.silent
+    assert worst([values, classes]) == classes
+
+
+@pytest.mark.parametrize(("name", "form"), [("mobilenet", "portable"), ("mobilenet", "int8"), ("gated", "int4")])
+def test_shuffled_weights_are_the_same_weights(name: str, form: str) -> None:
+    artifact = open_artifact(exports.exported(name, form))
+    original = {f.name: f.data for f in artifact.files}
+    shuffled = shuffled_weights(artifact, original, 0)
+    for tensor in artifact.tensors:
+        part = dataclasses.replace(tensor.weight)
+        before = part.raw()
+        object.__setattr__(part, "file", SimpleNamespace(data=shuffled[part.file.name], name=part.file.name))
+        after = part.raw()
+        assert not np.array_equal(before, after)
+        assert np.array_equal(np.sort(before, axis=None), np.sort(after, axis=None))
+    changed = {n: np.flatnonzero(shuffled[n] != original[n]) for n in original}
+    inside = {n: np.zeros(d.size, bool) for n, d in original.items()}
+    for tensor in artifact.tensors:
+        for channel in range(tensor.channels):
+            run = tensor.weight.run(channel)
+            for piece in range(run.count):
+                inside[tensor.weight.file.name][run.offset + piece * run.stride :][: run.length] = True
+    assert all(inside[n][places].all() for n, places in changed.items())
 
 
 def test_what_does_not_run_here_is_said() -> None:

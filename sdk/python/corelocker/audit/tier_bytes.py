@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from corelocker.artifacts import Artifact, WeightTensor
+from corelocker.artifacts import Artifact, Part, WeightTensor
 from corelocker.locking.drawing import lock_artifacts
 from corelocker.locking.locked import LockedArtifact, LockedFile
 from corelocker.locking.plan import Plan
@@ -58,6 +58,25 @@ class LayerMap:
 def original_state(artifact: Artifact) -> State:
     """The bytes of the artifact's files, as they are."""
     return {file.name: file.data for file in artifact.files}
+
+
+def shuffled_weights(artifact: Artifact, state: State, draw: int) -> State:
+    """The files with the weights of every layer in another order: a network of this form that has learned nothing.
+
+    What lies beside the weights (scales, biases, normalizations) stays. Each draw gives another order.
+    """
+    generator = np.random.default_rng(draw)
+    shuffled = {name: np.array(state[name]) for name in state}
+    for tensor in artifact.tensors:
+        weight, data = tensor.weight, shuffled[tensor.weight.file.name][tensor.weight.offset :]
+        if isinstance(weight, Part):
+            form = (weight.channels, weight.count, weight.length)
+            stored = np.lib.stride_tricks.as_strided(data, form, (weight.channel_stride, weight.stride, 1))
+        else:
+            stored = data[: weight.size]
+        elements = stored.reshape(-1, max(1, weight.element.bits // 8))  # of 4 bits two at a time
+        stored[...] = generator.permutation(elements).reshape(stored.shape)
+    return shuffled
 
 
 class _StateOnDemand(Mapping[str, npt.NDArray[np.uint8]]):

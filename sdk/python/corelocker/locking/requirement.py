@@ -47,6 +47,7 @@ class TierAgreement:
         value, chance: agreement, and what shuffled answers give; 0 to 1.
         error: standard error of `value`.
         along: for classes, the mean correlation of their values.
+        passed_on: of that, what the network leaves whatever its weights are.
     """
 
     tier: str
@@ -55,13 +56,15 @@ class TierAgreement:
     chance: float
     error: float
     along: float
+    passed_on: float = 0.0
 
     @property
     def collapsed(self) -> bool:
         """Whether the tier says nothing about its input."""
         if self.kind == "values":
             return self.value <= self.chance + UNCORRELATED + 2 * self.error
-        return self.value <= self.chance + COLLAPSED + self.error and self.along <= STILL_ALONG
+        along = self.along <= max(STILL_ALONG, self.passed_on + UNCORRELATED)
+        return self.value <= self.chance + COLLAPSED + self.error and along
 
     def shown(self) -> str:
         """For people."""

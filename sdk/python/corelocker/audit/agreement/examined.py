@@ -16,7 +16,7 @@ from corelocker.audit.agreement.diverse import MOST_CLASSES, diversified
 from corelocker.audit.agreement.inputs import InputRecipe, read_samples, recipes
 from corelocker.audit.agreement.runners import Call, CannotRunError, Method, run_all, runner_of
 from corelocker.audit.agreement.score import FEWEST_ANSWERS, Agreement, Reference, worst
-from corelocker.audit.tier_bytes import State, original_state, states_of_plan
+from corelocker.audit.tier_bytes import State, original_state, shuffled_weights, states_of_plan
 from corelocker.errors import CoreLockerError
 from corelocker.locking.choose import choose_channels
 from corelocker.locking.criteria.synthetic import InputStats
@@ -25,6 +25,7 @@ from corelocker.locking.options import LockOptions
 SECONDS = 2.0  # of one core, for running one state
 MOST, FEWEST, TRIED = 512, 24, 32  # inputs: measured at most and at least, and to choose a recipe by
 MANY_ANSWERS = 3.0  # bits of the original's answers at which a recipe is good enough
+SHUFFLES = 4  # draws of shuffled weights
 MOST_RECIPES = 6  # that are tried when one is good enough already
 SEED = 20
 
@@ -86,6 +87,7 @@ class Examined:
         if not self.examinations:
             raise CannotRunError(reasons[0] if reasons else "it has no method that takes a tensor")
         self._blind: set[tuple[int, int]] | None = None
+        self._shuffled: dict[tuple[int, int], list[Agreement]] = {}
 
     @property
     def inputs(self) -> str:
@@ -107,7 +109,7 @@ class Examined:
         for place, output, same, agreement in self._compared(state, most):
             if not same or (place, output) not in self._outputs_without_weights():
                 found = True
-                yield agreement
+                yield agreement if agreement.silent else agreement.beside(self._with_shuffled_weights()[place, output])
         if not found:
             raise CannotRunError("no output depends on weights that can be locked")
 
@@ -126,18 +128,36 @@ class Examined:
                 compared = reference if count == e.count else Reference(original, e.method.batch)
                 yield place, number, torch.equal(output, original), compared.compare(output)
 
+    def _with_shuffled_weights(self) -> dict[tuple[int, int], list[Agreement]]:
+        """What is left of every output when the weights of each layer change places with each other, in several draws.
+
+        There are no more draws when each output was silent in one: then it takes weights to say something.
+        """
+        while not self._shuffled or (
+            len(next(iter(self._shuffled.values()))) < SHUFFLES
+            and not all(any(draw.silent for draw in draws) for draws in self._shuffled.values())
+        ):
+            draw = len(next(iter(self._shuffled.values()), []))
+            state = shuffled_weights(self.artifact, self._hardened() or original_state(self.artifact), draw)
+            for place, output, _, agreement in self._compared(state, MOST):
+                self._shuffled.setdefault((place, output), []).append(agreement)
+        return self._shuffled
+
     def _outputs_without_weights(self) -> set[tuple[int, int]]:
         """Outputs that stay the same when everything is locked: they say nothing about a lock."""
         if self._blind is None:
-            try:
-                plan = choose_channels([self.artifact], LockOptions(preset="hardened"), b"blind")
-                states, _, _ = states_of_plan(self.artifact, plan)
-                self._blind = {
-                    (place, output) for place, output, same, _ in self._compared(states[0].files, FEWEST) if same
-                }
-            except CoreLockerError:
-                self._blind = set()
+            locked = self._hardened()
+            compared = () if locked is None else self._compared(locked, FEWEST)
+            self._blind = {(place, output) for place, output, same, _ in compared if same}
         return self._blind
+
+    def _hardened(self) -> State | None:
+        """The files with everything locked; None where nothing can be."""
+        try:
+            plan = choose_channels([self.artifact], LockOptions(preset="hardened"), b"blind")
+            return states_of_plan(self.artifact, plan)[0][0].files
+        except CoreLockerError:
+            return None
 
     def _examine(self, call: Call, method: Method, seconds: float) -> list[Examination]:
         """The method on its inputs, and on further kinds of them where they bring out enough different answers."""

@@ -3,18 +3,21 @@
 Outputs that choose among classes are compared by their answers, the index of the largest value; integers are answers as they are.
 The agreement is the share of equal answers. Outputs that are no classes are compared value by value: the agreement is the mean of
 Pearson's correlation over the inputs; a value that goes against its original counts as 0. Chance is what is left of either when
-the original's answers are shuffled over the inputs.
+the original's answers are shuffled over the inputs. Some networks pass on what they read, whatever their weights are: the state of
+a recurrent layer, the picture of a denoiser. There chance is what the same network is worth with its weights shuffled.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from corelocker.locking.requirement import TierAgreement
 
 FEWEST_ANSWERS = 4  # of the original; with fewer, agreement tells nothing
 MOST_VALUES = 2048  # of an output's values that are compared, picked at random
@@ -33,6 +36,9 @@ class Agreement:
         error: standard error of `value`.
         along: for classes, the mean correlation of their values with the original's: near 0 where nothing is left.
         inputs: that were compared.
+        spread: standard deviation of `chance` from one draw of shuffled weights to the next, which `error` holds too; 0 where
+            answers were shuffled.
+        passed_on: of `along`, what shuffled weights leave.
     """
 
     kind: Kind
@@ -41,6 +47,27 @@ class Agreement:
     error: float
     along: float
     inputs: int
+    spread: float = 0.0
+    passed_on: float = 0.0
+
+    @property
+    def silent(self) -> bool:
+        """Whether the output says nothing about the inputs, by the bounds of `--require collapse`."""
+        return TierAgreement("", self.kind, self.value, self.chance, self.error, self.along, self.passed_on).collapsed
+
+    def beside(self, shuffled: Sequence[Agreement]) -> Agreement:
+        """The same, with chance from draws of the network with shuffled weights, where none of those is silent."""
+        if any(draw.silent for draw in shuffled):
+            return self
+        values = [draw.value for draw in shuffled]
+        spread = float(np.std(values, ddof=1))
+        return replace(
+            self,
+            chance=max(self.chance, float(np.mean(values))),
+            error=float(np.hypot(self.error, spread)),
+            spread=spread,
+            passed_on=max(0.0, float(np.mean([draw.along for draw in shuffled]))),
+        )
 
     @property
     def excess(self) -> float:
@@ -176,5 +203,5 @@ def _shuffled(one: Tensor, other: Tensor) -> float:
 
 
 def worst(found: Sequence[Agreement]) -> Agreement:
-    """The output of which most is left."""
-    return max(found, key=lambda agreement: agreement.excess if agreement.kind == "classes" else agreement.value)
+    """The output of which most is left; one that is not silent before all that are."""
+    return max(found, key=lambda agreement: (not agreement.silent, agreement.excess))

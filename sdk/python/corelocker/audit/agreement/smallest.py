@@ -47,8 +47,9 @@ KINDS = 4  # of synthetic inputs, all of which must be silenced
 def left(agreement: Agreement) -> float:
     """What is left of an output; at most 1 where it counts as silenced."""
     if agreement.kind == "values":
-        return agreement.excess / MOST_CORRELATED
-    return max(agreement.excess / MOST_LEFT, agreement.along / (MOST_ALONG + 1 / math.sqrt(agreement.inputs)))
+        return agreement.excess / (MOST_CORRELATED + agreement.spread)
+    along = (agreement.along - agreement.passed_on) / (MOST_ALONG + agreement.spread + 1 / math.sqrt(agreement.inputs))
+    return max(agreement.excess / (MOST_LEFT + agreement.spread), along)
 
 
 @dataclass(frozen=True)

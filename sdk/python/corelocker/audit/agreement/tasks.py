@@ -95,4 +95,5 @@ def _row(agreement: Agreement) -> dict[str, Any]:
         "chance": agreement.chance,
         "error": agreement.error,
         "along": agreement.along,
+        "passed_on": agreement.passed_on,
     }
