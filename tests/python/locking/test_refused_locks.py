@@ -7,8 +7,7 @@ from pathlib import Path
 import corelocker
 import numpy as np
 import pytest
-from corelocker.errors import ConfigError, CriterionError, LockingError, OutputExistsError
-from support.models.exports import exported
+from corelocker.errors import ConfigError, CriterionError, LockingError
 from support.small_artifacts import trained_like, write_safetensors
 
 
@@ -53,14 +52,3 @@ def test_batch_norms_of_other_names(given: str, model: Path, tmp_path: Path, key
     options = corelocker.LockOptions(criterion="bn-scale", source=source)
     with pytest.raises(CriterionError, match="by the names of the checkpoint no BatchNorm follows any of its layers"):
         corelocker.lock([path], tmp_path / "dist", model_id="m", model_version=1, keystore=keystore, options=options)
-
-
-def test_external_weights_of_two_programs(tmp_path: Path, keystore: corelocker.Keystore) -> None:
-    program = exported("vgg", "external")
-    paths = []
-    for name in ("a.pte", "b.pte"):
-        paths += [tmp_path / name, tmp_path / "vgg.ptd"]
-        paths[-2].write_bytes(program.read_bytes())
-    paths[-1].write_bytes(program.with_suffix(".ptd").read_bytes())
-    with pytest.raises(OutputExistsError, match=r"vgg\.ptd belongs to several programs"):
-        corelocker.lock(paths, tmp_path / "dist", model_id="m", model_version=1, keystore=keystore)

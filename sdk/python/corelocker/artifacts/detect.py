@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from corelocker.artifacts.external_files import ExternalFiles, check_shared_weights
 from corelocker.artifacts.git_lfs import POINTER, refuse_pointer
 from corelocker.artifacts.weights import Artifact
 from corelocker.errors import FileAccessError, UnknownFormatError
@@ -15,7 +16,10 @@ from corelocker.files import open_regular, refuse_special_files
 def open_artifacts(paths: Sequence[Path]) -> list[Artifact]:
     """Read several artifacts; `.ptd` files among them are the external weights of the `.pte` before them.
 
-    Raises what `open_artifact` raises, and UnknownFormatError for a `.ptd` without a `.pte`.
+    A `.ptd` that several programs read is one file of all of them.
+
+    Raises what `open_artifact` raises, UnknownFormatError for a `.ptd` without a `.pte`, and UnsupportedLayoutError for programs
+    that read the same weights in different forms.
     """
     models: list[tuple[Path, list[Path]]] = []
     for path in paths:
@@ -27,16 +31,20 @@ def open_artifacts(paths: Sequence[Path]) -> list[Artifact]:
             raise UnknownFormatError(
                 f"{path}: external weights need their .pte before them", hint="For example: model.pte weights.ptd"
             )
-    return [open_artifact(path, data) for path, data in models]
+    stores = ExternalFiles()
+    artifacts = [open_artifact(path, data, stores) for path, data in models]
+    check_shared_weights(artifacts)
+    return artifacts
 
 
-def open_artifact(path: Path, data: Sequence[Path] = ()) -> Artifact:
+def open_artifact(path: Path, data: Sequence[Path] = (), stores: ExternalFiles | None = None) -> Artifact:
     """Read the artifact at `path`.
 
     Args:
         path: a `.pte` file, an `.mlpackage` or `.mlmodelc` folder, a `.safetensors` file or the index of a sharded checkpoint
             (`*.safetensors.index.json`).
         data: `.ptd` files with external weights of a `.pte`; a file of the same stem beside it is found by itself.
+        stores: the `.ptd` files that other programs have opened.
 
     Raises FileAccessError, UnknownFormatError, MalformedArtifactError, UnsupportedLayoutError or NothingToLockError.
     """
@@ -57,7 +65,7 @@ def open_artifact(path: Path, data: Sequence[Path] = ()) -> Artifact:
     if path.suffix == ".pte":
         from corelocker.artifacts.executorch.pte import open_pte
 
-        return open_pte(path, data)
+        return open_pte(path, data, stores)
     if path.name.endswith((".safetensors", ".safetensors.index.json")):
         from corelocker.artifacts.safetensors import open_safetensors
 

@@ -16,6 +16,7 @@ from corelocker.files import Bytes, MappedFile
 from corelocker.runs import Run
 
 Floats = npt.NDArray[np.float32]
+Place = tuple[MappedFile, int, int, int, Run | None, int]
 Role = Literal["conv", "depthwise", "linear", "embedding", "norm"]
 Kind = Literal["weight", "scale", "zero_point", "bias", "gamma", "beta", "mean", "variance"]
 
@@ -273,6 +274,14 @@ class WeightTensor:
     @property
     def weight(self) -> Part | SparsePart:
         return self.parts[0]
+
+    @property
+    def place(self) -> Place:
+        """Where the weight lies; of equal ones the channels are the same bytes."""
+        weight = self.weight
+        run = weight.run(0) if isinstance(weight, Part) else None
+        stride = weight.channel_stride if isinstance(weight, Part) else 0
+        return weight.file, weight.offset, weight.channels, stride, run, weight.element.bits
 
     @property
     def companions(self) -> tuple[Part, ...]:

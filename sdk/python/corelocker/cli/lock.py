@@ -126,7 +126,8 @@ def lock(
     artifacts: Annotated[
         list[Path],
         typer.Argument(
-            help="Finished models: .pte (its .ptd files behind it), .mlpackage, .mlmodelc, .safetensors or its index.json."
+            help="Finished models: .pte (its .ptd files behind it, those of several programs behind each), .mlpackage, .mlmodelc, "
+            ".safetensors or its index.json."
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the locked models and the key bundle.")],

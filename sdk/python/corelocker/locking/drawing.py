@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from corelocker.artifacts import Artifact, Part
-from corelocker.artifacts.weights import SparsePart
+from corelocker.artifacts.weights import Place, SparsePart
 from corelocker.errors import LockingError
 from corelocker.files import MappedFile
 from corelocker.locking.consumers import ConsumerLocks, follow_consumers
@@ -52,8 +52,9 @@ def start_locking(artifacts: Sequence[Artifact], plan: Plan, pool: ThreadPoolExe
     ranges: dict[MappedFile, list[TierRange]] = {file: [] for file in fillings}
     bias, ticket = RankBias(), None
     for group in groups:
-        by_sign = [member for member in group if plan.signs_of(member)]
-        by_value = [member for member in group if not plan.signs_of(member)]
+        once = _once(group)
+        by_sign = [member for member in once if plan.signs_of(member)]
+        by_value = [member for member in once if not plan.signs_of(member)]
         for members in (by_sign, by_value):
             touched: dict[MappedFile, list[tuple[int, int]]] = {}
             for member in members:
@@ -70,7 +71,9 @@ def start_locking(artifacts: Sequence[Artifact], plan: Plan, pool: ThreadPoolExe
                 drawn = pool.submit(_fill_group, alike, plan, extra, shared, ticket)
             for file, extents in touched.items():
                 fillings[file].append(Filling(file, extents, drawn))
-    return [_lay_out(index, artifact, plan, extra, fillings, ranges) for index, artifact in enumerate(artifacts)]
+    names = fresh_names(artifacts, ranges, plan)
+    files = {file: LockedFile(file, found, names.get(file, [])) for file, found in fillings.items()}
+    return [_lay_out(index, artifact, plan, extra, files) for index, artifact in enumerate(artifacts)]
 
 
 def _lay_out(
@@ -78,13 +81,11 @@ def _lay_out(
     artifact: Artifact,
     plan: Plan,
     extra: ConsumerLocks,
-    fillings: dict[MappedFile, list[Filling]],
-    ranges: dict[MappedFile, list[TierRange]],
+    files: dict[MappedFile, LockedFile],
 ) -> LockedArtifact:
-    names = fresh_names(artifact.identities, ranges, plan, b"name/%d/" % index)
     return LockedArtifact(
         artifact,
-        [LockedFile(file, fillings[file], names.get(file, [])) for file in artifact.files],
+        [files[file] for file in artifact.files],
         sum(int(np.count_nonzero(_rows(Member(index, t), plan, extra))) for t in artifact.tensors),
         sum(t.channels for t in artifact.tensors),
         sum(part.size for t in artifact.tensors for part in t.parts),
@@ -111,13 +112,22 @@ def _tier_ranges(
 
 
 def _shared_parts(artifacts: Sequence[Artifact]) -> set[tuple[MappedFile, int]]:
-    """Biases and scales that several tensors share because their bytes are equal: no single channel owns them."""
-    seen: set[tuple[MappedFile, int]] = set()
+    """Biases and scales that several weights share because their bytes are equal: no single channel owns them."""
+    owner: dict[tuple[MappedFile, int], Place] = {}
     shared: set[tuple[MappedFile, int]] = set()
-    for part in (p for artifact in artifacts for tensor in artifact.tensors for p in tensor.parts[1:]):
-        place = (part.file, part.offset)
-        (shared if place in seen else seen).add(place)
+    for tensor in (tensor for artifact in artifacts for tensor in artifact.tensors):
+        seen: set[tuple[MappedFile, int]] = set()
+        for part in tensor.parts[1:]:
+            place = (part.file, part.offset)
+            if place in seen or owner.setdefault(place, tensor.place) != tensor.place:
+                shared.add(place)
+            seen.add(place)
     return shared
+
+
+def _once(members: Sequence[Member]) -> list[Member]:
+    """Of weights that are the same bytes, read by several programs, the first."""
+    return list({member.tensor.place: member for member in reversed(members)}.values())[::-1]
 
 
 def _by_rows(group: list[Member], plan: Plan, extra: ConsumerLocks) -> list[tuple[TierMap, list[Member]]]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from corelocker.artifacts import Artifact, WeightTensor
-from corelocker.artifacts.weights import Floats
+from corelocker.artifacts.weights import Floats, Place
 
 SAMPLED_CHANNELS = 16
 SAMPLED_ELEMENTS = 512
@@ -29,13 +29,17 @@ def group_layers(artifacts: list[Artifact]) -> list[list[Member]]:
     """Every tensor of every artifact, in groups of equal content, the leader (first seen) first.
 
     Content is equal when sampled channels point the same way: a BatchNorm fold scales a channel and quantization rounds it,
-    neither turns it.
+    neither turns it. Weights of several programs that are the same bytes of a `.ptd` are always one group.
     """
     groups: list[list[Member]] = []
+    by_place: dict[Place, list[Member]] = {}
     by_shape: dict[tuple[int, ...], list[tuple[Floats, list[Member]]]] = {}
     for index, artifact in enumerate(artifacts):
         for tensor in artifact.tensors:
             member = Member(index, tensor)
+            if (same := by_place.get(tensor.place)) is not None:
+                same.append(member)
+                continue
             known = by_shape.setdefault(_squeezed(tensor.shape), [])
             directions = _directions(tensor)
             for leader, group in known:
@@ -47,6 +51,7 @@ def group_layers(artifacts: list[Artifact]) -> list[list[Member]]:
                 group = [member]
                 known.append((directions, group))
                 groups.append(group)
+            by_place[tensor.place] = group
     return groups
 
 

@@ -125,7 +125,8 @@ def lock(
     outputs appear at once, or nothing does.
 
     Args:
-        paths: `.pte` (its `.ptd` files behind it), `.mlpackage`, `.mlmodelc`, `.safetensors` or its index.json.
+        paths: `.pte` (its `.ptd` files behind it), `.mlpackage`, `.mlmodelc`, `.safetensors` or its index.json. A `.ptd` of several
+            programs stands behind each of them, and is one file of all of them in the bundle.
         model_id: the same for all versions of the model: letters, digits, '.', '_' and '-', at most 64.
         model_version: grows with every version.
         keystore: an open one, or one that is being opened in another thread meanwhile.

@@ -16,7 +16,7 @@ from corelocker.bundle.clkey_write import BundleContents, SectionContents, bundl
 from corelocker.bundle.content_keys import tier_keys
 from corelocker.bundle.keystore import StagedKey
 from corelocker.errors import OutputExistsError
-from corelocker.files import move_into_place, staging_folder
+from corelocker.files import MappedFile, move_into_place, staging_folder
 from corelocker.locking.drawing import start_locking
 from corelocker.locking.locked import LockedArtifact, LockedFile
 from corelocker.locking.measuring import StagedArtifact
@@ -89,7 +89,8 @@ def publish(
         ThreadPoolExecutor(THREADS) as pool,
     ):
         locked = start_locking(artifacts, plan, filling)
-        patches = [_start_patches(pool, artifact, len(tiers)) for artifact in locked]
+        of_file = _start_patches(pool, locked, len(tiers))
+        patches = [[of_file[file] for file in artifact.files] for artifact in locked]
         staged = filling.submit(_stage, stage_key, patches)
         try:
             writer = _Writer(folder, artifacts, len(tiers), progress)
@@ -105,7 +106,8 @@ def publish(
             before_commit()
             if key is not None:
                 key.commit()
-            move_into_place([path for artifact in written for path in artifact.outputs] + [bundle], out, force=force)
+            made = dict.fromkeys(path for artifact in written for path in artifact.outputs)
+            move_into_place([*made, bundle], out, force=force)
         finally:
             if staged.exception() is None and (unused := staged.result()) is not None:
                 unused.discard()
@@ -142,8 +144,12 @@ def _write_bundle(
         return sum(stream.write(part) for part in bundle_parts(contents, signing_key, keys))
 
 
-def _start_patches(pool: ThreadPoolExecutor, artifact: LockedArtifact, tiers: int) -> Patches:
-    return [[pool.submit(tier_patch, file, tier) for tier in range(1, tiers)] for file in artifact.files]
+def _start_patches(
+    pool: ThreadPoolExecutor, artifacts: Sequence[LockedArtifact], tiers: int
+) -> dict[LockedFile, list[Future[TierPatch | None]]]:
+    """The patches of every file, tier by tier; a file of several artifacts has them once."""
+    files = dict.fromkeys(file for artifact in artifacts for file in artifact.files)
+    return {file: [pool.submit(tier_patch, file, tier) for tier in range(1, tiers)] for file in files}
 
 
 def _stage(stage_key: Callable[[frozenset[bytes]], StagedKey] | None, patches: list[Patches]) -> StagedKey | None:
@@ -175,8 +181,9 @@ class _Writer:
         progress: Callable[[Stage], None],
     ) -> None:
         self._folder, self._tiers = folder, tiers
-        self._total = sum(len(file) for artifact in artifacts for file in artifact.files)
+        self._total = sum(len(file) for file in {file for artifact in artifacts for file in artifact.files})
         self._done, self._progress = 0, progress
+        self._digests: dict[LockedFile, list[bytes]] = {}
 
     def artifact(self, index: int, artifact: LockedArtifact, patches: Patches) -> _Written:
         """Write one artifact; `patches` are those of its files, tier by tier."""
@@ -203,8 +210,10 @@ class _Writer:
         )
 
     def _file(self, file: LockedFile, target: Path) -> list[bytes]:
-        """Write a locked file; the SHA-256 of its state in each tier."""
-        return write_locked_file(file, target, self._tiers, self._advance)
+        """Write a locked file, unless an artifact before had it too; the SHA-256 of its state in each tier."""
+        if file not in self._digests:
+            self._digests[file] = write_locked_file(file, target, self._tiers, self._advance)
+        return self._digests[file]
 
     def _advance(self, size: int) -> None:
         self._done += size
@@ -214,21 +223,17 @@ class _Writer:
 def check_targets(artifacts: Sequence[Artifact], out: Path, model: str, force: bool) -> None:
     """Refuse what would be in the way of the outputs. Raises OutputExistsError."""
     names = [f"{model}.clkey"]
+    seen: set[MappedFile] = set()
     for artifact in artifacts:
-        inside = (
-            [artifact.path.name]
-            if artifact.path.is_dir()
-            else sorted({artifact.path.name, *(f.name for f in artifact.files)})
-        )
-        names += inside
+        files = [
+            file for file in artifact.files if file not in seen
+        ]  # external weights of several programs are one output
+        seen.update(files)
+        inside = [] if artifact.path.is_dir() else [file.name for file in files]
+        names += sorted({artifact.path.name, *inside})
         if (out / artifact.path.name).exists() and (out / artifact.path.name).samefile(artifact.path):
             raise OutputExistsError(f"{out} holds the original {artifact.path.name}", hint="Choose another --out")
     for name in names:
-        if names.count(name) > 1 and name.endswith(".ptd"):
-            raise OutputExistsError(
-                f"{name} belongs to several programs, which is not supported",
-                hint="Export each program with external weights of its own",
-            )
         if names.count(name) > 1:
             raise OutputExistsError(f"two outputs would have the name {name}", hint="Rename one of the artifacts")
         if not force and (out / name).exists():

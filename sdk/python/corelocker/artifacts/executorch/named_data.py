@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from corelocker.artifacts.executorch.flatbuffer import FlatBuffer, FlatTable
-from corelocker.artifacts.git_lfs import POINTER, refuse_pointer
+from corelocker.artifacts.external_files import ExternalFiles
 from corelocker.artifacts.layers import Region
 from corelocker.artifacts.weights import Identity
 from corelocker.artifacts.work_budget import WorkBudget
@@ -34,8 +34,9 @@ class NamedData:
     so a key may be overwritten in place.
     """
 
-    def __init__(self, program: MappedFile, budget: WorkBudget) -> None:
+    def __init__(self, program: MappedFile, budget: WorkBudget, external: ExternalFiles) -> None:
         self._program = program
+        self._external = external
         self._budget = budget
         self._named: dict[str, _Named] = {}
         self.stores: list[MappedFile] = []
@@ -43,8 +44,7 @@ class NamedData:
 
     def open(self, path: Path) -> None:
         """Read a `.ptd`."""
-        store = MappedFile(path, path.name)
-        refuse_pointer(path, store.data[: len(POINTER)].tobytes())
+        store = self._external.open(path)
         self.stores.append(store)
         read_flat_tensor(store, self._budget, self)
 

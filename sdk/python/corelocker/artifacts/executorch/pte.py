@@ -14,6 +14,7 @@ from corelocker.artifacts.executorch.method import MethodReader
 from corelocker.artifacts.executorch.named_data import NamedData
 from corelocker.artifacts.executorch.program import ProgramFile
 from corelocker.artifacts.executorch.walk import Walk
+from corelocker.artifacts.external_files import ExternalFiles
 from corelocker.artifacts.flow import Tracer
 from corelocker.artifacts.layers import Collector, Region
 from corelocker.artifacts.weights import Artifact, Edge, WeightTensor
@@ -22,19 +23,20 @@ from corelocker.errors import MalformedArtifactError, NothingToLockError, Unsupp
 from corelocker.files import MappedFile
 
 
-def open_pte(path: Path, data: Sequence[Path] = ()) -> Artifact:
+def open_pte(path: Path, data: Sequence[Path] = (), external: ExternalFiles | None = None) -> Artifact:
     """Read a program and its external weights.
 
     Args:
         path: the `.pte`.
         data: `.ptd` files; without any, one of the same stem beside the program is used.
+        external: the `.ptd` files that other programs have opened.
 
     Raises FileAccessError (also for external weights that are in no `.ptd`), UnknownFormatError, MalformedArtifactError,
     UnsupportedLayoutError or NothingToLockError.
     """
     file = MappedFile(path, path.name)
     budget = WorkBudget()
-    named = NamedData(file, budget)
+    named = NamedData(file, budget, external or ExternalFiles())
     program = ProgramFile(file, budget, named)
     for place in data:
         named.open(place)
@@ -46,9 +48,10 @@ def open_pte(path: Path, data: Sequence[Path] = ()) -> Artifact:
     for store in named.stores:
         if store not in used and data:
             raise MalformedArtifactError(f"{store.path}: holds no weights of {path.name}")
-    external = tuple(store for store in named.stores if store in used)
-    stored = sum(s.size for s in program.segments if s not in program.graphs) + sum(len(store) for store in external)
-    return _assemble((file, *external), collector, tracer, named, coreml, program.graphs, stored)
+    beside = tuple(store for store in named.stores if store in used)
+    stored = sum(s.size for s in program.segments if s not in program.graphs)
+    stored += sum(region.size for region in named.used if region.file is not file)  # others may be another program's
+    return _assemble((file, *beside), collector, tracer, named, coreml, program.graphs, stored)
 
 
 def _assemble(
