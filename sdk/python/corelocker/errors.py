@@ -100,6 +100,12 @@ class WeakLockError(LockingError):
     code = "locking-weak"
 
 
+class BaseRevealsError(WeakLockError):
+    """The public base that the model was tuned from gives away what the lock takes. Nothing was written."""
+
+    code = "locking-base"
+
+
 class NotMeasuredError(LockingError):
     """What a locked model is worth could not be measured, and its options do not make it safe. Nothing was written."""
 

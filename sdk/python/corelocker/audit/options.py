@@ -29,7 +29,8 @@ class AuditOptions:
         data: `.npz` or `package.module:function`; see `load_data`.
         module: `package.module:factory` of the module behind an artifact: needed to run checkpoints, to attack and to bound.
         train_data: what the attacker has; half of `data` when there is none.
-        base: the public checkpoint that the model was tuned from (.safetensors with the module's names).
+        base: the public checkpoint that the model was tuned from (.safetensors, .pt or .pth with the
+            module's names, or a finished model).
         metric: see `load_metric`.
         tiers, criterion, scope, fill, consumers, include_io, exclude, source, plan: how to lock an unlocked model, as for
             `corelocker lock`. `criterion` also ranks the curve.

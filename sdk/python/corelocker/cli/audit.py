@@ -52,7 +52,10 @@ def audit(
         str | None, typer.Option(help="What attackers train on; half of --data if there is none.")
     ] = None,
     base: Annotated[
-        Path | None, typer.Option(help="The public checkpoint (.safetensors) that the model was tuned from.")
+        Path | None,
+        typer.Option(
+            help="Public checkpoint that the model was tuned from: .safetensors, .pt, .pth, .pte or .mlpackage."
+        ),
     ] = None,
     metric: Annotated[
         str, typer.Option(help="top-1, top-5, perplexity, or package.module:function of (outputs, labels).")

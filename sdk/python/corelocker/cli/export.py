@@ -12,6 +12,7 @@ import typer
 
 from corelocker.cli.app import Force, Json, KeystorePath, PassphraseFile, emit, open_keystore, progress_bar
 from corelocker.cli.lock import (
+    Base,
     Consumers,
     Exclude,
     ForgetEarlierLocks,
@@ -86,6 +87,7 @@ def export(
     save_plan: SavePlan = None,
     require: Require = "collapse",
     samples: Samples = None,
+    base: Base = None,
     forget_earlier_locks: ForgetEarlierLocks = False,
     keystore: KeystorePath = None,
     passphrase_file: PassphraseFile = None,
@@ -123,7 +125,7 @@ def export(
         options = lock_options(
             preset=preset, unit=unit, tiers=tiers, criterion=criterion, scope=scope, fill=fill, consumers=consumers,
             include_io=include_io, exclude=exclude, source=source, model=str(model), input_stats=input_stats, seed=seed,
-            save_plan=save_plan, samples=samples,
+            save_plan=save_plan, samples=samples, base=base,
         )  # fmt: skip
         build = ExportConfig(
             str(model), model_id or name, model_version, options, None, tuple(targets), Requirement.parse(require)

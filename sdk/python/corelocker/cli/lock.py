@@ -25,6 +25,7 @@ from corelocker.locking.tiers import Unit
 if TYPE_CHECKING:
     from corelocker.locking.lock import LockResult
     from corelocker.locking.options import LockOptions
+    from corelocker.locking.requirement import BaseMeasurement, TierAgreement
 
 ModelVersion = Annotated[int, typer.Option(min=0, help="Grows with every version.")]
 UnitOption = Annotated[
@@ -106,6 +107,13 @@ Samples = Annotated[
         show_default="synthetic, from the file's signature",
     ),
 ]
+Base = Annotated[
+    Path | None,
+    typer.Option(
+        help="The public checkpoint that the model was tuned from: .safetensors, .pt, .pth, .pte or .mlpackage. The lock is held "
+        "to what it gives away; without other options it takes by value what tuning changed most."
+    ),
+]
 ForgetEarlierLocks = Annotated[
     bool,
     typer.Option(
@@ -152,6 +160,7 @@ def lock(
     save_plan: SavePlan = None,
     require: Require = "collapse",
     samples: Samples = None,
+    base: Base = None,
     forget_earlier_locks: ForgetEarlierLocks = False,
     keystore: KeystorePath = None,
     passphrase_file: PassphraseFile = None,
@@ -175,7 +184,7 @@ def lock(
     options = lock_options(
         preset=preset, unit=unit, tiers=tiers, criterion=criterion, scope=scope, fill=fill, consumers=consumers,
         include_io=include_io, exclude=exclude, source=source, model=model, input_stats=input_stats, seed=seed, plan=plan,
-        save_plan=save_plan, samples=samples, forget_earlier_locks=forget_earlier_locks,
+        save_plan=save_plan, samples=samples, base=base, forget_earlier_locks=forget_earlier_locks,
     )  # fmt: skip
     required = Requirement.parse(require)
     with ThreadPoolExecutor(1) as pool:
@@ -237,18 +246,10 @@ def document(result: LockResult) -> dict[str, Any]:
                 "locked_fraction": round(artifact.locked_fraction, 6),
                 "stored_bytes": artifact.stored_bytes,
                 "patch_bytes": artifact.patch_bytes,
-                "agreement": {
-                    tier.tier: {
-                        "kind": tier.kind,
-                        "value": round(tier.value, 6),
-                        "chance": round(tier.chance, 6),
-                        "error": round(tier.error, 6),
-                        "collapsed": tier.collapsed,
-                    }
-                    for tier in artifact.measured.tiers
-                },
+                "agreement": {tier.tier: _measured(tier) for tier in artifact.measured.tiers},
                 "measured_on": {"inputs": artifact.measured.inputs, "samples": artifact.measured.samples},
                 "not_measured": artifact.measured.reason,
+                "base": _beside(artifact.base),
                 "by_value": artifact.by_value,
                 "open_signs": {
                     name: {"zeros": round(zeros, 6), "unpaired": round(unpaired, 6)}
@@ -260,6 +261,29 @@ def document(result: LockResult) -> dict[str, Any]:
             }
             for artifact in result.artifacts
         ],
+    }
+
+
+def _measured(found: TierAgreement) -> dict[str, Any]:
+    return {
+        "kind": found.kind,
+        "value": round(found.value, 6),
+        "chance": round(found.chance, 6),
+        "error": round(found.error, 6),
+        "collapsed": found.collapsed,
+    }
+
+
+def _beside(found: BaseMeasurement | None) -> dict[str, Any] | None:
+    """What the public base gives away of an artifact."""
+    if found is None:
+        return None
+    states = {"base": found.base, "signs": found.signs, "values": found.values}
+    return {
+        "signs_that_agree": {name: round(share, 6) for name, share in found.layers.items()},
+        "locked_signs_that_agree": None if found.locked_signs is None else round(found.locked_signs, 6),
+        "agreement": {name: _measured(state) for name, state in states.items() if state is not None},
+        "not_measured": found.reason,
     }
 
 
@@ -295,6 +319,8 @@ def report(result: dict[str, Any], *, as_json: bool) -> None:
             else:
                 on = entry["measured_on"]
                 console.print(f"{entry['name']}: measured on {on['samples']} {on['inputs']}", highlight=False)
+            if entry["base"]:
+                console.print(f"{entry['name']}: {_base(entry['base'])}", highlight=False)
             for key, words in (
                 ("by_value", "values taken"),
                 ("left_alone", "left alone"),
@@ -316,6 +342,23 @@ def _agreement(entry: dict[str, Any]) -> tuple[str, str]:
     return ", ".join(
         f"{name} {100 * found['value']:.1f} %" for name, found in tiers.items()
     ), f"{100 * first['chance']:.1f} %"
+
+
+def _base(found: dict[str, Any]) -> str:
+    """What the public base gives away, in words."""
+    if not found["signs_that_agree"]:
+        return "the base has none of its layers"
+    shares = found["signs_that_agree"].values()
+    said = f"the base has {100 * min(shares):.1f} to {100 * max(shares):.1f} % of the signs of {len(shares)} layers"
+    if found["locked_signs_that_agree"] is not None:
+        said += f", {100 * found['locked_signs_that_agree']:.1f} % of those that are locked"
+    if found["not_measured"]:
+        return f"{said}; what it gives away was not measured: {found['not_measured']}"
+    value = {name: 100 * state["value"] for name, state in found["agreement"].items()}
+    return (
+        f"{said}; agreement with the original: the base alone {value['base']:.1f} %, the locked file with the base's signs "
+        f"{value['signs']:.1f} %, with its values {value['values']:.1f} %"
+    )
 
 
 def _some(reasons: dict[str, str], most: int = 6) -> str:

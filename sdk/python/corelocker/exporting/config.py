@@ -11,6 +11,7 @@
     unit = "sign"                            # value | sign
     require = "collapse"                     # collapse | at-most=FRACTION | none
     samples = "inputs.npz"                   # what the locked files are measured on; .npy, .npz or a folder of images
+    base = "public.safetensors"              # what the model was tuned from: the lock is held to what it gives away
     criterion = "l1"                         # l1 | bn-scale | random | sensitivity (runs the factory's module)
     scope = "layer"                          # layer | global
     fill = "decoy"                           # zero | decoy
@@ -149,6 +150,7 @@ LOCK: dict[str, Field] = {
     "save_plan": str,
     "require": str,
     "samples": str,
+    "base": str,
     "keystore": str,
 }
 TARGET: dict[str, Field] = {
@@ -210,7 +212,7 @@ def _lock(table: Table, folder: Path) -> tuple[LockOptions | None, Path | None, 
     given = _read(table, LOCK)
     if "tiers" in given:
         given["tiers"] = parse_tiers(given["tiers"], given.get("unit") or default_unit(given.get("preset")))
-    for key in ("source", "save_plan", "samples", "keystore"):
+    for key in ("source", "save_plan", "samples", "base", "keystore"):
         if key in given:
             given[key] = folder / given[key]
     keystore = given.pop("keystore", None)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from corelocker.artifacts import Artifact, WeightTensor
 from corelocker.errors import ConfigError
+from corelocker.locking.base import BaseComparison
 from corelocker.locking.criteria import Scores, check_criterion, score
 from corelocker.locking.hardened import hardened, with_embeddings
 from corelocker.locking.measuring import SmallLock, find_small_locks
@@ -54,6 +55,7 @@ def choose_channels(
     progress: Progress = no_progress,
     scorer: SensitivityScorer | None = None,
     attempt: int = 0,
+    base: BaseComparison | None = None,
 ) -> Plan:
     """The plan of these options; of a preset that is searched the smallest lock.
 
@@ -61,6 +63,7 @@ def choose_channels(
         seed: secret randomness of the decoys, and of the criterion "random".
         scorer: for sensitivity, where the caller needs its ranking again; else it is made from `options.model`.
         attempt: of a preset's layers that are locked by value, each attempt locks twice as much as the one before.
+        base: of layers whose signs it has, the preset "hardened" takes by value what tuning changed most.
 
     Warns with LockWarning when a preset was not shown to keep its promise for such models. Raises ConfigError,
     CriterionError, NothingToLockError or TierError.
@@ -80,6 +83,11 @@ def choose_channels(
         check_criterion(choice.criterion, list(artifacts), options.source)
         rank = score(choice.criterion, seed, options.source)
     limit = named.by_value if named and choice.unit == "sign" else None
+    by_value = None if limit is None else with_embeddings(min(1.0, limit * 2**attempt), artifacts)
+    withheld: dict[tuple[int, str], str] = {}
+    if base is not None and limit is not None and by_value is not None and answers_base(options):
+        withheld, rank = base.withheld(), base.rank(rank)
+        by_value = base.spread(min(1.0, limit * 2**attempt), by_value)
     return make_plan(
         artifacts,
         _tiers(options, choice, scorer if choice.criterion == "sensitivity" else None),
@@ -93,10 +101,16 @@ def choose_channels(
         include_io=choice.include_io,
         exclude=options.exclude,
         counts=None if named is None or named.cover is None else hardened(named.cover, artifacts),
-        by_value=None if limit is None else with_embeddings(min(1.0, limit * 2**attempt), artifacts),
+        by_value=by_value,
         most_for_signs=1.0 if attempt else MOST_FOR_SIGNS,
+        withheld=withheld,
         progress=lambda done, total: progress("rank", done, total),
     )
+
+
+def answers_base(options: LockOptions) -> bool:
+    """Whether the lock takes by value what a public base gives away by its signs."""
+    return options.effective_preset == "hardened" and options.plan is None
 
 
 def plan_of_small(artifacts: Sequence[Artifact], small: SmallLock, seed: bytes) -> Plan:

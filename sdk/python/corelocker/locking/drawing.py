@@ -208,11 +208,12 @@ def _fill_members(
             contents = [[], *contents[1:]]
         for part, data in zip(tensor.parts, contents, strict=True):
             if len(data) and (part is tensor.weight or (part.file, part.offset) not in shared):
-                runs += [(part.file, part_runs) for part_runs in _runs_of_part(part, channels, rows[channels], data)]
+                runs += [(part.file, part_runs) for part_runs in runs_of_part(part, channels, rows[channels], data)]
     return runs
 
 
-def _runs_of_part(part: Part | SparsePart, channels: Indices, tiers: TierMap, data: Rows) -> list[LockedRuns]:
+def runs_of_part(part: Part | SparsePart, channels: Indices, tiers: TierMap, data: Rows) -> list[LockedRuns]:
+    """The given channels (n,) of a part with the tiers (n,) and the new bytes of each."""
     if isinstance(part, Part):
         return [LockedRuns.of_part(part, channels, tiers, np.asarray(data))]
     runs = [part.run(channel) for channel in channels.tolist()]

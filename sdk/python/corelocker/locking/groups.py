@@ -40,8 +40,8 @@ def group_layers(artifacts: list[Artifact]) -> list[list[Member]]:
             if (same := by_place.get(tensor.place)) is not None:
                 same.append(member)
                 continue
-            known = by_shape.setdefault(_squeezed(tensor.shape), [])
-            directions = _directions(tensor)
+            known = by_shape.setdefault(squeezed(tensor.shape), [])
+            directions = directions_of(tensor)
             for leader, group in known:
                 cosines = np.abs(np.einsum("ce,ce->c", leader, directions))
                 if cosines.size and cosines.mean() > SAME and directions.any(axis=1).all():
@@ -55,12 +55,12 @@ def group_layers(artifacts: list[Artifact]) -> list[list[Member]]:
     return groups
 
 
-def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
+def squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
     """A 1 x 1 convolution and a linear layer can hold the same weights."""
     return (shape[0], *(n for n in shape[1:] if n > 1))
 
 
-def _directions(tensor: WeightTensor) -> Floats:
+def directions_of(tensor: WeightTensor) -> Floats:
     """Unit vectors of evenly spaced channels, float32 (sampled, elements)."""
     picked = np.linspace(0, tensor.channels - 1, min(SAMPLED_CHANNELS, tensor.channels)).astype(np.int64)
     values = tensor.read(picked).reshape(picked.size, -1)

@@ -15,6 +15,7 @@ import fnmatch
 import secrets
 from collections.abc import Sequence
 from concurrent.futures import Future
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,17 +23,18 @@ from uuid import uuid4
 
 from corelocker.artifacts.detect import open_artifacts
 from corelocker.bundle.content_keys import new_content_key
-from corelocker.errors import ConfigError, FileAccessError, OutputExistsError, WeakLockError
-from corelocker.locking.choose import check_options, choose_channels, plan_of_small
+from corelocker.errors import BaseRevealsError, ConfigError, FileAccessError, OutputExistsError, WeakLockError
+from corelocker.locking.base import BaseComparison, compare_with_base, opened_base
+from corelocker.locking.choose import answers_base, check_options, choose_channels, plan_of_small
 from corelocker.locking.earlier import EarlierLocks, hold_to_earlier, record_of
 from corelocker.locking.locked_already import refuse_locked
-from corelocker.locking.measuring import SmallLock, StagedArtifact, find_small_locks, measure_locked
+from corelocker.locking.measuring import SmallLock, StagedArtifact, find_small_locks, measure_base, measure_locked
 from corelocker.locking.options import LockOptions, PresetName
 from corelocker.locking.plan import Plan
 from corelocker.locking.planning import check_that_tiers_differ
 from corelocker.locking.presets import preset
 from corelocker.locking.publish import Publication, check_targets, publish
-from corelocker.locking.requirement import Measurement, Requirement, check
+from corelocker.locking.requirement import BaseMeasurement, Measurement, Requirement, check, check_base
 from corelocker.locking.safe import why_unsafe
 from corelocker.locking.tiers import NAME
 from corelocker.progress import Progress, no_progress
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 
 
 DRAWS = 5  # of a preset that locks too little by bad luck
+ENLARGED = 4  # tries, of an eighth, a quarter, half and all but a channel of the layers whose signs a public base has
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class LockedOutput:
         left_alone: tensor -> why it is not locked.
         notes: tensor -> what else is to be said about a tensor that may be locked.
         not_followed: tensor -> why its consumers or its inputs stay, where consumers were asked for.
+        base: what the public base gives away, where one was named.
     """
 
     name: str
@@ -80,6 +84,7 @@ class LockedOutput:
     left_alone: dict[str, str]
     notes: dict[str, str]
     not_followed: dict[str, str]
+    base: BaseMeasurement | None = None
 
     @property
     def locked_fraction(self) -> float:
@@ -139,8 +144,9 @@ def lock(
     Every locked file is run in a process of its own and compared with the original. Warns with `LockWarning` when a preset was not
     shown to keep its promise for such models, or takes in vain what an earlier file leaves open.
 
-    Raises ConfigError for a wrong model id, WeakLockError when the locked model is worth more than required, NotMeasuredError,
-    EarlierLockError, OutputExistsError, FileAccessError, LockingError, or an error of the artifacts or the keystore.
+    Raises ConfigError for a wrong model id, WeakLockError when the locked model is worth more than required, BaseRevealsError
+    when the public base opens it, NotMeasuredError, EarlierLockError, OutputExistsError, FileAccessError, LockingError, or an error
+    of the artifacts or the keystore.
     """
     options, out = options or LockOptions(), Path(out)
     required = require if isinstance(require, Requirement) else Requirement.parse(require)
@@ -158,23 +164,43 @@ def lock(
     searched = options.effective_preset is not None and preset(options.effective_preset).searched
     if isinstance(keystore, Future) and (options.model is not None or searched):
         keystore = keystore.result()  # a wrong passphrase is told before a model runs for minutes
-    plans = _Plans(artifacts, options, progress)
-    while True:
-        plan = plans.next()
-        store = keystore.result() if isinstance(keystore, Future) else keystore
-        records = () if options.forget_earlier_locks else store.lock_records(model_id)
-        earlier = hold_to_earlier(
-            plan, artifacts, records, model_version, redraw=plans.redrawn or options.seed is not None
-        )
-        check_that_tiers_differ(plan)
-        try:
-            return _publish(
-                artifacts, plan, earlier, out, model_id, model_version, store, options, required, force, progress
-            )
-        except WeakLockError:
-            # Masks and decoys are drawn, and one draw in many leaves more than others.
-            if plans.left == 0:
-                raise
+    with ExitStack() as stack:
+        base = None
+        if options.base is not None:
+            base = compare_with_base(artifacts, stack.enter_context(opened_base(options.base)))
+        plans = _Plans(artifacts, options, base, progress)
+        while True:
+            plan = plans.next()
+            store = keystore.result() if isinstance(keystore, Future) else keystore
+            records = () if options.forget_earlier_locks else store.lock_records(model_id)
+            redraw = plans.redrawn or options.seed is not None
+            earlier = hold_to_earlier(plan, artifacts, records, model_version, redraw=redraw)
+            check_that_tiers_differ(plan)
+            try:
+                beside = _hold_to_base(artifacts, plan, base, options, required, progress)
+                return _publish(
+                    artifacts, plan, earlier, beside, out, model_id, model_version, store, options, required, force, progress
+                )  # fmt: skip
+            except WeakLockError as error:
+                # Masks and decoys are drawn, and one draw in many leaves more than others; a base knows no draws.
+                if plans.left == 0 or (isinstance(error, BaseRevealsError) and not plans.grows):
+                    raise
+
+
+def _hold_to_base(
+    artifacts: Sequence[Artifact],
+    plan: Plan,
+    base: BaseComparison | None,
+    options: LockOptions,
+    required: Requirement,
+    progress: Progress,
+) -> Sequence[BaseMeasurement]:
+    """What the public base gives away of each artifact; nothing without one. Raises BaseRevealsError or NotMeasuredError."""
+    if base is None:
+        return ()
+    measured = measure_base(artifacts, plan, base, options, progress)
+    check_base(measured, required)
+    return measured
 
 
 def _check_patterns(artifacts: Sequence[Artifact], exclude: Sequence[str]) -> None:
@@ -186,16 +212,24 @@ def _check_patterns(artifacts: Sequence[Artifact], exclude: Sequence[str]) -> No
 
 
 class _Plans:
-    """The plan of the options, and again with another draw, or a larger lock, where the first one turns out too weak."""
+    """The plan of the options, and again with another draw, or a larger lock, where the first one turns out too weak.
 
-    def __init__(self, artifacts: Sequence[Artifact], options: LockOptions, progress: Progress) -> None:
-        self._artifacts, self._options, self._progress = artifacts, options, progress
+    `left` counts the plans that may follow; `grows` is whether each takes more by value of what a public base gives away.
+    """
+
+    def __init__(
+        self, artifacts: Sequence[Artifact], options: LockOptions, base: BaseComparison | None, progress: Progress
+    ) -> None:
+        self._artifacts, self._options, self._base, self._progress = artifacts, options, base, progress
         named = preset(options.effective_preset) if options.effective_preset and options.plan is None else None
         self._small: list[SmallLock] | None = None
         if named is not None and named.searched:
             self._small = find_small_locks(artifacts, options, progress)
         again = named is not None and options.seed is None
         self.left = len(self._small) if self._small else DRAWS if again else 1
+        self.grows = base is not None and answers_base(options) and bool(base.withheld())
+        if self.grows:
+            self.left = ENLARGED
         self._drawn = 0
 
     def next(self) -> Plan:
@@ -207,7 +241,9 @@ class _Plans:
         if options.plan is not None:
             return Plan.load(options.plan, self._artifacts)
         if self._small is None:
-            return choose_channels(self._artifacts, options, seed, self._progress, attempt=self._drawn - 1)
+            return choose_channels(
+                self._artifacts, options, seed, self._progress, attempt=self._drawn - 1, base=self._base
+            )
         return plan_of_small(self._artifacts, self._small.pop(0), seed)
 
     @property
@@ -220,6 +256,7 @@ def _publish(
     artifacts: Sequence[Artifact],
     plan: Plan,
     earlier: EarlierLocks,
+    beside: Sequence[BaseMeasurement],
     out: Path,
     model_id: str,
     model_version: int,
@@ -260,13 +297,14 @@ def _publish(
         before_commit=save,
         progress=lambda stage: progress(stage.name, stage.done, stage.total),
     )
-    return _result(publication, plan, measured, options.effective_preset, earlier)
+    return _result(publication, plan, measured, beside, options.effective_preset, earlier)
 
 
 def _result(
     publication: Publication,
     plan: Plan,
     measured: Sequence[Measurement],
+    beside: Sequence[BaseMeasurement],
     preset: PresetName | None,
     earlier: EarlierLocks,
 ) -> LockResult:
@@ -301,6 +339,7 @@ def _result(
                 left_alone | {name: reason for name, reason in skipped.items() if name not in tensors},
                 {name: reason for name, reason in skipped.items() if name in tensors},
                 locked.not_followed,
+                beside[index] if beside else None,
             )
         )
     return LockResult(publication.bundle, publication.bundle_bytes, tuple(outputs), preset, earlier, plan)

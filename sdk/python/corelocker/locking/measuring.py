@@ -12,14 +12,19 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from corelocker.artifacts import Artifact
 from corelocker.errors import LockingError, NotMeasuredError
+from corelocker.locking.base import BaseComparison, locked_signs
 from corelocker.locking.options import LockOptions
-from corelocker.locking.requirement import Measurement, TierAgreement
+from corelocker.locking.plan import Plan
+from corelocker.locking.requirement import BaseMeasurement, Measurement, TierAgreement
+from corelocker.locking.signs.reading import Signs
 from corelocker.locking.tier_patch import TierPatch
 from corelocker.locking.tiers import Tier, Unit
 from corelocker.progress import Progress, no_progress
@@ -74,6 +79,51 @@ def measure_locked(
         reason = f"{answer['missing']} is not installed" if missing else str(answer["crash"])
         return [Measurement(name, reason=reason, missing_extra=missing) for name in names]
     return [_measurement(name, found, tiers) for name, found in zip(names, answer["result"], strict=True)]
+
+
+def measure_base(
+    artifacts: Sequence[Artifact],
+    plan: Plan,
+    comparison: BaseComparison,
+    options: LockOptions,
+    progress: Progress = no_progress,
+) -> list[BaseMeasurement]:
+    """What a public base gives away of each artifact, locked by `plan`. What cannot be run is told in the result."""
+    entries, known = [], []
+    for index, artifact in enumerate(artifacts):
+        layers = {name: layer for (place, name), layer in comparison.layers.items() if place == index}
+        tiers = {name: plan.tier_of[index].get(name, np.zeros(layer.changed.size)) for name, layer in layers.items()}
+        signs = plan.signs[index] if plan.signs else {}
+        entries.append(
+            _entry(artifact)
+            | {
+                "layers": {
+                    name: {
+                        "base": layer.base.name,
+                        "by_sign": isinstance(signs.get(name), Signs),
+                        "locked": np.flatnonzero(tiers[name]).tolist(),
+                    }
+                    for name, layer in layers.items()
+                }
+            }
+        )
+        shares = {name: layer.agreement for name, layer in layers.items()}
+        known.append(BaseMeasurement(artifact.path.name, shares, locked_signs(comparison, plan, index)))
+    if not any(_may_run(artifact, options) for artifact in artifacts):
+        return [replace(k, reason=_why_not(a)) for k, a in zip(known, artifacts, strict=True)]
+    more = {"base": str(comparison.path.absolute())}
+    answer = _ask("base", entries, options, more, [], lambda done, total: progress("base", done, total))
+    if "result" not in answer:
+        reason = f"{answer['missing']} is not installed" if "missing" in answer else str(answer["crash"])
+        return [replace(found, reason=reason) for found in known]
+    return [_beside(beside, found) for beside, found in zip(known, answer["result"], strict=True)]
+
+
+def _beside(known: BaseMeasurement, found: dict[str, Any]) -> BaseMeasurement:
+    if "reason" in found:
+        return replace(known, reason=found["reason"])
+    base, signs, values = (TierAgreement(name, **found["states"][name]) for name in ("base", "signs", "values"))
+    return replace(known, base=base, signs=signs, values=values)
 
 
 def find_small_locks(

@@ -49,6 +49,9 @@ class LockOptions:
         model: `package.module:factory` of the trained torch module, for sensitivity and to measure a checkpoint.
         input_stats: MEAN[,MEAN...]/STD[,STD...] of the model's input, for sensitivity and for `samples` that are images.
         samples: inputs on which the locked model is measured: .npy, .npz or a folder of images; synthetic ones without.
+        base: the public checkpoint that the model was tuned from: an artifact of any format, or what `torch.save` wrote. The lock
+            is held to what the base gives away, and the preset "hardened" takes by value what tuning changed most of layers whose
+            signs the base has.
         forget_earlier_locks: for a model id of which no locked file was ever published: what earlier locks took does not count.
     """
 
@@ -68,6 +71,7 @@ class LockOptions:
     model: str | None = None
     input_stats: str | None = None
     samples: Path | None = None
+    base: Path | None = None
     forget_earlier_locks: bool = False
 
     @property

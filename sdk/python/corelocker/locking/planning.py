@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -50,6 +51,7 @@ def make_plan(
     unit: Unit = "value",
     by_value: Counts | None = None,
     most_for_signs: float = 1.0,
+    withheld: Mapping[tuple[int, str], str] = MappingProxyType({}),
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Plan:
     """Choose the channels.
@@ -58,7 +60,8 @@ def make_plan(
     `prepare` (see `JointScorer`), which is called before. `tiers` may be a function; it is called when all scores are known.
     `counts` says how many channels of each layer the tier that ships keeps locked, in place of its fraction and of `scope`;
     embeddings are left alone then. `by_value` says the same of layers whose signs cannot be taken, or cost more than
-    `most_for_signs` of their bytes; without it they are locked by value like any other.
+    `most_for_signs` of their bytes; without it they are locked by value like any other. `withheld` says of (artifact, tensor) why
+    its signs are not taken.
 
     Scope "layer" removes the same fraction of every layer (at least one channel in the tier that ships), "global" ranks all
     channels of the network together: |gamma| as in the paper, other scores relative to their layer's mean. Layers with the
@@ -69,6 +72,10 @@ def make_plan(
     """
     signs = read_signs(artifacts) if unit == "sign" else []
     groups = group_layers(list(artifacts))
+    signs = [
+        found | {name: reason for (place, name), reason in withheld.items() if place == index}
+        for index, found in enumerate(signs)
+    ]
     if by_value is not None:
         signs = _without_dear(signs, groups, most_for_signs)
         if not callable(tiers) and all(tier.removed in (0, 1) for tier in tiers):

@@ -6,13 +6,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from corelocker.errors import ConfigError, NotMeasuredError, WeakLockError
+from corelocker.errors import BaseRevealsError, ConfigError, NotMeasuredError, WeakLockError
 from corelocker.locking.tiers import Tier
 
 COLLAPSED = 0.02  # of agreement beyond chance at which answers say nothing
 UNCORRELATED = 0.1  # of correlation beyond chance at which values say nothing
 STILL_ALONG = 0.5  # correlation of the values of classes from which on their answers alone say too little
 DECLARED = 0.05  # more than its declared utility that a tier may be worth
+BESIDE_BASE = 0.05  # of agreement that a public base may gain by the locked file
+KNOWN_SIGNS = 0.6  # share of signs that a base has from which on they are no secret; a guess has 0.5
+PUBLIC = 0.9  # agreement of a public base from which on there is nothing to protect
+
+LOCK_WHAT_CHANGED = (
+    "Lock with --base and without other options: that takes by value what tuning changed most. Where that does not do, serve the "
+    "last layers from a server"
+)
 
 
 @dataclass(frozen=True)
@@ -90,6 +98,70 @@ class Measurement:
     samples: int = 0
     reason: str | None = None
     missing_extra: bool = False
+
+
+@dataclass(frozen=True)
+class BaseMeasurement:
+    """What a public base gives away of an artifact that was tuned from it.
+
+    Attributes:
+        artifact: its name.
+        layers: layer -> share of its weights, those of 0 aside, whose sign is the base's; of layers that the base has.
+        locked_signs: of the signs that the lock takes of them the share that the base tells; None where it takes none.
+        base: agreement with the original of the base's values in these layers: what an attacker has without the locked file.
+        signs, values: the same of the locked file with the base's signs in the place of locked ones (and its values in the place of
+            locked values), and with its values in the place of all that is locked.
+        reason: why the agreements were not measured; None where they were.
+    """
+
+    artifact: str
+    layers: dict[str, float]
+    locked_signs: float | None
+    base: TierAgreement | None = None
+    signs: TierAgreement | None = None
+    values: TierAgreement | None = None
+    reason: str | None = None
+
+    @property
+    def best(self) -> TierAgreement | None:
+        """The better of both guesses; None where nothing was measured."""
+        return max(filter(None, (self.signs, self.values)), key=lambda found: found.value, default=None)
+
+
+def check_base(measured: Sequence[BaseMeasurement], requirement: Requirement) -> None:
+    """Refuse a lock that a public base opens: with the locked file the base must agree hardly more than without it.
+
+    Raises BaseRevealsError, or NotMeasuredError where no more is known than that values are locked.
+    """
+    if requirement.kind == "none":
+        return
+    for found in measured:
+        if not found.layers:
+            continue
+        best, alone = found.best, found.base
+        if best is None or alone is None:
+            if found.locked_signs is not None and found.locked_signs > KNOWN_SIGNS:
+                raise BaseRevealsError(
+                    f"{found.artifact}: the base has {100 * found.locked_signs:.1f} % of the signs that are locked: with it the "
+                    "locked file is nearly the model",
+                    hint=LOCK_WHAT_CHANGED,
+                )
+            raise NotMeasuredError(
+                f"{found.artifact}: what the base gives away was not measured ({found.reason})",
+                hint="Install corelocker[export], name a checkpoint's model with --model, or pass --require none to go without",
+            )
+        if alone.value >= PUBLIC:
+            raise BaseRevealsError(
+                f"{found.artifact}: the base alone answers like the model ({alone.shown()}): no lock hides what is public",
+                hint="Tune it further, or serve it from a server; --require none locks it all the same",
+            )
+        most = max(requirement.most or 0.0, alone.value + BESIDE_BASE + best.error)
+        if best.value > most and not best.collapsed:
+            raise BaseRevealsError(
+                f"{found.artifact}: with the base the locked file still works: {best.shown()}, and the base alone reaches "
+                f"{100 * alone.value:.1f} %",
+                hint=LOCK_WHAT_CHANGED,
+            )
 
 
 def check(

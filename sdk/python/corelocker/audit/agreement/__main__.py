@@ -30,7 +30,7 @@ def main() -> int:
     from corelocker.audit.agreement import runners, tasks
 
     runners.use_one_thread()
-    task = {"measure": tasks.measure, "smallest": tasks.smallest}[request["task"]]
+    task = {"measure": tasks.measure, "smallest": tasks.smallest, "base": tasks.beside_base}[request["task"]]
     result = task(request, patches, lambda done, total: _answer(answers, {"progress": [done, total]}))
     _answer(answers, {"result": result})
     return 0

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
-from corelocker.artifacts import Artifact
+from corelocker.artifacts import Artifact, WeightTensor
 from corelocker.artifacts.detect import open_artifact
 from corelocker.audit.agreement.examined import Examined
 from corelocker.audit.agreement.runners import CannotRunError
@@ -17,6 +17,7 @@ from corelocker.audit.agreement.smallest import KINDS, find_smallest
 from corelocker.audit.tier_bytes import State, original_state
 from corelocker.bundle.patch import Patch
 from corelocker.errors import CoreLockerError
+from corelocker.locking.base_states import Guess, Guessed, guessed_state
 from corelocker.locking.criteria.synthetic import InputStats
 
 Progress = Callable[[int, int], None]
@@ -58,6 +59,36 @@ def smallest(request: dict[str, Any], patches: bytes, progress: Progress) -> dic
         except (CannotRunError, CoreLockerError) as error:
             reasons.append(f"{Path(entry['path']).name}: {error}")
     return {"reason": "; ".join(reasons)}
+
+
+def beside_base(request: dict[str, Any], patches: bytes, progress: Progress) -> list[dict[str, Any]]:
+    """For each artifact {"states": {guess: agreement}} with what a public base says of what is locked, or {"reason"}."""
+    base = {tensor.name: tensor for tensor in open_artifact(Path(request["base"])).tensors}
+    guesses = get_args(Guess)
+    found: list[dict[str, Any]] = []
+    for done, entry in enumerate(request["artifacts"]):
+        progress(done, len(request["artifacts"]))
+        try:
+            examined = _examined(request, entry)
+            layers = _guessed(examined.artifact, entry["layers"], base)
+            rows = {g: _row(examined.compare(guessed_state(examined.artifact, layers, g))) for g in guesses}
+            found.append({"states": rows})
+        except (CannotRunError, CoreLockerError) as error:
+            found.append({"reason": str(error)})
+    return found
+
+
+def _guessed(
+    artifact: Artifact, layers: dict[str, dict[str, Any]], base: dict[str, WeightTensor]
+) -> dict[str, Guessed]:
+    found = {}
+    for tensor in artifact.tensors:
+        if tensor.name in layers:
+            layer = layers[tensor.name]
+            locked = np.zeros(tensor.channels, np.bool_)
+            locked[layer["locked"]] = True
+            found[tensor.name] = Guessed(base[layer["base"]], locked, layer["by_sign"])
+    return found
 
 
 def _examined(request: dict[str, Any], entry: dict[str, Any], kinds: int = 1) -> Examined:
