@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,18 @@ PASSPHRASE = "correct horse"
 SALT, NONCE = sha256(b"salt")[:16], sha256(b"nonce")[:12]
 KEK, FILE_KEY = sha256(b"kek"), sha256(b"key of the file")
 CREATED = "2026-11-29T12:00:00+00:00"
+COLUMNS = {"elements": 6, "inputs": 3, "columns": base64url_of(b"\5")}
+KEPT = {"elements": 6, "kept": base64url_of(zlib.compress(b"\1\0\0\0\0\0\x20"))}
+LAYERS_REFUSED: dict[str, dict[str, Any]] = {
+    "record-columns-without-inputs": {"elements": 6, "columns": base64url_of(b"\5")},
+    "record-columns-without-elements": {"inputs": 3, "columns": base64url_of(b"\5")},
+    "record-columns-beyond-inputs": COLUMNS | {"columns": base64url_of(b"\x08")},
+    "record-columns-of-no-channel": COLUMNS | {"elements": 7},
+    "record-kept-short": KEPT | {"kept": base64url_of(zlib.compress(bytes(6)))},
+    "record-kept-long": KEPT | {"kept": base64url_of(zlib.compress(bytes(8)))},
+    "record-kept-and-more": KEPT | {"kept": base64url_of(zlib.compress(bytes(7)) + b"\0")},
+    "record-kept-cut-off": KEPT | {"kept": base64url_of(zlib.compress(bytes(7))[:-1])},
+}
 
 
 def pem_of(key: ec.EllipticCurvePrivateKey) -> str:
@@ -126,10 +139,13 @@ def keystore_vectors() -> list[Vector]:
     def layer(name: str, **changes: Any) -> Vector:
         return recorded(name, layers=[record()["layers"][0] | changes])
 
+    layers = [record()["layers"][0] | COLUMNS, record()["layers"][0] | KEPT]
+    by_weight = sealed(compact(inner() | {"lock_records": [record() | {"layers": layers}]}), by_kek, FILE_KEY)
     with_records = sealed(compact(inner() | {"lock_records": [record()]}), by_kek, FILE_KEY)
     return [
         case("passphrase", "", good),
         case("lock-records", "", with_records),
+        case("lock-records-by-weight", "columns, and weights that keep their signs", by_weight),
         case("key-encryption-key", "the provider file: AES key wrap (RFC 3394) under the key in the file", with_kek),
         case("more-members", "they are ignored", {**good, "new": True}),
         case("passphrase-wrong", "", good, "keystore-secret", passphrase="correct horsf"),
@@ -176,4 +192,5 @@ def keystore_vectors() -> list[Vector]:
         layer("record-mask-short", value=base64url_of(b"\1")),
         layer("record-channel-in-both", value=base64url_of(b"\2\0")),
         layer("record-fingerprint-odd", fingerprint=base64url_of(bytes(3))),
+        *(layer(name, **changes) for name, changes in LAYERS_REFUSED.items()),
     ]

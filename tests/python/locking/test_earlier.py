@@ -17,14 +17,18 @@ from corelocker.bundle.keystore import Keystore, LockRecord
 from corelocker.cli.app import run
 from corelocker.errors import EarlierLockError, LockingError
 from corelocker.locking.compare import compare, exposure
+from corelocker.locking.consumers import follow_consumers
 from corelocker.locking.criteria import score
-from corelocker.locking.earlier import record_of, reuse_earlier, seed_of
+from corelocker.locking.earlier import hold_to_earlier, record_of, reuse_earlier, seed_of
+from corelocker.locking.groups import group_layers
 from corelocker.locking.lock import LockResult
 from corelocker.locking.options import CriterionName, LockOptions, LockWarning
 from corelocker.locking.plan import Plan
 from corelocker.locking.planning import make_plan
+from corelocker.locking.shown import OPEN, SIGN, VALUE, shown_by_record
 from corelocker.locking.tiers import Unit, parse_tiers
-from support.small_artifacts import trained_like, write_safetensors
+from support.models import exports
+from support.small_artifacts import Builder, quantized_layer, trained_like, write_safetensors
 
 SHAPES = {"a.weight": (16, 3, 3, 3), "b.weight": (32, 16, 3, 3), "c.weight": (32, 32, 3, 3), "d.weight": (10, 32)}
 Weights = dict[str, npt.NDArray[np.float32]]
@@ -47,10 +51,12 @@ def planned(
     criterion: CriterionName = "l1",
     exclude: tuple[str, ...] = (),
     seed: bytes = b"s",
+    consumers: bool = False,
 ) -> Plan:
     return make_plan(
         [artifact], parse_tiers(f"free={fraction},full=0", unit), score(criterion, seed, None), criterion=criterion,
         scope="layer", fill="decoy", seed=seed, include_io=True, exclude=exclude, unit=unit,
+        consumers=consumers,
     )  # fmt: skip
 
 
@@ -145,6 +151,95 @@ def test_the_seed_is_kept_but_for_the_same_weights_in_another_version(tmp_path: 
     assert seed_of([record], [net], 2) is None
     other = network(tmp_path, {n: w * 1.01 for n, w in weights.items()}, "trained-on")
     assert seed_of([record], [other], 2) == b"s"
+
+
+# --- each weight -----------------------------------------------------------------------------------------------------
+
+
+def test_weights_that_keep_their_signs_are_recorded(tmp_path: Path) -> None:
+    """They are 0, or have no negative: a sign lock leaves them open."""
+    weight = trained_like(np.random.default_rng(2), 16, 64)
+    builder = Builder(tmp_path / "m.bin")
+    artifact = builder.artifact([quantized_layer(builder, "w", weight)])
+    (tensor,) = artifact.tensors
+    zero = tensor.read() == 0
+    assert 0 < zero.sum() < 100
+    plan = planned(artifact, 1.0, "sign")
+    (layer,) = recorded(artifact, plan).layers
+    shown = shown_by_record(layer, 64)
+    assert np.array_equal(shown.weights(slice(0, 16), 64) == OPEN, zero)
+    assert np.array_equal(shown.weights(slice(5, 9), 64) == OPEN, zero[5:9])
+    assert shown_by_record(layer, 63).weights(slice(0, 16), 63).min() == SIGN, "a mask for another shape says nothing"
+    # The same layer as floats has no zeros; what the integers show of it, it hides in vain.
+    floats = network(tmp_path, {"w": np.where(zero, np.float32(1e-3) * weight.std(), tensor.read()).astype(np.float32)})
+    found = reuse_earlier(planned(floats, 1.0, "sign"), [floats], [recorded(artifact, plan)])
+    assert (found.in_vain, found.in_vain_weights, found.locked_weights) == (0, int(zero.sum()), 16 * 64)
+
+
+def test_a_record_of_many_weights_that_keep_their_signs_stays_small(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    weight = trained_like(rng, 256, 4096)
+    weight[rng.random(weight.shape) < 0.3] = 0
+    pruned = network(tmp_path, {"w": weight})
+    record = recorded(pruned, planned(pruned, 1.0, "sign"))
+    assert record.layers[0].kept == b"", "its list would be longer than what a record holds"
+    assert len(json.dumps(record.to_json())) < 2000
+
+
+def test_columns_are_recorded_and_asked_for_again() -> None:
+    artifact = open_artifact(exports.exported("vgg", "portable"))
+    assert artifact.edges
+    first = planned(artifact, 0.25, consumers=True)
+    record = recorded(artifact, first)
+    extra = follow_consumers([artifact], first.tier_of, first.left_alone, group_layers([artifact]))
+    layers = {layer.name: layer for layer in record.layers}
+    tensors = {tensor.name: tensor for tensor in artifact.tensors}
+    assert extra.columns[0]
+    for name, columns in extra.columns[0].items():
+        elements = int(np.prod(tensors[name].shape[1:]))
+        levels = shown_by_record(layers[name], elements).weights(slice(0, tensors[name].channels), elements)
+        rows = first.tier_of[0].get(name, np.zeros(tensors[name].channels)) > 0
+        wanted = rows[:, None] | np.repeat(columns > 0, elements // columns.size)[None, :]
+        assert np.array_equal(levels == VALUE, wanted)
+    again = reuse_earlier(planned(artifact, 0.25, consumers=True), [artifact], [record])
+    assert (again.in_vain, again.in_vain_weights, again.weakest) == (0, 0, None)
+    with pytest.raises(EarlierLockError, match="--consumers"):
+        reuse_earlier(planned(artifact, 0.25), [artifact], [record])
+    plain = recorded(artifact, planned(artifact, 0.25))
+    later = reuse_earlier(planned(artifact, 0.25, consumers=True), [artifact], [plain])
+    assert later.in_vain == 0
+    assert later.in_vain_weights > 0, "what only the columns hide"
+    assert later.weakest == plain.bundle
+
+
+def test_the_weakest_file_is_named(tmp_path: Path, weights: Weights) -> None:
+    net = network(tmp_path, weights)
+    small, large = recorded(net, planned(net, 0.1)), recorded(net, planned(net, 0.4))
+    later = planned(net, 0.5)
+    with pytest.warns(LockWarning, match=f"% of the locked weights, stand open .* bundle {small.bundle}"):
+        found = hold_to_earlier(later, [net], [large, small], 2, redraw=False)
+    assert found.weakest == small.bundle
+    hidden = {n: len(c) * weights[n][0].size for n, c in locked(later).items()}
+    by_small = {n: len(c) * weights[n][0].size for n, c in locked(planned(net, 0.1)).items()}
+    assert found.locked_weights == sum(hidden.values())
+    assert found.in_vain_weights == sum(hidden.values()) - sum(by_small.values())
+
+
+def test_values_in_one_artifact_and_signs_in_another(tmp_path: Path, weights: Weights) -> None:
+    """The magnitudes are in one of the files: together they show no less than that one."""
+    net, twin = network(tmp_path, weights), network(tmp_path, weights, "twin")
+    plan = make_plan(
+        [net, twin], parse_tiers("free=0.5,full=0"), score("l1", b"s", None), criterion="l1", scope="layer", fill="decoy",
+        seed=b"s", include_io=True, unit="sign", withheld={(1, name): "by value" for name in SHAPES},
+    )  # fmt: skip
+    record = record_of([net, twin], plan, uuid4(), "net", 1)
+    for layer in record.layers:
+        shown = shown_by_record(layer, 0)
+        taken = {name: map_ > 0 for name, map_ in plan.tier_of[1].items()}[layer.name]
+        assert set(np.unique(shown.rows[taken])) == {SIGN}
+        assert set(np.unique(shown.rows[~taken])) == {OPEN}
+    found = reuse_earlier(planned(net, 0.5), [net], [record])
+    assert found.in_vain == found.locked_channels, "all its magnitudes are known"
 
 
 # --- `lock` and `compare` --------------------------------------------------------------------------------------------

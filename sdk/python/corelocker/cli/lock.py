@@ -233,6 +233,9 @@ def document(result: LockResult) -> dict[str, Any]:
             "added_channels": result.earlier.added_channels,
             "in_vain": result.earlier.in_vain,
             "locked_channels": result.earlier.locked_channels,
+            "in_vain_weights": result.earlier.in_vain_weights,
+            "locked_weights": result.earlier.locked_weights,
+            "weakest": None if result.earlier.weakest is None else str(result.earlier.weakest),
         },
         "artifacts": [
             {

@@ -10,7 +10,8 @@ import numpy as np
 from corelocker.artifacts import Artifact, WeightTensor
 from corelocker.bundle.keystore import LockRecord
 from corelocker.errors import LockingError
-from corelocker.locking.earlier import OPEN, levels_of, same_layer
+from corelocker.locking.earlier import same_layer
+from corelocker.locking.shown import OPEN, shown_by_record
 
 SAME = 0.98  # cosine of a channel in both files: quantization and a BatchNorm fold keep it, a decoy does not
 BLOCK = 1 << 22  # elements that are read at a time
@@ -57,7 +58,7 @@ def exposure(first: LockRecord, second: LockRecord) -> list[LayerExposure]:
         other = same_layer(second, layer.fingerprint, layer.channels)
         if other is None:
             continue
-        a, b = levels_of(layer) > OPEN, levels_of(other) > OPEN
+        a, b = (shown_by_record(x, x.elements).rows > OPEN for x in (layer, other))
         layers.append(
             LayerExposure(layer.name, layer.channels, int((a & ~b).sum()), int((b & ~a).sum()), int((a & b).sum()))
         )

@@ -1,8 +1,8 @@
 """The same model locked twice: what one published file leaves open, another hides in vain.
 
-A channel of a file that ships is open, locked by sign (its magnitudes are there) or locked by value. Whoever has several files of
-one model knows of each channel what the most open of them shows. Signs under independent masks stay hidden together: the masks come
-from fresh randomness in every lock. So a later lock takes at least what the earlier ones took, and what it takes of channels that
+A weight of a file that ships is open, locked by sign (its magnitude is there) or locked by value. Whoever has several files of one
+model knows of each weight what the most open of them shows. Signs under independent masks stay hidden together: the masks come
+from fresh randomness in every lock. So a later lock takes at least what the earlier ones took, and what it takes of weights that
 they left open is in vain.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -20,18 +20,28 @@ import numpy.typing as npt
 from corelocker.artifacts import Artifact, WeightTensor
 from corelocker.bundle.keystore import LockRecord, RecordedLayer
 from corelocker.errors import EarlierLockError
+from corelocker.locking.consumers import ConsumerLocks, follow_consumers
 from corelocker.locking.groups import Member, group_layers
 from corelocker.locking.options import LockWarning
 from corelocker.locking.plan import Plan
-
-OPEN, SIGN, VALUE = 0, 1, 2
-Levels = npt.NDArray[np.uint8]
+from corelocker.locking.shown import (
+    OPEN,
+    SIGN,
+    VALUE,
+    Shown,
+    blocks,
+    elements_of,
+    packed_kept,
+    shown_by_plan,
+    shown_by_record,
+)
 
 SAMPLED_CHANNELS = 8
 SAMPLED_ELEMENTS = 32
 SAME = (
     0.7  # mean |cosine| of sampled channels: training on turns them a little, unrelated ones of 9 elements reach 0.27
 )
+IN_VAIN = 0.01  # of the locked weights that may be, before anybody is warned: an integer file has some that are 0
 FORGET = "If no earlier file was ever published, pass --forget-earlier-locks"
 
 
@@ -44,28 +54,44 @@ class EarlierLocks:
         added_channels: channels that were locked besides, because earlier locks took them.
         in_vain: channels that this lock takes and an earlier file leaves open, counted over the layers.
         locked_channels: channels that this lock takes.
+        in_vain_weights: weights that this lock hides and that stand open in an earlier file, or whose magnitudes do where this lock
+            takes values.
+        locked_weights: weights that this lock hides.
+        weakest: the bundle whose file leaves most of them open; None where none does.
     """
 
     bundles: tuple[UUID, ...] = ()
     added_channels: int = 0
     in_vain: int = 0
     locked_channels: int = 0
+    in_vain_weights: int = 0
+    locked_weights: int = 0
+    weakest: UUID | None = None
 
 
 def record_of(artifacts: Sequence[Artifact], plan: Plan, bundle: UUID, model: str, model_version: int) -> LockRecord:
     """The record of a lock, for the keystore."""
     layers, digest = [], hashlib.sha256()
+    extra = _consumers(artifacts, plan)
     for group in _groups(artifacts, plan):
-        values = _sampled(group[0].tensor)
+        values, tensor = _sampled(group[0].tensor), group[0].tensor
         digest.update(values.astype("<f4").tobytes())
-        levels = _levels(plan, group)
+        shown = shown_by_plan(plan, group, extra)
+        elements = elements_of(tensor)
+        columns, kept = shown.columns, packed_kept(shown, elements)
+        if not columns.any() or elements % columns.size:
+            columns = np.zeros(0, np.bool_)
         layers.append(
             RecordedLayer(
-                group[0].tensor.name,
-                levels.size,
+                tensor.name,
+                shown.rows.size,
                 _fingerprint(values),
-                np.packbits(levels == VALUE, bitorder="little").tobytes(),
-                np.packbits(levels == SIGN, bitorder="little").tobytes(),
+                _mask(shown.rows == VALUE),
+                _mask(shown.rows == SIGN),
+                elements if columns.size or kept else 0,
+                columns.size,
+                _mask(columns),
+                kept,
             )
         )
     return LockRecord(bundle, model, model_version, digest.digest(), plan.seed, tuple(layers))
@@ -98,10 +124,11 @@ def hold_to_earlier(
     found = reuse_earlier(plan, artifacts, records)
     if found.bundles and plan.unit == "value" and not redraw:
         plan.seed = seed_of(records, artifacts, model_version) or plan.seed
-    if found.in_vain:
+    if found.weakest is not None and found.in_vain_weights > IN_VAIN * found.locked_weights:
+        share = 100 * found.in_vain_weights / max(1, found.locked_weights)
         warnings.warn(
-            f"{found.in_vain} of {found.locked_channels} locked channels stand open in a file that was locked earlier (bundle "
-            f"{found.bundles[0]}): whoever has both files has them. {FORGET}",
+            f"{found.in_vain} of {found.locked_channels} locked channels, {share:.1f} % of the locked weights, stand open in files "
+            f"that were locked earlier, most of them in that of bundle {found.weakest}: whoever has both files has them. {FORGET}",
             LockWarning,
             stacklevel=3,
         )
@@ -110,58 +137,67 @@ def hold_to_earlier(
 
 def reuse_earlier(plan: Plan, artifacts: Sequence[Artifact], records: Sequence[LockRecord]) -> EarlierLocks:
     """Lock in `plan` what the earlier locks took, too. Raises EarlierLockError where that cannot be done."""
-    found: dict[UUID, None] = {}
-    added = in_vain = locked = 0
-    for group in _groups(artifacts, plan):
-        earlier = [
-            (record.bundle, levels) for record in records if (levels := _earlier_levels(record, group)) is not None
-        ]
-        now = _levels(plan, group)
-        if earlier:
-            found.update(dict.fromkeys(bundle for bundle, _ in earlier))
-            together = np.minimum.reduce([levels for _, levels in earlier])
-            missing = (now == OPEN) & (together > OPEN)
-            if missing.any():
-                _lock_too(plan, group, missing)
-                added += int(missing.sum())
-                now = _levels(plan, group)
-            if (weaker := now < together).any():
+    groups = _groups(artifacts, plan)
+    known = [_recorded(records, group) for group in groups]
+    bundles = dict.fromkeys(bundle for earlier in known for bundle in earlier)
+    added = sum(_grow(plan, group, earlier) for group, earlier in zip(groups, known, strict=True) if earlier)
+    extra = _consumers(artifacts, plan)
+    in_vain = locked = locked_weights = vain = 0
+    by_bundle = dict.fromkeys(bundles, 0)
+    for group, earlier in zip(groups, known, strict=True):
+        now, elements = shown_by_plan(plan, group, extra), elements_of(group[0].tensor)
+        locked += int((now.rows > OPEN).sum())
+        locked_weights += now.hidden(elements)
+        if not earlier:
+            continue
+        in_vain += int((now.rows > np.minimum.reduce([shown.rows for shown in earlier.values()])).sum())
+        for rows in blocks(now.rows.size, elements):
+            levels = {bundle: shown.weights(rows, elements) for bundle, shown in earlier.items()}
+            together, own = np.minimum.reduce(list(levels.values())), now.weights(rows, elements)
+            if (now.weights(rows, elements, with_kept=False) < together).any():
                 raise EarlierLockError(
-                    f"{group[0].tensor.name}: an earlier lock took the values of {int(weaker.sum())} channels whose magnitudes "
-                    "this one would leave in the file",
-                    hint=f"Lock with --unit value. {FORGET}",
+                    f"{group[0].tensor.name}: an earlier lock took the weights that read a locked channel, this one leaves them",
+                    hint=f"Lock with --consumers. {FORGET}",
                 )
-            in_vain += int((now > together).sum())
-        locked += int((now > OPEN).sum())
-    return EarlierLocks(tuple(found), added, in_vain, locked)
+            vain += int((own > together).sum())
+            for bundle, level in levels.items():
+                by_bundle[bundle] += int((own > level).sum())
+    weakest = max(by_bundle, key=lambda bundle: by_bundle[bundle], default=None)
+    if weakest is not None and not by_bundle[weakest]:
+        weakest = None
+    return EarlierLocks(tuple(bundles), added, in_vain, locked, vain, locked_weights, weakest)
+
+
+def _grow(plan: Plan, group: Sequence[Member], earlier: Mapping[UUID, Shown]) -> int:
+    """Lock the channels of a layer that every earlier file hides; returns how many were open. Raises EarlierLockError."""
+    together = np.minimum.reduce([shown.rows for shown in earlier.values()])
+    now = shown_by_plan(plan, group).rows
+    missing = (now == OPEN) & (together > OPEN)
+    if missing.any():
+        _lock_too(plan, group, missing)
+        now = shown_by_plan(plan, group).rows
+    if (weaker := now < together).any():
+        raise EarlierLockError(
+            f"{group[0].tensor.name}: an earlier lock took the values of {int(weaker.sum())} channels whose magnitudes "
+            "this one would leave in the file",
+            hint=f"Lock with --unit value. {FORGET}",
+        )
+    return int(missing.sum())
+
+
+def _consumers(artifacts: Sequence[Artifact], plan: Plan) -> ConsumerLocks | None:
+    if not plan.consumers:
+        return None
+    return follow_consumers(artifacts, plan.tier_of, plan.left_alone, plan.groups or group_layers(list(artifacts)))
+
+
+def _mask(flags: npt.NDArray[np.bool_]) -> bytes:
+    return np.packbits(flags, bitorder="little").tobytes()
 
 
 def _groups(artifacts: Sequence[Artifact], plan: Plan) -> list[list[Member]]:
     groups = plan.groups or group_layers(list(artifacts))
     return [group for group in groups if group[0].tensor.role != "norm"]
-
-
-def _levels(plan: Plan, group: Sequence[Member]) -> Levels:
-    """What the files show of each channel of a layer that is in all members of the group."""
-    levels = []
-    for member in group:
-        tier_of = plan.tier_of[member.artifact].get(member.tensor.name)
-        if tier_of is None:
-            levels.append(np.full(member.tensor.channels, OPEN, np.uint8))
-        else:
-            level = VALUE if plan.signs_of(member) is None else SIGN
-            levels.append(np.where(tier_of > 0, level, OPEN).astype(np.uint8))
-    together: Levels = np.minimum.reduce(levels)
-    return together
-
-
-def levels_of(layer: RecordedLayer) -> Levels:
-    """What the shipped file shows of each channel of a recorded layer, uint8 (channels,): OPEN, SIGN or VALUE."""
-    value, sign = (
-        np.unpackbits(np.frombuffer(mask, np.uint8), count=layer.channels, bitorder="little")
-        for mask in (layer.value, layer.sign)
-    )
-    return np.where(value, VALUE, np.where(sign, SIGN, OPEN)).astype(np.uint8)
 
 
 def same_layer(record: LockRecord, fingerprint: bytes, channels: int) -> RecordedLayer | None:
@@ -177,11 +213,15 @@ def same_layer(record: LockRecord, fingerprint: bytes, channels: int) -> Recorde
     return best
 
 
-def _earlier_levels(record: LockRecord, group: Sequence[Member]) -> Levels | None:
-    """What an earlier file shows of this layer; None where it does not have it."""
+def _recorded(records: Sequence[LockRecord], group: Sequence[Member]) -> dict[UUID, Shown]:
+    """What each earlier file that has this layer shows of it."""
     tensor = group[0].tensor
-    layer = same_layer(record, _fingerprint(_sampled(tensor)), tensor.channels)
-    return None if layer is None else levels_of(layer)
+    fingerprint, found = _fingerprint(_sampled(tensor)), {}
+    for record in records:
+        layer = same_layer(record, fingerprint, tensor.channels)
+        if layer is not None:
+            found[record.bundle] = shown_by_record(layer, elements_of(tensor))
+    return found
 
 
 def _lock_too(plan: Plan, group: Sequence[Member], missing: npt.NDArray[np.bool_]) -> None:

@@ -15,7 +15,7 @@ STILL_ALONG = 0.5  # correlation of the values of classes from which on their an
 DECLARED = 0.05  # more than its declared utility that a tier may be worth
 BESIDE_BASE = 0.05  # of agreement that a public base may gain by the locked file
 KNOWN_SIGNS = 0.6  # share of signs that a base has from which on they are no secret; a guess has 0.5
-PUBLIC = 0.9  # agreement of a public base from which on there is nothing to protect
+PUBLIC = 0.9  # of the way from chance to the original: a base that goes so far leaves nothing to protect
 
 LOCK_WHAT_CHANGED = (
     "Lock with --base and without other options: that takes by value what tuning changed most. Where that does not do, serve the "
@@ -150,7 +150,7 @@ def check_base(measured: Sequence[BaseMeasurement], requirement: Requirement) ->
                 f"{found.artifact}: what the base gives away was not measured ({found.reason})",
                 hint="Install corelocker[export], name a checkpoint's model with --model, or pass --require none to go without",
             )
-        if alone.value >= PUBLIC:
+        if alone.value - alone.chance >= PUBLIC * (1 - alone.chance):
             raise BaseRevealsError(
                 f"{found.artifact}: the base alone answers like the model ({alone.shown()}): no lock hides what is public",
                 hint="Tune it further, or serve it from a server; --require none locks it all the same",

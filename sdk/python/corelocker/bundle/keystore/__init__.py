@@ -6,12 +6,13 @@ and `kek` say where the file's key comes from. `passphrase` asks for a passphras
 
 from corelocker.bundle.keystore.contents import ContentKey, PublisherKey
 from corelocker.bundle.keystore.kek import KEK_PROVIDERS, FileKek, Kek, KekProvider, Secret
-from corelocker.bundle.keystore.lock_records import LockRecord, RecordedLayer
+from corelocker.bundle.keystore.lock_records import MAX_KEPT, LockRecord, RecordedLayer
 from corelocker.bundle.keystore.passphrase import read_passphrase
 from corelocker.bundle.keystore.store import Keystore, StagedKey
 
 __all__ = [
     "KEK_PROVIDERS",
+    "MAX_KEPT",
     "ContentKey",
     "FileKek",
     "Kek",

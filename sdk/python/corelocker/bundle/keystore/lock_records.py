@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass, field
 from typing import Any, Self
 from uuid import UUID
@@ -12,6 +13,8 @@ from corelocker.bundle.strict_json import MAX_INTEGER, Fields
 MAX_CHANNELS = 1 << 22
 FINGERPRINT = 8 * 32 * 2  # bytes at most: eight channels, 32 float16 each
 MAX_SEED = 4096
+MAX_ELEMENTS = 1 << 32
+MAX_KEPT = 1 << 16  # bytes; where the weights that keep their signs take more, they are not listed
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,11 @@ class RecordedLayer:
         fingerprint: by which the layer is known again: directions of sampled channels, little-endian float16.
         value, sign: bit masks of the channels of which the shipped file holds no values, or no signs. Channel 0 is the lowest
             bit of the first byte. No channel is in both.
+        elements: weights of a channel; 0 where neither of what follows is there.
+        inputs, columns: how many input channels the layer has, and bit mask of those whose weights in all channels are not in the
+            file, as `--consumers` takes them; 0 and empty where there are none.
+        kept: zlib stream (RFC 1950) of a bit mask over all weights, channel by channel: those that a lock by sign leaves as they
+            are, because they are 0 or have no negative. Empty where there are none, or too many to list.
     """
 
     name: str
@@ -31,35 +39,65 @@ class RecordedLayer:
     fingerprint: bytes = field(repr=False)
     value: bytes = field(repr=False)
     sign: bytes = field(repr=False)
+    elements: int = 0
+    inputs: int = 0
+    columns: bytes = field(default=b"", repr=False)
+    kept: bytes = field(default=b"", repr=False)
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in the keystore."""
-        return {
+        document: dict[str, Any] = {
             "name": self.name,
             "channels": self.channels,
             "fingerprint": jose.encode_base64url(self.fingerprint),
             "value": jose.encode_base64url(self.value),
             "sign": jose.encode_base64url(self.sign),
         }
+        if self.columns or self.kept:
+            document["elements"] = self.elements
+        if self.columns:
+            document |= {"inputs": self.inputs, "columns": jose.encode_base64url(self.columns)}
+        if self.kept:
+            document["kept"] = jose.encode_base64url(self.kept)
+        return document
 
     @classmethod
     def parse(cls, entry: Fields) -> Self:
         """Read it from the keystore. Raises the fields' error."""
         channels = entry.integer("channels", 1, MAX_CHANNELS)
         mask = (channels + 7) // 8
+        inputs = entry.integer("inputs", 1, MAX_CHANNELS) if "columns" in entry else 0
+        columns = (inputs + 7) // 8
         layer = cls(
             entry.text("name", 4096),
             channels,
             entry.base64url("fingerprint", 2, FINGERPRINT),
             entry.base64url("value", mask, mask),
             entry.base64url("sign", mask, mask),
+            entry.integer("elements", 1, MAX_ELEMENTS) if "columns" in entry or "kept" in entry else 0,
+            inputs,
+            entry.base64url("columns", columns, columns) if inputs else b"",
+            entry.base64url("kept", 1, MAX_KEPT) if "kept" in entry else b"",
         )
         together = int.from_bytes(layer.value, "little") | int.from_bytes(layer.sign, "little")
         if together >> channels or int.from_bytes(layer.value, "little") & int.from_bytes(layer.sign, "little"):
             raise entry.refuse("the masks of a recorded layer do not fit it")
+        if int.from_bytes(layer.columns, "little") >> inputs or (inputs and layer.elements % inputs):
+            raise entry.refuse("the columns of a recorded layer do not fit it")
+        if layer.kept and not _unpacks_to(layer.kept, (channels * layer.elements + 7) // 8):
+            raise entry.refuse("kept is no mask of a recorded layer")
         if len(layer.fingerprint) % 2:
             raise entry.refuse("the fingerprint is not float16")
         return layer
+
+
+def _unpacks_to(stream: bytes, size: int) -> bool:
+    """Whether a zlib stream holds exactly `size` bytes and nothing follows it."""
+    reader = zlib.decompressobj()
+    try:
+        return len(reader.decompress(stream, size + 1)) == size and reader.eof and not reader.unused_data
+    except zlib.error:
+        return False
 
 
 @dataclass(frozen=True)
