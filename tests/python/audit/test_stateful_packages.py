@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import coremltools as ct
+import coremltools.optimize.coreml as cto
 import numpy as np
 import pytest
 import torch
@@ -12,6 +13,7 @@ from corelocker.artifacts import open_artifact
 from corelocker.audit.agreement.runners import PackageRunner
 from corelocker.audit.mlprogram import MlProgramEvaluator
 from corelocker.exporting._steps import quiet
+from corelocker.locking.signs.reading import Signs, read_signs
 from torch import nn
 
 WIDTH, STEPS, LENGTH = 16, 4, 12
@@ -68,8 +70,33 @@ def test_a_state_goes_from_call_to_call(package: Path) -> None:
     assert not torch.allclose(later, first, atol=2e-2)
 
 
-def test_stacked_matrices_are_a_layer(package: Path) -> None:
-    artifact = open_artifact(package)
-    stack = next(tensor for tensor in artifact.tensors if len(tensor.shape) == 3)
-    assert stack.shape == (3, WIDTH, WIDTH)
-    np.testing.assert_allclose(stack.read(), Cached().experts.detach().numpy(), atol=1e-3)
+COMPRESSED = {
+    "float": lambda model: model,
+    "int8 per channel": lambda model: quantized(model, dtype="int8", granularity="per_channel"),
+    "int8 per tensor": lambda model: quantized(model, dtype="int8", granularity="per_tensor"),
+    "int4 in blocks": lambda model: quantized(model, dtype="int4", granularity="per_block", block_size=4),
+    "palette": lambda model: cto.palettize_weights(
+        model, cto.OptimizationConfig(cto.OpPalettizerConfig(nbits=4, weight_threshold=0))
+    ),
+}
+
+
+def quantized(model: ct.models.MLModel, **options: object) -> ct.models.MLModel:
+    config = cto.OpLinearQuantizerConfig(mode="linear_symmetric", weight_threshold=0, **options)
+    return cto.linear_quantize_weights(model, cto.OptimizationConfig(config))
+
+
+@pytest.mark.parametrize("how", COMPRESSED)
+def test_stacked_matrices_are_a_layer(how: str, package: Path, tmp_path: Path) -> None:
+    path = tmp_path / "stack.mlpackage"
+    with quiet():
+        COMPRESSED[how](ct.models.MLModel(str(package), skip_model_load=True)).save(path)
+    artifact = open_artifact(path)
+    stack = next(tensor for tensor in artifact.tensors if tensor.channels == 3 * WIDTH)
+    assert stack.shape == (3 * WIDTH, WIDTH)
+    experts = Cached().experts.detach().numpy().reshape(-1, WIDTH)
+    coarse = 0.2 if "4" in how or how == "palette" else 1e-2
+    np.testing.assert_allclose(stack.read(), experts, atol=coarse)
+    assert np.abs(stack.read() - experts).mean() < coarse / 2
+    (signs,) = read_signs([artifact])
+    assert isinstance(signs[stack.name], Signs) or how == "palette"

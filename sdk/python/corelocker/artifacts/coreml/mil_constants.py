@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,36 @@ class MilConstant:
     lut: MilConstant | None = None
     mask: npt.NDArray[np.bool_] | None = None
     problem: str | None = None
+
+    def rows(self) -> MilConstant:
+        """Stacked matrices, such as experts, above each other: a matrix of the runs of the innermost dimension of `stored`."""
+        count, width = math.prod(self.stored[:-1]), self.stored[-1]
+
+        def merged(table: MilConstant | None) -> MilConstant | None:
+            """A scale, zero point or look-up table of the matrix."""
+            if table is None or table.problem is not None:
+                return table
+            rank = len(self.stored)
+            leading, behind = table.stored[: rank - 1], table.stored[rank - 1 :]
+            stored: tuple[int, ...] = (math.prod(leading), *behind)
+            if leading == self.stored[:-1] or stored[0] == 1:
+                return replace(table, shape=stored, stored=stored, axes=tuple(range(len(stored))))
+            if count * math.prod(behind) > MAX_TABLE:
+                return replace(table, problem="its scales or look-up tables are too many to be spelled out")
+            stored = (count, *behind)
+            values = spread_over_blocks(table.dense(), (*self.stored[:-1], behind[0])).reshape(stored)
+            return MilConstant(table.name, stored, stored, tuple(range(len(stored))), table.blob, table.element, values)
+
+        return replace(
+            self,
+            shape=(count, width),
+            stored=(count, width),
+            axes=(0, 1),
+            scale=merged(self.scale),
+            zero=merged(self.zero),
+            lut=merged(self.lut),
+            mask=None if self.mask is None else self.mask.reshape(count, width),
+        )
 
     def dense(self) -> Floats:
         """What the constant stands for, float32 of shape `stored`. Only for small ones: scales, tables."""

@@ -276,7 +276,7 @@ class WeightReader:
             return LayerOperation(names or (None,), (("x", -1),), -1)
         if op.type == "matmul" and found:
             if found[0].into is None:
-                return LayerOperation(names, (), None, "its channels are matrices that lie in one constant")
+                return LayerOperation(names, (), None, "it reads matrices that are stacked in one constant")
             if found[0].out is not None and constants.of(op.argument("y")) is not None:
                 return LayerOperation(
                     names, (("x", -2 if constants.integer(op.argument("transpose_x"), 0) else -1),), -1

@@ -34,7 +34,7 @@ class WeightUse:
         op, argument: where it is used.
         role: of the layer.
         constant: the weight.
-        out, order, into: as `lay_out` takes them. Of stacked matrices, such as experts, each one is a channel.
+        out, order, into: as `lay_out` takes them. Stacked matrices, such as experts, lie above each other.
         bias: the layer's biases, if they are a constant.
         why_not: a reason known before the layout is looked at.
         key: the weight's blob, which identifies the tensor; None when it has none.
@@ -92,9 +92,8 @@ def weight_uses(op: Operation, constants: ConstantResolver) -> Iterator[WeightUs
         if not stacked:
             yield WeightUse(op, "linear", weight, out, (into,), into, None, weight.problem)
             return
-        others = tuple(axis for axis in range(rank) if axis != stacked[0])
-        many = "is a batch of batches of matrices" if len(stacked) > 1 else None
-        yield WeightUse(op, "linear", weight, stacked[0], others, None, None, weight.problem or many)
+        matrix = weight.rows() if weight.problem is None else weight
+        yield WeightUse(op, "linear", matrix, 0, (1,), None, None, weight.problem)
     elif op.type == "gather":
         table = of(op.argument("x"), name)
         if table is None or table.blob is None or table.element is None or of(op.argument("indices")) is not None:
