@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from corelocker.artifacts.elements import ElementType
-from corelocker.artifacts.weights import Kind, Part, Quantization, Role, Skipped, WeightTensor
+from corelocker.artifacts.weights import Floats, Kind, Part, Quantization, Role, Skipped, WeightTensor
 from corelocker.errors import MalformedArtifactError, UnsupportedLayoutError
 from corelocker.files import MappedFile
 
@@ -45,12 +45,14 @@ class Scales:
         axis: the axis of the constant that the channels are on.
         scale: the one scale of all channels where `channel` is None.
         zero: zero point of all channels.
+        table: float32 (channels or 1, groups), in place of `channel` and `scale` where several channels share a scale.
     """
 
     channel: StoredConstant | None = None
     axis: int = 0
     scale: float = 1.0
     zero: int = 0
+    table: Floats | None = field(default=None, repr=False)
 
 
 def _strides(shape: Sequence[int], order: Sequence[int]) -> tuple[int, ...]:
@@ -148,10 +150,18 @@ class StoredConstant:
         if scales is not None and scales.channel is not None:
             table = scales.channel
             groups = math.prod(table.shape) // count
-            if scales.axis != 0 or groups * count != math.prod(table.shape):
+            if scales.axis == 0 and groups > 0 and groups * count == math.prod(table.shape):
+                table = table.reshape((count,) if groups == 1 else (count, groups))
+                scales = replace(scales, channel=table, axis=0)
+            elif table.shape != nested.shape[scales.axis : scales.axis + 1]:
                 return replace(nested, problem="its scales do not belong to its rows")
-            table = table.reshape((count,) if groups == 1 else (count, groups))
-            scales = replace(scales, channel=table, axis=0)
+            else:  # a scale for each matrix, or for each place along one axis of all matrices
+                along = [n if axis == scales.axis else 1 for axis, n in enumerate(nested.shape)]
+                spread: Floats = np.asarray(table.part("scale", 0)[0].read(), np.float32).reshape(along)
+                if scales.axis < rank - 1:
+                    spread = np.broadcast_to(spread, (*nested.shape[:-1], 1)).reshape(count, 1)
+                table_of_rows = np.ascontiguousarray(spread.reshape(-1, spread.shape[-1]))
+                scales = replace(scales, channel=None, table=table_of_rows)
         return replace(nested, shape=(count, nested.shape[-1]), strides=(nested.shape[-1], 1), scales=scales)
 
     def expand(self, shape: Sequence[int]) -> StoredConstant:
@@ -414,7 +424,7 @@ def _described(weight: StoredConstant) -> str:
     code = weight.element.name.lstrip("u")
     channel = weight.scales.channel
     if channel is None:
-        return f"{code} per tensor"
+        return f"{code} per tensor" if weight.scales.table is None else f"{code}, scales shared by channels"
     groups = math.prod(channel.shape[1:])
     return f"{code} per channel" if groups == 1 else f"{code} group {math.prod(weight.shape[1:]) // groups}"
 
@@ -423,6 +433,8 @@ def _quantization(weight: StoredConstant) -> Quantization | None:
     scales = weight.scales
     if scales is None:
         return None
-    scale = None if scales.channel is not None else np.full((1, 1), scales.scale, np.float32)
+    scale = scales.table
+    if scale is None and scales.channel is None:
+        scale = np.full((1, 1), scales.scale, np.float32)
     zero = np.full((1, 1), scales.zero, np.float32) if scales.zero else None
     return Quantization(scale, zero)

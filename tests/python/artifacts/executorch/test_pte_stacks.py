@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from corelocker.artifacts import open_artifact
+from corelocker.locking.signs.reading import Signs, read_signs
 from corelocker.runtime.executorch import RestoredModule
 from executorch.exir.passes import _quant_patterns_and_replacements as _  # noqa: F401 - makes embedding_4bit known
 from support.models.lowering import _export, _lower, _partitioner
@@ -63,6 +64,45 @@ def test_stacked_experts_are_layers(tmp_path: Path, how: str, backend: str) -> N
         assert stack.channels in (EXPERTS * WIDTH, EXPERTS * INNER)
     assert artifact.lockable_bytes / artifact.stored_bytes > 0.99
     assert not artifact.skipped
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2, None])
+def test_stacked_experts_of_int8(tmp_path: Path, axis: int | None) -> None:
+    """With a scale for each expert, each input, each output, or one for all."""
+    import executorch.kernels.quantized  # noqa: F401 - registers the kernels that write to a given place
+
+    generator = torch.Generator().manual_seed(2)
+    codes = torch.randint(-127, 128, (EXPERTS, WIDTH, INNER), generator=generator, dtype=torch.int8)
+    count = 1 if axis is None else codes.shape[axis]
+    scales = torch.rand(count, generator=generator) + 0.1
+    one = float(scales[0])
+
+    class Stack(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("codes", codes)
+            self.register_buffer("scales", scales)
+            self.register_buffer("zeros", torch.zeros(count, dtype=torch.int64))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            of = torch.ops.quantized_decomposed
+            if axis is None:
+                up = of.dequantize_per_tensor(self.codes, one, 0, -127, 127, torch.int8)
+            else:
+                up = of.dequantize_per_channel(self.codes, self.scales, self.zeros, axis, -127, 127, torch.int8)
+            return torch.bmm(x.expand(EXPERTS, -1, -1), up)
+
+    path = tmp_path / "stack.pte"
+    path.write_bytes(_lower(_export(Stack().eval(), (torch.zeros(1, 5, WIDTH),))).buffer)
+    artifact = open_artifact(path)
+    (stack,) = artifact.tensors
+    shape = [1, 1, 1]
+    if axis is not None:
+        shape[axis] = count
+    wanted = (codes * scales.view(shape)).reshape(EXPERTS * WIDTH, INNER)
+    np.testing.assert_allclose(stack.read(), wanted.numpy(), rtol=1e-6)
+    (signs,) = read_signs([artifact])
+    assert isinstance(signs[stack.name], Signs)
 
 
 @pytest.mark.parametrize("groups", [1, 2])
