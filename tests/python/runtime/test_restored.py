@@ -395,8 +395,12 @@ def test_files_of_one_size_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(FileSizeError):
         restore(tmp_path / "C.pte", bundle, KEY)
     (tmp_path / "D.pte").write_bytes(bytes(4999))
-    with pytest.raises(BundleMismatchError):
+    with pytest.raises(BundleMismatchError, match=r"D\.pte, which has 4999 bytes") as refused:
         restore(tmp_path / "D.pte", bundle, KEY)
+    assert "C.pte (5000 bytes)" in str(refused.value)
+    with pytest.raises(BundleMismatchError, match="is a folder") as refused:
+        restore(tmp_path / "x" / "A.mlpackage", bundle, KEY)
+    assert f"{tmp_path}/x/A.mlpackage/Data/com.apple.CoreML/weights/weight.bin" in str(refused.value)
 
 
 def test_two_locks_of_one_original_are_told_apart(tmp_path: Path) -> None:

@@ -265,7 +265,24 @@ def with_sections(
         finally:
             for opened in sections:
                 opened.wipe()
-    raise refused or BundleMismatchError(f"the key bundle is not for {path}")
+    raise refused or _not_for(path, bundle)
+
+
+def _not_for(path: Path | str, bundle: KeyBundle) -> BundleMismatchError:
+    """What is different, and what to do."""
+    files = [(artifact.name, file) for artifact in bundle.artifacts for file in artifact.files]
+    shown = ", ".join(
+        (file.path if file.path == name else f"{name}/{file.path}") + f" ({file.size} bytes)"
+        for name, file in files[:4]
+    ) + (f" and {len(files) - 4} more" if len(files) > 4 else "")
+    if os.path.isdir(path):
+        inside = [file.path for _, file in files if Path(path, file.path).is_file()]
+        hint = f"Name the file in it: {Path(path, inside[0])}" if inside else f"The bundle is for {shown}"
+        return BundleMismatchError(f"{path} is a folder, and files are restored one by one", hint=hint)
+    return BundleMismatchError(
+        f"the key bundle (model {bundle.model}) is not for {path}, which has {os.stat(path).st_size} bytes",
+        hint=f"It is for {shown}. Take the file and the bundle of one lock",
+    )
 
 
 def compare_locked(found: Sequence[bytes], sections: Sequence[DecryptedSection]) -> None:
@@ -315,6 +332,8 @@ def _candidates(path: Path | str, bundle: KeyBundle) -> list[tuple[int, int, Bun
         size = os.stat(path).st_size
     except OSError as error:
         raise FileAccessError(f"{path}: {error.strerror or error}") from None
+    if os.path.isdir(path):
+        return []
     files = [
         (number, index, file)
         for number, artifact in enumerate(bundle.artifacts)
