@@ -143,7 +143,8 @@ def _lock(options: AuditOptions, artifact: Artifact, progress: Progress) -> Audi
     if locked.not_followed:
         found.notes.append(f"Consumers of {len(locked.not_followed)} layers could not be followed and stay unlocked.")
     if plan.left_alone and plan.left_alone[0]:
-        found.notes.append(f"{len(plan.left_alone[0])} layers are left alone (input and output layers, for example).")
+        reasons = sorted(set(plan.left_alone[0].values()))
+        found.notes.append(f"{len(plan.left_alone[0])} layers are left alone: {', '.join(reasons)}.")
     return found
 
 

@@ -62,7 +62,7 @@ OptionalFill = Annotated[
 Consumers = Annotated[
     bool, typer.Option("--consumers", help="Also take the next layers' weights that read a locked channel.")
 ]
-IncludeIo = Annotated[bool, typer.Option("--include-io", help="Also lock input and output layers.")]
+IncludeIo = Annotated[bool, typer.Option("--include-io", help="Also lock input and output layers, as all presets do.")]
 Exclude = Annotated[
     list[str] | None, typer.Option(help="Leave layers alone whose name matches this pattern; repeatable.")
 ]

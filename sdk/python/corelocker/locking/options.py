@@ -40,7 +40,7 @@ class LockOptions:
             "layer".
         fill: what stands in the place of locked channels; by default the preset's, or "decoy".
         consumers: whether the next layers' weights that read a locked channel are locked too.
-        include_io: whether input and output layers are locked too; presets lock them.
+        include_io: whether input and output layers may be locked like any other; with a preset they always may.
         exclude: patterns (as of fnmatch) of layers that are left alone.
         source: training checkpoint (.safetensors), for bn-scale and l1 of a model whose BatchNorms are folded.
         seed: makes the lock repeatable. Whoever knows it can find the decoys: it is secret.

@@ -16,7 +16,8 @@ class Preset:
     """Options of `corelocker lock`; each can be given beside the preset and then counts instead.
 
     Attributes:
-        unit, criterion, scope, fill: as for `lock`. Input and output layers are locked too.
+        unit, criterion, scope, fill: as for `lock`. Input and output layers may be locked like any other; `cover` leaves the last
+            one, which whoever has labels learns anew at once.
         removed: fraction of channels that the free tier keeps locked, where it is fixed.
         by_value: share of the bytes that is locked by value in layers whose signs cannot be taken, or cost too much.
         cover: share of the weights' bytes that are locked, spread as `corelocker.locking.hardened` says.

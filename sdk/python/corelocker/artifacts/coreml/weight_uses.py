@@ -92,8 +92,8 @@ def weight_uses(op: Operation, constants: ConstantResolver) -> Iterator[WeightUs
         if not stacked:
             yield WeightUse(op, "linear", weight, out, (into,), into, None, weight.problem)
             return
-        matrix = weight.rows() if weight.problem is None else weight
-        yield WeightUse(op, "linear", matrix, 0, (1,), None, None, weight.problem)
+        above_each_other = weight.rows() if weight.problem is None else weight
+        yield WeightUse(op, "linear", above_each_other, 0, (1,), None, None, weight.problem)
     elif op.type == "gather":
         table = of(op.argument("x"), name)
         if table is None or table.blob is None or table.element is None or of(op.argument("indices")) is not None:
