@@ -133,6 +133,17 @@ def read_buffer(size: int) -> memoryview:
     return memoryview(memory)
 
 
+def check_can_be_written(path: Path, *, force: bool) -> None:
+    """Find out before hours of work whether their result can be written to `path`.
+
+    Raises OutputExistsError when it exists and `force` is not set, FileAccessError when its folder is missing or cannot be written.
+    """
+    if path.exists() and not force:
+        raise OutputExistsError(f"{path} exists already", hint="Choose another name or pass --force")
+    if not os.access(path.absolute().parent, os.W_OK):
+        raise FileAccessError(f"{path}: its folder is missing or cannot be written")
+
+
 @contextmanager
 def write_atomically(path: Path, *, force: bool = False, mode: int = 0o644) -> Iterator[BinaryIO]:
     """Open a new file beside `path`; it takes the name `path` only when the block ends without an exception.

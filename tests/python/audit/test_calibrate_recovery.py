@@ -84,3 +84,17 @@ def test_what_is_wrong_is_said(folder: Path, capsys: pytest.CaptureFixture[str],
     assert code == 2
     assert found["error"]["code"] == "config"
     assert not (folder / "plan.json").exists()
+
+
+@pytest.mark.parametrize("more", [("--recovered", "0.1", "--model", "none:net"), ("--target", "free=0.5")])
+@pytest.mark.parametrize(("out", "code"), [("taken.json", "output-exists"), ("no/plan.json", "file-access")])
+def test_where_nothing_can_be_written_nothing_is_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], more: tuple[str, ...], out: str, code: str
+) -> None:
+    """Not even the model and the data are looked for."""
+    (tmp_path / "taken.json").touch()
+    arguments = ("calibrate", "none.pte", "--data", "none.npz", *more, "--out", str(tmp_path / out), "--json")
+    assert run(list(arguments)) == 1
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert error["code"] == code
+    assert out in error["message"]

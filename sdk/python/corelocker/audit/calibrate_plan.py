@@ -17,8 +17,9 @@ from corelocker.audit.data import load_data, load_metric
 from corelocker.audit.evaluators import Evaluator
 from corelocker.audit.tier_bytes import State, states_of_plan
 from corelocker.audit.utility import Subject, TierUtility
-from corelocker.errors import ConfigError, OutputExistsError
+from corelocker.errors import ConfigError
 from corelocker.factories import call_factory
+from corelocker.files import check_can_be_written
 from corelocker.locking.choose import choose_channels, sensitivity_scorer
 from corelocker.locking.criteria.synthetic import InputStats
 from corelocker.locking.options import LockOptions
@@ -79,10 +80,10 @@ def calibrate_plan(
         full: name of the last tier.
         tolerance, most: as for `calibrate`.
 
-    Raises OutputExistsError, ConfigError, TierError, and what locking and measuring raise; then nothing is written.
+    Raises OutputExistsError, FileAccessError, ConfigError, TierError, and what locking and measuring raise; then nothing is
+    written.
     """
-    if out.exists() and not force:
-        raise OutputExistsError(f"{out} exists already", hint="Choose another --out or pass --force")
+    check_can_be_written(out, force=force)
     measured_by = load_metric(metric)
     wanted = parse_targets(targets, measured_by.higher_is_better)
     check_tiers([Tier(t.name, 1 - (i + 1) / (len(wanted) + 1)) for i, t in enumerate(wanted)] + [Tier(full, 0.0)])

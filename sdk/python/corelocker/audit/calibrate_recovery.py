@@ -16,7 +16,8 @@ from corelocker.audit.data import load_data, load_metric
 from corelocker.audit.module_audit import ModuleAudit
 from corelocker.audit.opening import open_audited
 from corelocker.audit.options import AuditOptions
-from corelocker.errors import ConfigError, OutputExistsError
+from corelocker.errors import ConfigError
+from corelocker.files import check_can_be_written
 from corelocker.locking.choose import choose_channels
 from corelocker.locking.options import LockOptions
 from corelocker.locking.plan import Plan
@@ -95,12 +96,12 @@ def calibrate_recovery(
         quick: a shorter training: for a first look.
         work: folder for finished trainings; a calibration that is started again goes on from there.
 
-    Raises OutputExistsError, ConfigError, and what locking and training raise; then, and when no lock holds, nothing is written.
+    Raises OutputExistsError, FileAccessError, ConfigError, and what locking and training raise; then, and when no lock holds,
+    nothing is written.
     """
     for module in ("torch", "safetensors.torch"):
         need(module)
-    if out.exists() and not force:
-        raise OutputExistsError(f"{out} exists already", hint="Choose another --out or pass --force")
+    check_can_be_written(out, force=force)
     if not 0 <= bound <= 1:
         raise ConfigError(f"--recovered {bound:g} is not a share of the gap", hint="For example --recovered 0.1")
     if options.model is None:

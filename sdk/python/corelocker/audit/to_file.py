@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +12,7 @@ from corelocker.artifacts import Artifact
 from corelocker.audit.options import AuditOptions, LockedInput
 from corelocker.audit.report import html
 from corelocker.audit.run import audit
-from corelocker.errors import FileAccessError, OutputExistsError
-from corelocker.files import write_atomically
+from corelocker.files import check_can_be_written, write_atomically
 from corelocker.locking.choose import choose_channels
 from corelocker.locking.presets import preset
 from corelocker.progress import Progress, no_progress
@@ -44,10 +42,7 @@ def audit_to_file(
 
     Raises OutputExistsError and FileAccessError before anything runs, and what `audit` raises.
     """
-    if out.exists() and not force:
-        raise OutputExistsError(f"{out} exists already", hint="Choose another --out or pass --force")
-    if not os.access(out.absolute().parent, os.W_OK):  # an audit may take hours
-        raise FileAccessError(f"{out}: its folder is missing or cannot be written")
+    check_can_be_written(out, force=force)
     document = audit(_locked_as(options, lock), sealed, progress)
     with write_atomically(out, force=force, mode=0o600) as file:
         file.write(html(document).encode())

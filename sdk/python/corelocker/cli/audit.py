@@ -96,6 +96,9 @@ def audit(
     """
     from corelocker.audit.options import AuditOptions
     from corelocker.audit.to_file import audit_to_file, locked_input
+    from corelocker.files import check_can_be_written
+
+    check_can_be_written(out, force=force)  # before anybody is asked for a passphrase
 
     options = AuditOptions(
         model,
