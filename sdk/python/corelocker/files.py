@@ -16,14 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from corelocker.errors import FileAccessError, MalformedArtifactError, OutputExistsError
+from corelocker.raw_files import file_stamp
 
 Bytes = npt.NDArray[np.uint8]
-Stamp = tuple[int, int, int, int]
-
-
-def file_stamp(status: os.stat_result) -> Stamp:
-    """What changes when another file takes a name, or somebody writes to the one that has it."""
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -116,21 +111,6 @@ class MappedFile:
         stop = min(offset + length, len(self)) // mmap.PAGESIZE * mmap.PAGESIZE
         if stop > start and hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED, start, stop - start)
-
-
-def read_buffer(size: int) -> memoryview:
-    """Memory of `size` bytes to read a file into, at the start of a page.
-
-    What malloc gives for it begins 16 bytes into a page, and some processors (an AMD EPYC, measured) copy a page of the page cache
-    to such a place at a fifth of the speed: modulo 4096, what they are to read looks like what they have just written.
-    """
-    if not hasattr(mmap, "MAP_ANONYMOUS"):  # Windows
-        return memoryview(mmap.mmap(-1, size))
-    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        with suppress(OSError):  # a kernel without large pages
-            memory.madvise(mmap.MADV_HUGEPAGE)
-    return memoryview(memory)
 
 
 def check_can_be_written(path: Path, *, force: bool) -> None:

@@ -17,11 +17,11 @@ from corelocker.bundle.clkey import KeyBundle
 from corelocker.bundle.content_keys import new_content_key, tier_keys
 from corelocker.bundle.keystore import FileKek, Kek, Keystore, StagedKey
 from corelocker.errors import FileAccessError, OutputExistsError, SampleReuseError
-from corelocker.files import read_buffer
 from corelocker.locking.criteria import score
 from corelocker.locking.planning import make_plan
 from corelocker.locking.publish import Publication, publish
 from corelocker.locking.tiers import parse_tiers
+from corelocker.raw_files import read_buffer
 from corelocker.runtime.restored import RestoredFile, restore
 from cryptography.hazmat.primitives.asymmetric import ec
 from support.small_artifacts import Builder, float_layer, quantized_layer, trained_like, write_safetensors

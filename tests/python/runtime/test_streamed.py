@@ -15,7 +15,8 @@ from corelocker.bundle.patch_blocks import PatchBlocks
 from corelocker.bundle.patch_runs import WIDTHS, Kind
 from corelocker.bundle.sample import BlockSample, sample
 from corelocker.errors import AlreadyRestoredError, ReplacedBytesError, RestoredBytesError
-from corelocker.files import Bytes, read_buffer
+from corelocker.files import Bytes
+from corelocker.raw_files import read_buffer
 from corelocker.runs import Run, single
 from corelocker.runtime import streamed
 from corelocker.runtime.streamed import check_restored, restore_to_file

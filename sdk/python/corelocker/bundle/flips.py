@@ -5,7 +5,6 @@ Each kind is its own inverse, so one function locks and restores.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -19,13 +18,21 @@ from corelocker.runs import Run
 Bytes = npt.NDArray[np.uint8]
 
 # Elements that are flipped at a time, a multiple of 8: so many stay in the processor's cache.
-_STEP = 1 << 15
-# For each byte of a mask the eight bytes that it stands for, 0x80 where its bit is 1: one look-up instead of eight steps.
-_TOP_BITS = (np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little") << np.uint8(7)).view(
-    np.uint64
-)[:, 0]
+_STEP = 1 << 16
 # Tables that are checked at a time.
 _TABLES = 1 << 10
+
+
+def _changed_bits(width: int) -> npt.NDArray[np.unsignedinteger]:
+    """For each byte of a mask what it changes of the eight elements of `width` bits that it stands for: their top bit where they
+    are floats, else all bits; unsigned (256, 8), or (256, 4) bytes of two nibbles each."""
+    bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
+    if width == 4:
+        return np.asarray(bits[:, 0::2] * np.uint8(0x0F) | bits[:, 1::2] * np.uint8(0xF0))
+    return bits.astype(f"<u{width // 8}") * (0xFF if width == 8 else 1 << (width - 1))
+
+
+_CHANGED_BITS = {width: _changed_bits(width) for widths in WIDTHS.values() for width in widths if width}
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,7 @@ class Flip:
         old, new = (_elements(piece, width) for piece in pieces)
         flipped = pieces[0].copy()
         whole = PatchRun(0, run.length, run.length, run.count, kind, width, constant)
-        _flip(flipped.reshape(-1), whole, np.full(-(-old.size // 8), 255, np.uint8), table)
+        flip(flipped.reshape(-1), whole, memoryview(table + b"\xff" * -(-old.size // 8)))
         differs = old != new
         if not np.array_equal(np.where(differs, _elements(flipped, width), old), new):
             raise ValueError(
@@ -121,28 +128,31 @@ def _not_involutions(tables: Bytes) -> npt.NDArray[np.bool_]:
 
 def flip(target: Bytes, run: PatchRun, part: memoryview) -> None:
     """Flip the elements of `target` (the whole file, writable uint8) that the run's payload part names."""
+    offset, length, stride, count = run[:4]
+    if stride == length:
+        length, count = length * count, 1
+    flip_elements(np.ndarray((count, length), np.uint8, target, offset, (stride, 1)), run, part, 0)
+
+
+def flip_elements(pieces: Bytes, run: PatchRun, part: memoryview, first: int) -> None:
+    """Flip what the run's payload part names in `pieces` (k, n), whole elements of the run from number `first` on.
+
+    Pieces have whole bytes, so where elements are nibbles `first` is even.
+    """
     data = np.frombuffer(part, np.uint8)
-    _flip(target, run, data[run.table_size :], data[: run.table_size].tobytes())
-
-
-def top_bits(mask: Bytes, first: int, last: int) -> Bytes:
-    """0x80 for each element from `first` up to `last` whose bit in `mask` is 1, else 0; (last - first,)."""
-    return _TOP_BITS[mask[first // 8 : -(-last // 8)]].view(np.uint8)[first % 8 :][: last - first]
-
-
-def _flip(target: Bytes, run: PatchRun, mask: Bytes, table: bytes) -> None:
-    changed = byte_table(run, table)
-    for pieces, bits in _steps(target, run, mask):
-        if changed is None:
-            step = run.width // 8
-            top = pieces[:, step - 1 :: step]
-            top ^= (bits << np.uint8(7)).reshape(top.shape)
-        else:
-            # 0 - 1 is 255, all bits of a byte
-            masks = (
-                np.negative(bits) if run.width == 8 else (bits[0::2] * np.uint8(0x0F)) | (bits[1::2] * np.uint8(0xF0))
-            )
-            pieces ^= (pieces ^ changed[pieces]) & masks.reshape(pieces.shape)
+    mask, bits = data[run.table_size :], _CHANGED_BITS[run.width]
+    after = byte_table(run, data[: run.table_size].tobytes())
+    rows, length = pieces.shape
+    of_piece, step = length * 8 // run.width, _STEP * run.width // 8
+    at_once = max(1, _STEP // of_piece)
+    for row in range(0, rows, at_once):
+        for start in range(0, length, step):
+            some = pieces[row : row + at_once, start : start + step].view(bits.dtype)
+            begin = first + row * of_piece + start * 8 // run.width
+            stop = begin + some.nbytes * 8 // run.width
+            changed = bits.take(mask[begin // 8 : -(-stop // 8)], axis=0).reshape(-1)
+            changed = changed[begin % 8 * bits.shape[1] // 8 :][: some.size].reshape(some.shape)
+            some ^= changed if after is None else (some ^ after.take(some)) & changed
 
 
 def byte_table(run: PatchRun, table: bytes) -> Bytes | None:
@@ -159,25 +169,6 @@ def byte_table(run: PatchRun, table: bytes) -> Bytes | None:
     if run.width == 8:
         return element
     return (element[None, :] | (element[:, None] << np.uint8(4))).reshape(-1)
-
-
-def _steps(target: Bytes, run: PatchRun, mask: Bytes) -> Iterator[tuple[Bytes, Bytes]]:
-    """The run in parts: (k, n) bytes of the target, a view, and the bit (0 or 1) of each element in them."""
-    offset, length, stride, count = run[:4]
-    if stride == length:
-        length, count = length * count, 1
-    in_piece = length * 8 // run.width
-    step_bytes = _STEP * run.width // 8
-    at_once = max(1, _STEP // in_piece)
-    for piece in range(0, count, at_once):
-        rows = min(at_once, count - piece)
-        view = np.ndarray((rows, length), np.uint8, target, offset + piece * stride, (max(stride, length), 1))
-        for start in range(0, length, step_bytes):
-            part = view[:, start : start + step_bytes]
-            first = piece * in_piece + start * 8 // run.width
-            last = first + part.size * 8 // run.width
-            bits = np.unpackbits(mask[first // 8 : -(-last // 8)], bitorder="little")
-            yield part, bits[first % 8 : first % 8 + last - first]
 
 
 def _pieces(state: Bytes, run: Run) -> Bytes:

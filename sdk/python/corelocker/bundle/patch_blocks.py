@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from corelocker.bundle.flips import Bytes, byte_table, flip, top_bits
+from corelocker.bundle.flips import Bytes, flip_elements
 from corelocker.bundle.patch import Patch
 from corelocker.bundle.patch_runs import Kind, PatchRun, part_sizes, rows_of
 
@@ -43,13 +43,13 @@ def put_in_block(block: Bytes, start: int, run: PatchRun, part: memoryview) -> N
 
 def flip_in_block(block: Bytes, start: int, run: PatchRun, part: memoryview) -> None:
     """Flip what lies in `block`, the file from `start` on, of a run that flips; the block may cut through elements."""
+    if run.stride == run.length:
+        run = run._replace(length=run.length * run.count, stride=run.length * run.count, count=1)
     first, last = _whole_pieces(run, start, block.size)
     if first < last:
-        whole = run._replace(offset=run.offset + first * run.stride - start, count=last - first)
-        whole = whole._replace(stride=whole.stride if whole.count > 1 else run.length)
-        elements = run.length * 8 // run.width
-        mask = np.packbits(_bits(run, part, first * elements, last * elements), bitorder="little")
-        flip(block, whole, memoryview(bytes(part[: run.table_size]) + mask.tobytes()))
+        shape, strides = (last - first, run.length), (run.stride, 1)
+        pieces = np.ndarray(shape, np.uint8, block, run.offset + first * run.stride - start, strides)
+        flip_elements(pieces, run, part, first * run.length * 8 // run.width)
     for low, high, at in _cut_pieces(run, start, block.size, first, last):
         _flip_bytes(block[low:high], run, part, at)
 
@@ -70,23 +70,13 @@ def _cut_pieces(run: PatchRun, start: int, size: int, first: int, last: int) -> 
                 yield low - start, high - start, piece * run.length + low - begin
 
 
-def _bits(run: PatchRun, part: memoryview, first: int, last: int) -> Bytes:
-    """The mask of the elements from `first` up to `last`, 0 or 1 each."""
-    mask = np.frombuffer(part, np.uint8, offset=run.table_size)
-    return np.unpackbits(mask[first // 8 : -(-last // 8)], bitorder="little")[first % 8 :][: last - first]
-
-
 def _flip_bytes(view: Bytes, run: PatchRun, part: memoryview, at: int) -> None:
     """Flip in `view`, the bytes from number `at` of the run on, which may begin and end inside an element."""
-    width = run.width
-    if run.kind == Kind.XOR_TOP:
-        size = width // 8
-        first, last = at // size, (at + view.size) // size  # elements whose last byte is in the view
-        top = view[(first + 1) * size - 1 - at :: size]
-        top ^= top_bits(np.frombuffer(part, np.uint8), first, last)
-        return
-    changed = byte_table(run, bytes(part[: run.table_size]))
-    assert changed is not None  # noqa: S101
-    bits = _bits(run, part, at * 8 // width, (at + view.size) * 8 // width)
-    masks = np.negative(bits) if width == 8 else bits[0::2] * np.uint8(0x0F) | bits[1::2] * np.uint8(0xF0)
-    view ^= (view ^ changed[view]) & masks
+    size = max(1, run.width // 8)
+    begun = -at % size  # bytes of an element that began before; of floats the last byte holds the sign
+    if 0 < begun <= view.size:
+        mask = part[run.table_size :]
+        view[begun - 1] ^= (mask[at // size // 8] >> at // size % 8 & 1) << 7
+    whole = view[begun : begun + (view.size - begun) // size * size]
+    if whole.size:
+        flip_elements(whole[None], run, part, (at + begun) * 8 // run.width)

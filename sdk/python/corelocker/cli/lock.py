@@ -178,6 +178,7 @@ def lock(
     """
     from concurrent.futures import ThreadPoolExecutor
 
+    from corelocker.hashing import FileHashes
     from corelocker.locking.requirement import Requirement
 
     # What is wrong with the options is said before anybody is asked for a passphrase.
@@ -187,7 +188,10 @@ def lock(
         save_plan=save_plan, samples=samples, base=base, forget_earlier_locks=forget_earlier_locks,
     )  # fmt: skip
     required = Requirement.parse(require)
-    with ThreadPoolExecutor(1) as pool:
+    with FileHashes() as hashes, ThreadPoolExecutor(1) as pool:
+        for path in artifacts:
+            if path.is_file():
+                hashes.begin(path)
         store = open_keystore_beside(pool, keystore, passphrase_file)
         from corelocker.locking.lock import lock as lock_files
 
@@ -201,6 +205,7 @@ def lock(
                 options=options,
                 require=required,
                 force=force,
+                hashes=hashes,
                 progress=show,
             )
     report(document(result), as_json=json)

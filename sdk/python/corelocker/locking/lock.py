@@ -42,6 +42,7 @@ from corelocker.progress import Progress, no_progress
 if TYPE_CHECKING:
     from corelocker.artifacts import Artifact
     from corelocker.bundle.keystore import Keystore
+    from corelocker.hashing import FileHashes
 
 
 DRAWS = 5  # of a preset that locks too little by bad luck
@@ -122,6 +123,7 @@ def lock(
     options: LockOptions | None = None,
     require: str | Requirement = "collapse",
     force: bool = False,
+    hashes: FileHashes | None = None,
     progress: Progress = no_progress,
 ) -> LockResult:
     """Lock finished models into the folder `out`, with one key bundle `<model_id>.clkey` for all of them.
@@ -139,6 +141,7 @@ def lock(
         require: what the tier that ships may be worth: "collapse" (nothing), "at-most=0.6", or "none". Tiers with a declared
             utility are held to that. Where nothing can be measured, the default preset alone is taken to hold.
         force: replace outputs that exist.
+        hashes: hashes some of the files already.
         progress: called with (stage, done, total).
 
     Every locked file is run in a process of its own and compared with the original. Warns with `LockWarning` when a preset was not
@@ -179,7 +182,8 @@ def lock(
             try:
                 beside = _hold_to_base(artifacts, plan, base, options, required, progress)
                 return _publish(
-                    artifacts, plan, earlier, beside, out, model_id, model_version, store, options, required, force, progress
+                    artifacts, plan, earlier, beside, out, model_id, model_version, store, options, required, force, hashes,
+                    progress,
                 )  # fmt: skip
             except WeakLockError as error:
                 # Masks and decoys are drawn, and one draw in many leaves more than others; a base knows no draws.
@@ -264,6 +268,7 @@ def _publish(
     options: LockOptions,
     required: Requirement,
     force: bool,
+    hashes: FileHashes | None,
     progress: Progress,
 ) -> LockResult:
     bundle_id, content_key = uuid4(), new_content_key()
@@ -292,6 +297,7 @@ def _publish(
         stage_key=lambda samples: keystore.stage_content_key(
             bundle_id, model_id, model_version, tiers, content_key, samples, record, forget=options.forget_earlier_locks
         ),
+        hashes=hashes,
         force=force,
         check=hold,
         before_commit=save,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
@@ -17,6 +18,7 @@ from corelocker.bundle.content_keys import tier_keys
 from corelocker.bundle.keystore import StagedKey
 from corelocker.errors import OutputExistsError
 from corelocker.files import MappedFile, move_into_place, staging_folder
+from corelocker.hashing import FileHashes
 from corelocker.locking.drawing import start_locking
 from corelocker.locking.locked import LockedArtifact, LockedFile
 from corelocker.locking.measuring import StagedArtifact
@@ -65,6 +67,7 @@ def publish(
     signing_key: ec.EllipticCurvePrivateKey,
     content_key: bytes,
     stage_key: Callable[[frozenset[bytes]], StagedKey] | None = None,
+    hashes: FileHashes | None = None,
     force: bool = False,
     check: Callable[[Sequence[StagedArtifact]], object] | None = None,
     before_commit: Callable[[], object] = lambda: None,
@@ -77,6 +80,7 @@ def publish(
 
     Args:
         stage_key: stages the content key with the header's samples, which are known while the files are still being written.
+        hashes: hashes some of the originals already.
 
     Raises OutputExistsError, FileAccessError, LockingError, what `stage_key` and `check` raise, or a bundle error; then `out` is as
     it was.
@@ -85,15 +89,18 @@ def publish(
     tiers = tuple(tier.name for tier in plan.tiers)
     with (
         staging_folder(out) as folder,
+        nullcontext(hashes) if hashes else FileHashes() as originals,
         ThreadPoolExecutor(1) as filling,  # more would only wait for the interpreter
         ThreadPoolExecutor(THREADS) as pool,
     ):
+        for file in (file for artifact in artifacts for file in artifact.files):
+            originals.begin(file.path)
         locked = start_locking(artifacts, plan, filling)
         of_file = _start_patches(pool, locked, len(tiers))
         patches = [[of_file[file] for file in artifact.files] for artifact in locked]
         staged = filling.submit(_stage, stage_key, patches)
         try:
-            writer = _Writer(folder, artifacts, len(tiers), progress)
+            writer = _Writer(folder, artifacts, len(tiers), originals, progress)
             written = [writer.artifact(index, artifact, patches[index]) for index, artifact in enumerate(locked)]
             bundle = folder / f"{model}.clkey"
             contents = _contents(bundle_id, model, model_version, tiers, written)
@@ -178,9 +185,10 @@ class _Writer:
         folder: Path,
         artifacts: Sequence[Artifact],
         tiers: int,
+        originals: FileHashes,
         progress: Callable[[Stage], None],
     ) -> None:
-        self._folder, self._tiers = folder, tiers
+        self._folder, self._tiers, self._originals = folder, tiers, originals
         self._total = sum(len(file) for file in {file for artifact in artifacts for file in artifact.files})
         self._done, self._progress = 0, progress
         self._digests: dict[LockedFile, list[bytes]] = {}
@@ -212,7 +220,8 @@ class _Writer:
     def _file(self, file: LockedFile, target: Path) -> list[bytes]:
         """Write a locked file, unless an artifact before had it too; the SHA-256 of its state in each tier."""
         if file not in self._digests:
-            self._digests[file] = write_locked_file(file, target, self._tiers, self._advance)
+            below = write_locked_file(file, target, self._tiers, self._advance)
+            self._digests[file] = [*below, self._originals.digest(file.file.path, file.file.stamp)]
         return self._digests[file]
 
     def _advance(self, size: int) -> None:

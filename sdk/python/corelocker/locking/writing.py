@@ -1,4 +1,4 @@
-"""Writing locked files, and the SHA-256 of every state from the same pass over the original."""
+"""Writing locked files, and the SHA-256 of every locked state from the same pass over the original."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from corelocker.errors import FileAccessError
-from corelocker.files import Bytes, MappedFile, read_buffer
+from corelocker.files import Bytes, MappedFile
 from corelocker.locking.locked import LockedArtifact, LockedFile
+from corelocker.raw_files import read_buffer
 
 BLOCK = 2 << 20  # read at a time, so that it stays in the processor's cache until it is hashed and written
 CACHED = 16 << 20  # bytes of a written file that may wait in the page cache
@@ -59,11 +60,11 @@ def write_locked_file(
 ) -> list[bytes]:
     """Write the file in the state of tier 0 to `target`.
 
-    Returns the SHA-256 of the file in each of its `states`, the last of which is the original: all from one pass over it.
+    Returns the SHA-256 of the file in each of its `states` but the last, which is the original: all from one pass over it.
     `progress` is called with the size of each block that was read. Raises FileAccessError when the original cannot be read, or is
     shorter than it was.
     """
-    digests = [hashlib.sha256() for _ in range(states)]
+    digests = [hashlib.sha256() for _ in range(states - 1)]
     size = len(locked.file)
     buffers = _Buffers(min(BLOCK, size))
     # Read, not mapped: threads that map and release pages contend for the address space.
@@ -76,12 +77,12 @@ def write_locked_file(
         for start in range(0, size, BLOCK):
             block = buffers.take(min(BLOCK, size - start))
             _read_block(source, block, locked.file)
-            for state in reversed(range(states)):
-                if state < states - 1:
+            for state in reversed(range(states - 1)):
+                if state < states - 2:
                     # A lower state differs from the next one in what is locked besides, so the states build on each other.
                     above, block = block, buffers.take(block.size)
                     np.copyto(block, above)
-                    locked.apply(start, block, state, state + 1)
+                locked.apply(start, block, state, state + 1)
                 hashed = hashers[state % HASHERS].submit(digests[state].update, block.data)
                 buffers.used_by(hashed, *([] if state else [writer.submit(_write_all, out, block)]))
             progress(block.size)

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from corelocker.errors import FileAccessError
-from corelocker.files import Stamp, write_atomically
+from corelocker.files import write_atomically
+from corelocker.raw_files import Stamp
 
 _TITLE = "corelocker checked files 1"
 _LINE = re.compile(r"([0-9]{1,20}) ([0-9]{1,20}) ([0-9]{1,20}) (-?[0-9]{1,20}) ([0-9a-f]{64})")

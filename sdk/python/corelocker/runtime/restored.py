@@ -43,7 +43,7 @@ from corelocker.errors import (
     RestoredBytesError,
     RestoreError,
 )
-from corelocker.files import file_stamp
+from corelocker.raw_files import file_stamp
 from corelocker.runtime.checked_files import CheckedFile, remember, was_checked
 from corelocker.runtime.clean_pages import parts
 

@@ -20,7 +20,8 @@ from corelocker.bundle.patch import Patch
 from corelocker.bundle.patch_blocks import PatchBlocks
 from corelocker.bundle.sample import BlockSample, OpenFileSample
 from corelocker.errors import FileAccessError, FileSizeError
-from corelocker.files import read_buffer, write_atomically
+from corelocker.files import write_atomically
+from corelocker.raw_files import read_buffer
 from corelocker.runtime.restored import compare_digest, compare_locked, compare_restored, with_sections
 
 BLOCK = 4 << 20  # bytes

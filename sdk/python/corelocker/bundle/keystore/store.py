@@ -20,7 +20,8 @@ from corelocker.bundle.keystore.lock_records import LockRecord
 from corelocker.bundle.keystore.protection import protect, protection_of, unprotect
 from corelocker.bundle.strict_json import Fields
 from corelocker.errors import FileAccessError, KeystoreEntryError, KeystoreSecretError
-from corelocker.files import file_stamp, stage_file, write_atomically
+from corelocker.files import stage_file, write_atomically
+from corelocker.raw_files import file_stamp
 
 
 def _read(path: Path | str) -> tuple[Path, Fields, dict[str, Any]]:

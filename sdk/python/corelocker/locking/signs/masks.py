@@ -1,17 +1,17 @@
 """Drawing which weights change their signs.
 
 Each weight of a locked channel flips with probability 1/2, so the locked file's signs are independent of the original's. The bits
-come from SHAKE256 (FIPS 202) over a key for each run, HMAC-SHA256 of the plan's seed, which is 32 random bytes of the operating
-system unless the publisher gives one.
+are those of AES-256 in counter mode under a key for each run, HMAC-SHA256 of the plan's seed, which is 32 random bytes of the
+operating system unless the publisher gives one.
 """
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 
 import numpy as np
 import numpy.typing as npt
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from corelocker.bundle.patch_runs import PatchRun
 from corelocker.errors import LockingError
@@ -35,7 +35,7 @@ def draw_flips(signs: Signs, tiers: npt.NDArray[np.uint8], seed: bytes, label: b
     units = signs.units
     of_unit = np.repeat(tiers, len(units) // tiers.size)
     found: list[FlippedRun] = []
-    for tier in np.unique(tiers[tiers > 0]).tolist():
+    for tier in (np.flatnonzero(np.bincount(tiers)[1:]) + 1).tolist():
         chosen = of_unit == tier
         locked = np.flatnonzero(chosen)
         for first, last in units.stretches(locked, signs.kinds[locked]):
@@ -44,10 +44,16 @@ def draw_flips(signs: Signs, tiers: npt.NDArray[np.uint8], seed: bytes, label: b
                 raise LockingError("a tensor is longer than 4 GiB", hint="Lock it with --unit value")
             mask = _changeable(signs, first, last, chosen)
             key = hmac.digest(seed, label + b"/%d/%d" % (tier, run.offset), "sha256")
-            mask &= np.frombuffer(hashlib.shake_256(key).digest(mask.size), np.uint8)
+            mask &= _random(key, mask.size)
             place = PatchRun(*run, mirror.kind, mirror.width, mirror.constant)
             found.append(FlippedRun(place, tier, mirror.table + mask.tobytes()))
     return found
+
+
+def _random(key: bytes, size: int) -> Bytes:
+    """`size` bytes for a key of 32, which serves no other purpose."""
+    stream = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
+    return np.frombuffer(stream.update(bytes(size)), np.uint8)
 
 
 def _changeable(signs: Signs, first: int, last: int, chosen: Flags) -> Bytes:
@@ -56,11 +62,15 @@ def _changeable(signs: Signs, first: int, last: int, chosen: Flags) -> Bytes:
     keeping = signs.keeping.get((first, last))
     if keeping is not None and chosen[first : last + 1].all():
         # All were looked at when the signs were read, which need not be done again.
-        changeable = np.ones(units.run(first, last).size * 8 // mirror.width, np.bool_)
-        changeable[keeping] = False
-        return np.packbits(changeable, bitorder="little")
-    masks = [
-        np.packbits(mirror.flips(raw) & of_element, bitorder="little")
-        for raw, of_element in units.chunks(first, last, chosen)
-    ]
+        elements = units.run(first, last).size * 8 // mirror.width
+        mask = np.full(-(-elements // 8), 255, np.uint8)
+        mask[-1] >>= -elements % 8
+        np.bitwise_and.at(mask, keeping // 8, ~(1 << keeping % 8).astype(np.uint8))
+        return mask
+    masks, seen = [], 0
+    for raw in units.chunks(first, last):
+        flips = mirror.flips(raw)
+        flips &= units.chosen_elements(first, last, seen, seen + flips.size, chosen)
+        masks.append(np.packbits(flips, bitorder="little"))
+        seen += flips.size
     return np.concatenate(masks)

@@ -18,7 +18,7 @@ from corelocker.runs import Run, single
 Indices = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 
-CHUNK = 1 << 18  # elements that are looked at at a time, a multiple of 8; they stay in the processor's cache
+CHUNK = 1 << 16  # elements that are looked at at a time, a multiple of 8; they stay in the processor's cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,31 +81,25 @@ class Units:
             return single(weight.offset, length * weight.count)
         return Run(weight.offset + first * weight.length, length, weight.stride, weight.count)
 
-    def chunks(self, first: int, last: int, chosen: Flags) -> Iterator[tuple[Bytes, Flags]]:
-        """The run of units from `first` to `last` in parts: its bytes, a copy, and whether each element is of a unit of `chosen`.
+    def chunks(self, first: int, last: int) -> Iterator[Bytes]:
+        """The bytes of the run of units from `first` to `last` in parts; all but the last have a multiple of 8 elements."""
+        run, data, bits = self.run(first, last), self.weight.file.data, self.weight.element.bits
+        piece = run.length * 8 // bits
+        if run.count == 1:
+            for start in range(run.offset, run.end, CHUNK * bits // 8):
+                yield data[start : min(start + CHUNK * bits // 8, run.end)]
+            return
+        at_once = max(8, CHUNK // piece // 8 * 8)
+        for start in range(0, run.count, at_once):
+            rows, at = min(at_once, run.count - start), run.offset + start * run.stride
+            yield np.ndarray((rows, run.length), np.uint8, data, at, (run.stride, 1)).reshape(-1)
 
-        `chosen` is bool (units,). All parts but the last have a multiple of 8 elements.
-        """
-        run, bits = self.run(first, last), self.weight.element.bits
-        data = self.weight.file.data
+    def chosen_elements(self, first: int, last: int, begin: int, end: int, chosen: Flags) -> Flags:
+        """Of the elements from number `begin` to before `end` of that run, whether each is of a unit of `chosen`, bool (units,)."""
         if self.form == "columns":
             assert isinstance(self.weight, Part)  # noqa: S101
-            of_piece = np.repeat(chosen[first : last + 1], self.weight.length * 8 // bits)
-            pieces = max(8, CHUNK // of_piece.size // 8 * 8)
-            length = of_piece.size * bits // 8
-            for start in range(0, self.weight.count, pieces):
-                rows = min(pieces, self.weight.count - start)
-                at = run.offset + start * self.weight.stride
-                view = np.ndarray((rows, length), np.uint8, data, at, (self.weight.stride, 1))
-                yield view.copy().reshape(-1), np.tile(of_piece, rows)
-            return
-        raw = data[run.offset : run.end] if run.count == 1 else np.ndarray(
-            (run.count, run.length), np.uint8, data, run.offset, (run.stride, 1)
-        ).copy().reshape(-1)  # fmt: skip
-        begin, end = int(self.bounds[first]), int(self.bounds[last + 1])
-        for start in range(begin, end, CHUNK):
-            stop = min(start + CHUNK, end)
-            low, high = np.searchsorted(self.bounds, (start, stop - 1), "right") - 1
-            sizes = np.diff(np.clip(self.bounds[low : high + 2], start, stop))
-            of_element = np.repeat(chosen[low : high + 1], sizes)
-            yield raw[(start - begin) * bits // 8 : (stop - begin) * bits // 8].copy(), of_element
+            of_piece = np.repeat(chosen[first : last + 1], self.weight.length * 8 // self.weight.element.bits)
+            return np.resize(np.roll(of_piece, -begin), end - begin)
+        start, stop = int(self.bounds[first]) + begin, int(self.bounds[first]) + end
+        low, high = np.searchsorted(self.bounds, (start, stop - 1), "right") - 1
+        return np.repeat(chosen[low : high + 1], np.diff(np.clip(self.bounds[low : high + 2], start, stop)))

@@ -57,11 +57,10 @@ def signs_of(tensor: WeightTensor) -> Signs | str:
         return signs
     zeros = unpaired = 0
     keeping: dict[tuple[int, int], Indices] = {}
-    everything = np.ones(len(signs.units), np.bool_)
     for first, last in signs.units.stretches(np.arange(len(signs.units)), signs.kinds):
         mirror = signs.mirrors[signs.kinds[first]]
         places, seen, kept = [np.zeros(0, np.int64)], 0, 0
-        for raw, _ in signs.units.chunks(first, last, everything):
+        for raw in signs.units.chunks(first, last):
             counted = mirror.count(raw)
             zeros, unpaired, kept = zeros + counted[0], unpaired + counted[1], kept + sum(counted)
             if sum(counted) and kept <= FEW:
