@@ -11,6 +11,7 @@ import pytest
 from corelocker.artifacts import Artifact, Part, Quantization, WeightTensor, open_artifact
 from corelocker.artifacts.elements import BFLOAT16, FLOAT16, FLOAT32, INT4, INT8, UINT4, UINT6, UINT8, ElementType
 from corelocker.artifacts.weights import SparsePart
+from corelocker.bundle import flips
 from corelocker.bundle.clkey import KeyBundle
 from corelocker.bundle.content_keys import new_content_key, tier_keys
 from corelocker.bundle.patch import Patch
@@ -25,6 +26,7 @@ from corelocker.locking.options import LockOptions
 from corelocker.locking.plan import Plan
 from corelocker.locking.planning import make_plan
 from corelocker.locking.publish import Publication, publish
+from corelocker.locking.signs import places
 from corelocker.locking.signs.masks import draw_flips
 from corelocker.locking.signs.reading import Signs, signs_of
 from corelocker.locking.tiers import Tier, parse_tiers
@@ -214,7 +216,7 @@ def test_zeros_and_weights_without_a_negative_stay(tmp_path: Path) -> None:
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("zeros", [0, 5])
 def test_places_that_are_remembered_are_those_that_are_read(
-    tmp_path: Path, encoding: str, columns: bool, zeros: int
+    tmp_path: Path, encoding: str, columns: bool, zeros: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     element, numbers, quantization, _ = ENCODINGS[encoding]
     if columns and (element.bits == 4 or encoding == "zero points"):
@@ -223,6 +225,7 @@ def test_places_that_are_remembered_are_those_that_are_read(
     numbers[3, 7 : 7 + zeros] = 0
     signs = kept(one_tensor(tmp_path / "t.bin", element, numbers, quantization, columns=columns))
     assert signs.keeping
+    monkeypatch.setattr(places, "CHUNK", 40)  # a part of a row of columns
     tiers = np.ones(24, np.uint8)
     remembered, read = (draw_flips(s, tiers, b"seed", b"t") for s in (signs, replace(signs, keeping={})))
     assert [(run.place, run.part) for run in remembered] == [(run.place, run.part) for run in read]
@@ -277,9 +280,11 @@ def test_groups_of_one_zero_point_each_take_a_run_for_each(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_random_tensors_in_random_tiers(tmp_path: Path, seed: int) -> None:
+def test_random_tensors_in_random_tiers(tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever lies where, in blocks of any size: every state follows from the one above, and the patches lead back."""
     rng = np.random.default_rng(seed)
+    monkeypatch.setattr(places, "CHUNK", int(rng.choice([8, 64, places.CHUNK])))
+    monkeypatch.setattr(flips, "_STEP", int(rng.choice([8, 64, 1 << 16])))
     name = list(ENCODINGS)[seed % len(ENCODINGS)]
     element, _, quantization, _ = ENCODINGS[name]
     channels, elements = 24, 8 * int(rng.integers(1, 40))
@@ -315,6 +320,24 @@ def test_random_tensors_in_random_tiers(tmp_path: Path, seed: int) -> None:
         assert np.array_equal(back, above)
     changed = tensor_rows(tensor, state) != tensor_rows(tensor, original)
     assert not changed[tiers == 0].any()
+
+
+@pytest.mark.parametrize("columns", [False, True])
+def test_parts_of_a_run_know_whose_their_weights_are(
+    tmp_path: Path, columns: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the size of a part, which may end in the middle of a channel, or of a row of channels side by side."""
+    element, numbers, quantization, _ = ENCODINGS["float32"]
+    tensor = one_tensor(tmp_path / "t.bin", element, numbers, quantization, columns=columns)
+    signs = replace(kept(tensor), keeping={})
+    tiers = np.resize(np.array([1, 0, 0, 1, 1], np.uint8), tensor.channels)
+    tiers[-1] = 1  # one run from the first channel to the last
+    made = []
+    for size in (8, 40, 1 << 16):
+        monkeypatch.setattr(places, "CHUNK", size)
+        made.append([(run.place, run.part) for run in draw_flips(signs, tiers, b"seed", b"t")])
+    assert len(made[0]) == 1
+    assert made[0] == made[1] == made[2]
 
 
 def tensor_rows(tensor: WeightTensor, data: np.ndarray) -> np.ndarray:

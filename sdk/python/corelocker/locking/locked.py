@@ -6,6 +6,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+
 from corelocker.artifacts import Artifact
 from corelocker.files import Bytes, MappedFile
 from corelocker.locking.flipped import FlippedRun
@@ -39,6 +41,10 @@ class LockedFile:
         self.file = file
         self._fillings = fillings
         self._names = Overlay([], names)
+        # (start, stop, place of the filling)
+        self._extents = np.array(
+            [(*extent, place) for place, filling in enumerate(fillings) for extent in filling.extents], np.int64
+        ).reshape(-1, 3)
 
     @cached_property
     def overlay(self) -> Overlay:
@@ -53,10 +59,9 @@ class LockedFile:
 
         Waits for the layers in the block only.
         """
-        stop = start + block.size
-        for filling in self._fillings:
-            if any(first < stop and last > start for first, last in filling.extents):
-                filling.overlay.apply(start, block, state, above)
+        touched = (self._extents[:, 0] < start + block.size) & (self._extents[:, 1] > start)
+        for place in dict.fromkeys(self._extents[touched, 2].tolist()):
+            self._fillings[place].overlay.apply(start, block, state, above)
         self._names.apply(start, block, state)
 
     @property

@@ -202,6 +202,8 @@ def _limit_values(
         for group, scores in zip(ranked.groups, ranked.scores, strict=True)
     ]
     affected = [(group, scores, members) for group, scores, members in affected if members]
+    if not affected:
+        return
     leaders = [members[0].tensor for _, _, members in affected]
     wanted = by_value([LayerSize(t.name, t.channels, sum(part.size for part in t.parts)) for t in leaders])
     for (_, scores, members), leader in zip(affected, leaders, strict=True):
