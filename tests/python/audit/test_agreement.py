@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,10 +12,11 @@ import pytest
 import torch
 from corelocker.artifacts import Artifact
 from corelocker.artifacts.detect import open_artifact
+from corelocker.audit.agreement import examined
 from corelocker.audit.agreement.diverse import diversified
 from corelocker.audit.agreement.examined import Examined
 from corelocker.audit.agreement.inputs import read_samples, recipes
-from corelocker.audit.agreement.runners import CannotRunError, Input, Method
+from corelocker.audit.agreement.runners import Call, CannotRunError, Input, Method
 from corelocker.audit.agreement.score import Agreement, Reference, worst
 from corelocker.audit.agreement.smallest import find_smallest, left
 from corelocker.audit.tier_bytes import shuffled_weights, states_of_plan
@@ -125,6 +127,24 @@ def test_inputs_fit_the_signature(inputs: tuple[Input, ...]) -> None:
                 assert column.shape == (3, *place.shape)
                 assert column.dtype == place.dtype
                 assert torch.isfinite(column.float()).all()
+
+
+@pytest.mark.parametrize(("patience", "tried"), [(0.0, 1), (60.0, 5)])
+def test_a_slow_model_is_not_tried_on_every_kind_of_inputs(
+    monkeypatch: pytest.MonkeyPatch, patience: float, tried: int
+) -> None:
+    monkeypatch.setattr(examined, "PATIENCE", patience)
+    seen = []
+
+    def one(method: str, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        seen.append(inputs)
+        return [torch.ones(1, 10)]  # one answer, so that no kind is good enough
+
+    artifact = Examined.__new__(Examined)
+    artifact.artifact = SimpleNamespace(tensors=())  # type: ignore[assignment]
+    artifact._stats, artifact._kinds = None, 1
+    assert artifact._recipes(Call(one), ONE)
+    assert len(seen) == tried * examined.TRIED
 
 
 def test_samples(tmp_path: Path) -> None:

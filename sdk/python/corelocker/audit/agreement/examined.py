@@ -27,6 +27,7 @@ MOST, FEWEST, TRIED = 512, 24, 32  # inputs: measured at most and at least, and 
 MANY_ANSWERS = 3.0  # bits of the original's answers at which a recipe is good enough
 SHUFFLES = 4  # draws of shuffled weights
 MOST_RECIPES = 6  # that are tried when one is good enough already
+PATIENCE = 60.0  # seconds of one core, after which no further recipe is tried
 SEED = 20
 
 
@@ -231,7 +232,7 @@ class Examined:
         are too few of them, the first once more."""
         scores: list[tuple[float, InputRecipe]] = []
         first: InputRecipe | None = None
-        refused = ""
+        refused, stop = "", time.process_time() + PATIENCE
         for recipe in recipes(method, self.artifact, self._stats):
             try:
                 outputs = run_all(call, method, recipe.make(TRIED, SEED), TRIED)
@@ -242,6 +243,8 @@ class Examined:
             scores.append((score, recipe))
             first = first or (recipe if score >= MANY_ANSWERS else None)
             if first is not None and (self._kinds == 1 or len(scores) >= MOST_RECIPES):
+                break
+            if time.process_time() > stop:
                 break
         if not scores:
             raise CannotRunError(refused)
