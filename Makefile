@@ -61,8 +61,8 @@ fuzz: setup ## every fuzz target for SECONDS seconds (default 60)
 vectors: setup ## make tests/vectors again
 	@for maker in tools/vectors/make_*.py; do $(PYTHON) $$maker; done
 
-exports: setup ## make tests/data/exports again
-	@PYTHONPATH=sdk/python:tests/python $(PYTHON) -m support.models.exports
+exports: setup ## make tests/data/exports and tests/data/demo_exports again
+	@for maker in exports demo_exports; do PYTHONPATH=sdk/python:tests/python:. $(PYTHON) -m support.models.$$maker || exit 1; done
 
 clean: ## remove what the other targets made
 	rm -rf .venv .build .cache dist build

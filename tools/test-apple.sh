@@ -8,7 +8,9 @@ cd "$(dirname "$0")/.."
 source tools/gates.sh
 build=.build/apple
 logs=$build/logs
-all_gates=(format test typecheck docs stubs end-to-end asan tsan demo-core demo-app demo-project demo-resources)
+all_gates=(format test asan tsan demo-core end-to-end typecheck docs stubs demo-app demo-project demo-resources)
+# Mostly one thread of Python or of a compiler, while packages are built. SwiftPM itself lets nobody into a build folder in use.
+beside=(end-to-end typecheck docs stubs demo-app demo-project demo-resources)
 
 types=.cache/types-ios
 swift_root=${CORELOCKER_SWIFT_ROOT:-${XDG_CACHE_HOME:-$HOME/.cache}/corelocker/swift-trixie}
@@ -42,7 +44,7 @@ fresh() {
 gate_format() { tools/swift.sh swift format lint --strict --recursive Package.swift sdk/apple tests/apple ios_demo; }
 
 # Swift Testing's summary is its last line; a run without tests is a failure.
-passed_tests() { tee "$logs/summary" && grep -q 'Test run with [1-9][0-9]* tests passed' "$logs/summary"; }
+passed_tests() { awk '{ print; fflush() } /Test run with [1-9][0-9]* tests passed/ { passed = 1 } END { exit !passed }'; }
 
 # What many restores leave behind is measured in a process of its own: other tests take memory too.
 gate_test() {
@@ -94,7 +96,6 @@ gate_tsan() {
 
 # The model layer of ios_demo. The toolchain's libswiftObservation lacks a symbol, which only a crash would call.
 gate_demo-core() {
-  fresh "$build/demo-core"
   swift_test "$build/demo-core" --package-path ios_demo/DemoCore -Xswiftc -warnings-as-errors -Xlinker --allow-shlib-undefined 2>&1 |
     passed_tests
 }
@@ -110,9 +111,7 @@ gate_demo-app() {
 gate_demo-project() { .venv/bin/python -m tools.check_apple_project; }
 
 # Its build phase: the pipeline, and what the app does with what it writes.
-gate_demo-resources() {
-  fresh "$build/demo-core"
-  PYTHONPATH=sdk/python:tests/python:. .venv/bin/python tests/apple/demo_resources.py "$build"
-}
+gate_demo-resources() { PYTHONPATH=sdk/python:tests/python:. .venv/bin/python tests/apple/demo_resources.py "$build"; }
 
+fresh "$build/demo-core"
 run_gates Apple tools/setup-apple.sh "${@:-${all_gates[@]}}"

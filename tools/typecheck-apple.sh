@@ -14,12 +14,12 @@ for module in Darwin ObjectiveC Security CryptoKit DeviceCheck StoreKit CoreML E
   swiftc -emit-module "${common[@]}" -module-name "$module" -o "$build/stubs/$module.swiftmodule" "tests/apple/stubs/$module.swift"
 done
 
+# To make a module finds what -typecheck does, and besides what is sent to another actor and used on.
 check() {
   local folder=$1 module=$2 sources=$3
   shift 3
-  local options=("${common[@]}" -package-name corelocker -I "$folder" -I sdk/cpp/include -module-name "$module" "$@")
-  swiftc -typecheck "${options[@]}" "$sources"/*.swift
-  swiftc -emit-module "${options[@]}" -emit-symbol-graph -emit-symbol-graph-dir "$folder" -o "$folder/$module.swiftmodule" "$sources"/*.swift
+  swiftc -emit-module "${common[@]}" -package-name corelocker -I "$folder" -I sdk/cpp/include -module-name "$module" "$@" \
+    -emit-symbol-graph -emit-symbol-graph-dir "$folder" -o "$folder/$module.swiftmodule" "$sources"/*.swift
 }
 
 for configuration in debug release; do

@@ -1,6 +1,6 @@
 """The models of the end-to-end tests: the demo model for both runtimes, and a small one for each encoding of weights.
 
-Exports take a minute; they are kept in the build folder until what makes them changes.
+What is exported for Core ML is kept in the build folder until what makes it changes.
 """
 
 from __future__ import annotations
@@ -17,16 +17,11 @@ import numpy as np
 from corelocker.artifacts import open_artifact
 from corelocker.bundle.keystore import Keystore
 from corelocker.exporting import ExportTarget, export_target, load_model
-from support.models import coreml_models, exports
+from support.models import coreml_models, demo_exports, exports
 
 from tools.demo_model.demo import DATA, FACTORY
 
 ROOT = Path(__file__).resolve().parents[2]
-DEMO = (
-    ExportTarget("fashion_fp32", "executorch"),
-    ExportTarget("fashion_int8", "executorch", quantize="int8"),
-    ExportTarget("fashion", "coreml"),
-)
 # Each encoding whose signs a lock can take, in either kind of file.
 SIGNED = {
     "fp32.pte": ("mobilenet", "xnnpack"),
@@ -53,7 +48,7 @@ def corelocker(*arguments: str) -> None:
 def _key() -> str:
     sources = [Path(__file__), *sorted((ROOT / "sdk/python/corelocker/exporting").rglob("*.py"))]
     sources += [*sorted((ROOT / "tools/demo_model").rglob("*.py")), Path(coreml_models.__file__)]
-    digest = hashlib.sha256("".join(importlib.metadata.version(p) for p in ("executorch", "coremltools")).encode())
+    digest = hashlib.sha256((demo_exports.digest() + importlib.metadata.version("coremltools")).encode())
     for source in sources:
         digest.update(source.read_bytes())
     return digest.hexdigest()
@@ -65,9 +60,9 @@ def originals(folder: Path) -> Path:
     if not mark.exists() or mark.read_text() != _key():
         shutil.rmtree(folder, ignore_errors=True)
         (folder / "demo").mkdir(parents=True)
-        source = load_model(FACTORY)
-        for target in DEMO:
-            export_target(source, target, folder / "demo", force=True)
+        for target in demo_exports.TARGETS:
+            shutil.copy(demo_exports.demo_programs() / target.filename, folder / "demo")
+        export_target(load_model(FACTORY), ExportTarget("fashion", "coreml"), folder / "demo", force=True)
         (folder / "signs").mkdir()
         for name, variant in SIGNED.items():
             if isinstance(variant, str):
