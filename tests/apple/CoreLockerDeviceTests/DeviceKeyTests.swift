@@ -12,6 +12,18 @@ import Testing
 
     private func key() throws -> SecureEnclaveDeviceKey { try SecureEnclaveDeviceKey(keychain, enclave) }
 
+    /// Makes keys, and finds none now.
+    private struct BusyEnclave: EnclaveCalls {
+        let isAvailable = true
+        private let enclave: FakeEnclave
+
+        init(_ enclave: FakeEnclave) { self.enclave = enclave }
+
+        func make() throws -> EnclaveKey { try enclave.make() }
+        func find(_ representation: Data) throws -> EnclaveKey { throw NSError(domain: "CryptoTokenKit", code: -2) }
+        func open(encapsulated: Data, ciphertext: Data, info: Data, with representation: Data) throws -> Data { Data() }
+    }
+
     @Test func aKeyIsMadeOnceAndFoundAgain() throws {
         let first = try key()
         #expect(try key().publicKey == first.publicKey)
@@ -30,10 +42,8 @@ import Testing
     /// An Enclave that does not answer now has not lost the key: another one would make the license useless.
     @Test func aBusyEnclaveIsAskedLater() throws {
         let first = try key()
-        enclave.failure.value = NSError(domain: "CryptoTokenKit", code: -2)
-        #expect(outcome { _ = try key() } == "device-busy")
-        enclave.failure.value = nil
-        #expect(try key().publicKey == first.publicKey)
+        #expect(outcome { _ = try SecureEnclaveDeviceKey(keychain, BusyEnclave(enclave)) } == "device-busy")
+        #expect(try key().publicKey == first.publicKey && enclave.count == 1)
     }
 
     @Test func whatTheEnclaveCannotDo() throws {

@@ -71,6 +71,17 @@ import Testing
         #expect(try keychain.read("app-attest-key") == nil)
     }
 
+    /// An update of the app finds what earlier versions have kept.
+    @Test func namesAndRecordsStay() throws {
+        let bundle = try #require(UUID(uuidString: "4B5D2F0E-6C7A-4D1B-9E3F-0A1B2C3D4E5F"))
+        try KeychainLicenseStore(keychain).save("a.b.c", bundle: bundle)
+        #expect(try keychain.read("license-4b5d2f0e-6c7a-4d1b-9e3f-0a1b2c3d4e5f") == Data("a.b.c".utf8))
+        for (isAttested, record) in [(false, "pending a b"), (true, "attested a b")] {
+            try KeychainAppAttestKeyStore(keychain).save(AppAttestKey(id: "a b", isAttested: isAttested))
+            #expect(try keychain.read("app-attest-key") == Data(record.utf8))
+        }
+    }
+
     #if canImport(Security)
         @Test func statusesAreApples() {
             #expect(KeychainStatus.success == errSecSuccess)

@@ -85,6 +85,20 @@ import Testing
         #expect(try world.tier(store) == "full")
     }
 
+    /// Whatever the service says of a right that is gone, the refund is settled; without a license there is nothing to give back.
+    @Test func aRefundOfWhatIsGoneIsFinished() async throws {
+        for renewal in ["renew-purchase-superseded", "renew-license-revoked", "renew-device-inactive"] {
+            store.save(try world.held("renew"), bundle: world.bundle.id)
+            let locker = try locker(try service(renewal: renewal))
+            await locker.take(bought(renewal, isRevoked: true), owned: { [] }, report: report)
+        }
+        store.removeLicense(bundle: world.bundle.id)
+        let locker = try locker(try service())
+        await locker.take(bought("no license", isRevoked: true), owned: { [] }, report: report)
+        #expect(finished.value == ["renew-purchase-superseded", "renew-license-revoked", "renew-device-inactive", "no license"])
+        #expect(reported.value == [])
+    }
+
     @Test func theHighestThatIsOwnedUnlocks() async throws {
         let service = try service()
         let locker = try locker(service)
@@ -94,6 +108,12 @@ import Testing
         #expect(Set(finished.value) == ["full", "plus"])
         #expect(reported.value == ["purchase-signature", "bundle-mismatch"])
         #expect(try await locker.unlock(owned: [CoreLocker.Bought<FakeTransaction>](), report: report) == 0)
+    }
+
+    @Test func aRenewalThatIsDueTellsItsRefusal() async throws {
+        store.save(try world.held("renew-after-the-end"), bundle: world.bundle.id)
+        let locker = try locker(try service(renewal: "gives-up"))
+        #expect(await outcome { try await locker.renewIfDue() } == "overloaded")
     }
 
     @Test func theClassKnowsItsModelAndItsLicense() async throws {
