@@ -43,13 +43,11 @@ def digest() -> str:
     sha256 = hashlib.sha256(FACTORY.encode())
     for package in ("torch", "executorch", "torchao"):
         sha256.update(importlib.metadata.version(package).partition("+")[0].encode())  # "+cpu" exports the same
-    model = ROOT / "tools/demo_model"
-    sources = [
-        Path(__file__),
-        *sorted((ROOT / "sdk/python/corelocker/exporting").glob("*.py")),
-        model / "fashion_mobilenet.py",
-    ]
-    for source in [*sources, model / "data/fashion_mobilenet.safetensors", model / "data/fashion_calibration_100.npz"]:
+    exporting, model = ROOT / "sdk/python/corelocker/exporting", ROOT / "tools/demo_model"
+    for source in (
+        Path(__file__), exporting / "source.py", exporting / "to_executorch.py", model / "fashion_mobilenet.py",
+        model / "data/fashion_mobilenet.safetensors", model / "data/fashion_calibration_100.npz",
+    ):  # fmt: skip
         sha256.update(hashlib.sha256(source.read_bytes()).digest())
     return sha256.hexdigest()[:16]
 
