@@ -106,6 +106,12 @@ def test_a_module_is_locked_in_memory_and_audited(
     assert found["tiers"][-1]["utility"]["value"] == 1.0
     assert found["tiers"][0]["utility"]["value"] < 1.0
     assert found["bit_exact"]
+    assert found["agreement"]["samples"] >= 24
+    assert found["agreement"]["not_measured"] is None
+    agreed = [t["agreement"] for t in found["tiers"]]
+    assert agreed[0]["value"] < 0.9
+    assert agreed[-1]["value"] == 1.0
+    assert all(0 < a["chance"] < 1 for a in agreed)
     assert {p["series"] for p in found["curve"]} == {"l1", "random"}
     names = {a["name"].split("-")[0] for a in found["attacks"]}
     assert {"fine", "imputation", "location", "bn", "pruning", "distillation"} <= names
@@ -146,8 +152,14 @@ def test_locked_files_are_audited_with_their_bundle(folder: Path, capsys: pytest
         found = command(
             capsys, "audit", f"dist/{entry['name']}", "--bundle", "dist/m.clkey", "--keystore", "keys.json",
             "--data", "data.npz", "--model", "audited_net:net", "--quick", "--out", f"{entry['name']}.html", *quick,
+            "--published", "net.safetensors",
         )  # fmt: skip
         assert_documented(found, "audit")
+        together = next(a for a in found["attacks"] if a["name"] == "published-together")
+        assert together["details"]["open_together"] > 0.99, "the original was published"
+        assert together["recovered"] == found["original"]["value"]
+        assert together["details"]["agreement"]["value"] > 0.95
+        assert "lock-alike" in {step["action"] for step in found["verdict"]["next_steps"]}
         assert found["original"]["value"] > 0.98, entry["name"]
         assert found["tiers"][-1]["utility"] == found["original"]
         assert found["tiers"][0]["locked_bytes"] == entry["locked_bytes"]

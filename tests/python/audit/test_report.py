@@ -182,6 +182,19 @@ def test_the_page_loads_nothing_and_holds_its_data() -> None:
     assert json.loads(base64.b64decode(downloads["curve"])) == plain(found["curve"])
 
 
+def test_tiers_say_how_far_they_agree_with_the_original() -> None:
+    found = document(agreement={"inputs": "noise", "samples": 512, "not_measured": None})
+    for tier, value in zip(found["tiers"], (0.123, 0.456, 1.0), strict=True):
+        tier["agreement"] = {"kind": "classes", "value": value, "chance": 0.234, "error": 0.01}
+    page = html(found)
+    for words in ("12.3 %", "45.6 %", "100.0 %", "23.4 %", "Measured on 512 noise"):
+        assert words in page
+    missing = document(agreement={"inputs": "", "samples": 0, "not_measured": "no phone"})
+    for tier in missing["tiers"]:
+        tier["agreement"] = None
+    assert "Agreement was not measured: no phone." in html(missing)
+
+
 def test_names_from_outside_are_escaped() -> None:
     page = html(document())
     assert "net&lt;1&gt;.pte" in page

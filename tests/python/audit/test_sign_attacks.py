@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from corelocker.artifacts.torch_module import plain_state
 from corelocker.audit.attacks import AttackTarget, run_attacks
@@ -15,6 +17,22 @@ from corelocker.audit.results import AttackResult
 from corelocker.audit.training import TrainingRecipe, seeded, train
 from support.attack_subjects import TINY, Net, altered, target, task, trained
 from torch import nn
+
+
+def test_a_work_folder_keeps_what_needs_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("membership", "signs-first-layer")
+    first = run_attacks(target(signless()), TINY, work=tmp_path, only=names)
+    assert {r.name for r in first} >= {"membership", "signs-smoothness", "signs-batchnorm"}
+
+    def refuse(*arguments: object) -> None:
+        raise AssertionError("finished work is done again")
+
+    monkeypatch.setattr("corelocker.audit.attacks.queries._losses", refuse)
+    monkeypatch.setattr("corelocker.audit.attacks.signs._descended", refuse)
+    again = run_attacks(target(signless()), TINY, work=tmp_path, only=names)
+    assert [replace(r, seconds=0) for r in again] == [replace(r, seconds=0) for r in first]
+    with pytest.raises(AssertionError, match="done again"):
+        run_attacks(target(signless()), TINY, seed=1, work=tmp_path, only=names)
 
 
 def by_name(results: list[AttackResult]) -> dict[str, AttackResult]:

@@ -31,6 +31,7 @@ class AuditOptions:
         train_data: what the attacker has; half of `data` when there is none.
         base: the public checkpoint that the model was tuned from (.safetensors, .pt or .pth with the
             module's names, or a finished model).
+        published: files of the model that were published earlier; the audit puts this one together with them.
         metric: see `load_metric`.
         tiers, criterion, scope, fill, consumers, include_io, exclude, source, plan: how to lock an unlocked model, as for
             `corelocker lock`. `criterion` also ranks the curve.
@@ -48,6 +49,7 @@ class AuditOptions:
     module: str | None = None
     train_data: str | None = None
     base: Path | None = None
+    published: Sequence[Path] = ()
     metric: str = "top-1"
     tiers: str = "free=0.05,full=0"
     criterion: CriterionName = "l1"

@@ -20,8 +20,11 @@ from corelocker.audit.evaluators import Evaluator
 from corelocker.audit.module_audit import ModuleAudit
 from corelocker.audit.opening import AuditedModel, open_audited
 from corelocker.audit.options import AuditOptions, LockedInput
+from corelocker.audit.published import attack_together
 from corelocker.audit.report import FORMAT, VERSION, plain, verdict
 from corelocker.audit.result_cache import ResultCache
+from corelocker.audit.results import AttackResult
+from corelocker.audit.tier_agreement import TierAgreements
 from corelocker.audit.tier_bytes import original_state
 from corelocker.audit.utility import FRACTIONS, QUICK_FRACTIONS, Subject
 from corelocker.progress import Progress, no_progress
@@ -69,6 +72,12 @@ def _document(
     original = subject.utility(original_state(locked.original))
     progress("original", 1, 1)
     tiers = subject.tiers(locked.tiers, progress)
+    agreements = TierAgreements(options, locked, subject)
+    agreed = []
+    for done, tier in enumerate(locked.tiers):
+        progress("agreement", done, len(locked.tiers))
+        agreed.append(agreements.of(tier.files))
+    together = _together(options, locked, subject, agreements, progress)
     document: dict[str, Any] = {
         "format": FORMAT,
         "version": VERSION,
@@ -92,14 +101,15 @@ def _document(
         "versions": _versions(locked.original),
         "original": asdict(original),
         "bit_exact": all(np.array_equal(locked.tiers[-1].files[f.name], f.data) for f in locked.original.files),
-        "tiers": [asdict(t) for t in tiers],
+        "tiers": [asdict(t) | {"agreement": a} for t, a in zip(tiers, agreed, strict=True)],
+        "agreement": {"inputs": agreements.inputs, "samples": agreements.samples, "not_measured": agreements.reason},
         "curve": [asdict(p) for p in _curve(options, locked, subject, progress)],
         "curve_samples": len(subject.data),
         "layers": [
             {"name": m.name, "role": m.role, "shape": list(m.shape), "tier_of": m.tier_of.tolist()}
             for m in locked.layers
         ],
-        "attacks": [],
+        "attacks": [_shown(attack) for attack in together],
         "bounds": None,
         "notes": locked.notes,
     }
@@ -113,11 +123,28 @@ def _document(
             document["layers"].sort(key=lambda layer: place.get(layer["name"], len(place)))
         if options.attacks:
             found, document["data"]["attacker"] = module.attack(subject.data, rest, subject.metric, progress)
-            document["attacks"] = [{k: v for k, v in a.to_json().items() if k != "seconds"} for a in found]
+            document["attacks"] += [_shown(attack) for attack in found]
     locked.notes.append("This report tells where locked channels are. Keep it with the publisher's secrets.")
     document = plain(document)
     document["verdict"] = verdict(document)
     return document
+
+
+def _shown(attack: AttackResult) -> dict[str, Any]:
+    return {key: value for key, value in attack.to_json().items() if key != "seconds"}
+
+
+def _together(
+    options: AuditOptions, locked: AuditedModel, subject: Subject, agreements: TierAgreements, progress: Progress
+) -> list[AttackResult]:
+    """What this file and those that were published earlier are worth together; nothing where none was."""
+    if not options.published:
+        return []
+    progress("published", 0, 1)
+    result, state = attack_together(locked, subject, options.published)
+    result.details["agreement"] = agreements.of(state)
+    progress("published", 1, 1)
+    return [result]
 
 
 def _curve(options: AuditOptions, locked: AuditedModel, subject: Subject, progress: Progress) -> list[Any]:

@@ -57,6 +57,12 @@ def audit(
             help="Public checkpoint that the model was tuned from: .safetensors, .pt, .pth, .pte or .mlpackage."
         ),
     ] = None,
+    published: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A file of the model that was published earlier; repeatable. The report says what both leave open together."
+        ),
+    ] = None,
     metric: Annotated[
         str, typer.Option(help="top-1, top-5, perplexity, or package.module:function of (outputs, labels).")
     ] = "top-1",
@@ -106,6 +112,7 @@ def audit(
         module=model_factory,
         train_data=train_data,
         base=base,
+        published=tuple(published or ()),
         metric=metric,
         seed=seed,
         quick=quick,
@@ -135,9 +142,18 @@ def _print(document: dict[str, Any], out: Path) -> None:
     from corelocker.audit.report import number
 
     console, metric = wide_console(), document["metric"]
-    table = Table("tier", metric["name"], "95 % interval", "channels locked", "key still missing", "of weights")
+    table = Table(
+        "tier",
+        metric["name"],
+        "95 % interval",
+        "channels locked",
+        "key still missing",
+        "of weights",
+        "agreement",
+        "chance",
+    )
     for tier in document["tiers"]:
-        value = tier["utility"]
+        value, agreed = tier["utility"], tier["agreement"]
         table.add_row(
             tier["name"],
             number(value["value"], metric),
@@ -145,6 +161,7 @@ def _print(document: dict[str, Any], out: Path) -> None:
             f"{100 * tier['removed']:.2f} %",
             human(tier["locked_bytes"]),
             f"{100 * tier['locked_fraction']:.2f} %",
+            *(f"{100 * agreed[key]:.1f} %" if agreed else "" for key in ("value", "chance")),
         )
     console.print(table)
     console.print(f"[bold]{document['verdict']['headline']}[/bold]")

@@ -42,7 +42,7 @@ class LayerExposure:
 
 def compare(first: Artifact, second: Artifact) -> list[LayerComparison]:
     """Compare two files layer by layer, from what anybody can see. Raises LockingError when no layer is in both."""
-    pairs = _pairs(first.tensors, second.tensors)
+    pairs = same_layers(first.tensors, second.tensors)
     if not pairs:
         raise LockingError(
             f"{first.path.name} and {second.path.name} have no layer in common",
@@ -67,7 +67,9 @@ def exposure(first: LockRecord, second: LockRecord) -> list[LayerExposure]:
     return layers
 
 
-def _pairs(first: Sequence[WeightTensor], second: Sequence[WeightTensor]) -> list[tuple[WeightTensor, WeightTensor]]:
+def same_layers(
+    first: Sequence[WeightTensor], second: Sequence[WeightTensor]
+) -> list[tuple[WeightTensor, WeightTensor]]:
     """The same layers: by name, else the n-th of each shape."""
     by_name = {tensor.name: tensor for tensor in second}
     if any(t.name in by_name and _shape(t) == _shape(by_name[t.name]) for t in first):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from corelocker.audit import location, need
-from corelocker.audit.attacks.bench import AttackBench, percent
+from corelocker.audit.attacks.bench import AttackBench, percent, state_digest
 from corelocker.audit.attacks.tuning import reinitialized
 from corelocker.audit.data import IGNORED, DataSet
 from corelocker.audit.evaluators import first_tensor
@@ -55,10 +55,11 @@ def membership(bench: AttackBench) -> list[AttackResult]:
     members = bench.target.train.shuffled(bench.seed).take(slice(MOST_SAMPLES))
     others = bench.target.test.shuffled(bench.seed).take(slice(MOST_SAMPLES))
     budget = {"data": len(members) / len(bench.target.train), "samples": len(members)}
-    areas = {
-        words: _told_apart(bench, state, members, others)
-        for words, state in (("locked", bench.target.state), ("original", bench.target.original))
-    }
+    states = {"locked": bench.target.state, "original": bench.target.original}
+    inputs = ["membership", *(state_digest(state) for state in states.values()), MOST_SAMPLES]
+    areas = bench.cached(
+        inputs, lambda: {words: _told_apart(bench, state, members, others) for words, state in states.items()}
+    )
     return [
         AttackResult(
             "membership", "Telling training samples from others by their loss", bench.target.tier, "auc",

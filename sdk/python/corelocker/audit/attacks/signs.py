@@ -8,6 +8,7 @@ mean and variance that the BatchNorm behind them holds.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -113,6 +114,15 @@ def search_first_layer(bench: AttackBench) -> list[AttackResult]:
     name = first_convolution(bench)
     if name is None:
         return []
+    inputs = [
+        "signs-first-layer", name, state_digest(bench.target.state), state_digest(bench.target.original),
+        hashlib.sha256(np.packbits(bench.target.elements[name]).tobytes()).hexdigest(), bench.samples(bench.budget.share).digest(),
+    ]  # fmt: skip
+    found = bench.cached(inputs, lambda: {"results": [result.to_json() for result in _searches(bench, name)]})
+    return [AttackResult.from_json(result) for result in found["results"]]
+
+
+def _searches(bench: AttackBench, name: str) -> list[AttackResult]:
     weight = bench.target.state[name].detach().double().numpy()
     truth = bench.target.original[name].detach().double().numpy()
     locked = bench.target.elements[name]

@@ -9,6 +9,10 @@ LOCK_MORE = (
     "Lock more: `corelocker lock --preset hardened` takes the signs of all weights, and `corelocker calibrate --recovered 0.1` "
     "finds the smallest lock that holds on your data."
 )
+LOCK_ALIKE = (
+    "Lock what the earlier files lock: `corelocker lock` with the keystore that knows them takes the same channels and says what "
+    "is in vain. What a published file leaves open cannot be taken back: if that is too much, train the model on before it ships."
+)
 SERVE_A_PART = "Or serve a part: run the last layers on your server, so that no phone ever holds the whole model."
 
 
@@ -22,7 +26,8 @@ def next_steps(
         regained: the share of the gap that the strongest attack regains.
         label_free: whether an attack without labels opens the lock.
 
-    Returns [{"action", "text"}]; actions are "ship", "accept", "lock-more", "serve-a-part", "measure" and "report-a-bug".
+    Returns [{"action", "text"}]; actions are "ship", "accept", "lock-more", "lock-alike", "serve-a-part", "measure" and
+    "report-a-bug".
     """
     if not document["bit_exact"]:
         return [_step("report-a-bug", "Do not ship this file. Report it: restoring must be bit-identical.")]
@@ -33,6 +38,8 @@ def next_steps(
         steps.append(
             _step("measure", "Run the audit with attacks: name the torch module with --model package.module:factory.")
         )
+    elif _opened_by_earlier_files(document):
+        steps.append(_step("lock-alike", LOCK_ALIKE))
     elif _is_strongest(document):
         share = (
             ""
@@ -48,6 +55,12 @@ def next_steps(
     if document["quick"] and level != "open":
         steps.append(_step("measure", "This was a quick audit. Run it without --quick before you rely on it."))
     return steps
+
+
+def _opened_by_earlier_files(document: Mapping[str, Any]) -> bool:
+    """Whether files that were published earlier bring back more than a lock may lose."""
+    found = [a["regained"] for a in document["attacks"] if a["name"] == "published-together"]
+    return any(regained is not None and regained > 0.1 for regained in found)
 
 
 def _is_strongest(document: Mapping[str, Any]) -> bool:

@@ -76,6 +76,7 @@ def _page(document: Mapping[str, Any]) -> str:
             "look: 0.5 is a blind guess, 1.0 finds all."
         )
         parts.append(_section("Can locked channels be found?", location_plot(document), caption, "location", located))
+    parts += [_together(a) for a in document["attacks"] if a["name"] == "published-together"]
     parts += [_membership(a) for a in document["attacks"] if a["name"] == "membership"]
     if document["layers"]:
         more = len(document["layers"]) - MAX_ROWS
@@ -102,6 +103,24 @@ def _subtitle(document: Mapping[str, Any]) -> str:
     return (
         f"{document['model']['format']}, {size(document['model']['weight_bytes'])} of weights; {how}; measured on "
         f"{data['samples']:,} samples of {data['name']}" + ("; quick audit" if document["quick"] else "")
+    )
+
+
+def _together(attack: Mapping[str, Any]) -> str:
+    """What earlier files and this one leave open together."""
+    details = attack["details"]
+    most = sorted(details["layers"].items(), key=lambda item: item[1]["as_shipped"] - item[1]["together"])[:5]
+    listed = ", ".join(f"{name} {100 * layer['together']:.0f} %" for name, layer in most)
+    agreed = details.get("agreement")
+    words = (
+        f"This file leaves {100 * details['open_as_shipped']:.1f} % of the weights open; together with "
+        f"{', '.join(attack['budget']['files'])} it is {100 * details['open_together']:.1f} %. Most is added in {listed}."
+    )
+    if agreed:
+        value, chance = (f"{100 * agreed[key]:.1f} %" for key in ("value", "chance"))
+        words += f" Put together they agree with the original to {value} (chance {chance})."
+    return (
+        f"<section><h2>What do earlier files add?</h2><p>{escape(words)} {data_link('together', details)}</p></section>"
     )
 
 

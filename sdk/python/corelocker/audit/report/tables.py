@@ -62,6 +62,8 @@ def tier_table(document: Mapping[str, Any]) -> str:
             + _cell(metric["name"], number(value["value"], metric))
             + _cell("95 % interval", f"{number(value['low'], metric)} to {number(value['high'], metric)}")
             + f"<td class=wide><span class=bar><i style='width:{width:.1f}%'></i></span></td>"
+            + _cell("agreement", _agreed(tier, "value"))
+            + _cell("chance", _agreed(tier, "chance"))
             + _cell("channels locked", percent_of_weights(tier["removed"]) if tier["removed"] else "0")
             + _cell("key still missing", size(tier["locked_bytes"]) if tier["locked_bytes"] else "—")
             + "</tr>"
@@ -69,10 +71,28 @@ def tier_table(document: Mapping[str, Any]) -> str:
     return (
         "<section><div class=scroll><table class=cards><thead><tr><th>Tier"
         f"<th class=n>{escape(metric['name'])}<th class=n>95 % interval<th class=wide>"
-        "<th class=n>channels locked<th class=n>key still missing</thead><tbody>"
+        "<th class=n>agreement<th class=n>chance<th class=n>channels locked<th class=n>key still missing</thead><tbody>"
         + "".join(rows)
-        + f"</tbody></table></div><p class=note>{data_link('tiers', document['tiers'], 'data of this table')}&emsp;"
+        + f"</tbody></table></div><p class=note>{escape(_agreement_note(document))}</p><p class=note>"
+        f"{data_link('tiers', document['tiers'], 'data of this table')}&emsp;"
         f"{data_link('audit', document, 'the whole audit')}</p></section>"
+    )
+
+
+def _agreed(tier: Mapping[str, Any], key: str) -> str:
+    found = tier.get("agreement")
+    return "—" if found is None else f"{100 * found[key]:.1f} %"
+
+
+def _agreement_note(document: Mapping[str, Any]) -> str:
+    """What agreement is, and on what it was measured."""
+    found = document.get("agreement")
+    if found is None or found["not_measured"]:
+        return "Agreement was not measured" + (f": {found['not_measured']}." if found else ".")
+    return (
+        "Agreement: how often a tier answers like the original, or how far its values go along with it; without a lock it is "
+        "100 %. Chance is what a file that knows nothing has. "
+        f"Measured on {found['samples']} {found['inputs']}, without labels."
     )
 
 
