@@ -28,7 +28,7 @@ final class Launch {
                     locker: try LiveLocker(locker), store: StoreKitStorefront(locker: locker), catalog: catalog,
                     loader: ModelLoader(locker: locker), pictures: pictures))
             transactions = locker.observeTransactions(
-                right: { transaction in catalog.tiers[transaction.productID].map { CoreLocker.Right(tier: $0) } },
+                right: { catalog.right($0) },
                 // The state of the license tells the user.
                 report: { _ in })
         } catch {

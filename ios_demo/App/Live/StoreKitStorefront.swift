@@ -29,18 +29,12 @@ struct StoreKitStorefront: Storefront {
         }
     }
 
-    /// Unlocks with the highest tier that the user owns.
-    func restore(_ catalog: Catalog) async throws -> Bool {
-        try await AppStore.sync()
-        var owned: [String: VerificationResult<Transaction>] = [:]
-        for await result in Transaction.currentEntitlements {
-            guard case .verified(let transaction) = result, transaction.revocationDate == nil else { continue }
-            owned[transaction.productID] = result
-        }
-        guard let best = catalog.best(of: owned.keys, tiers: locker.bundles.first?.tiers ?? []), let result = owned[best] else {
-            return false
-        }
-        try await locker.unlock(with: result, as: CoreLocker.Right(tier: catalog.tiers[best]))
-        return true
+    func restore(_ catalog: Catalog, report: @escaping @Sendable (any Error) -> Void) async throws -> Bool {
+        try await locker.restorePurchases(right: { catalog.right($0) }, report: report) > 0
     }
+}
+
+extension Catalog {
+    /// What a transaction buys here; nil for what the app does not sell.
+    func right(_ transaction: Transaction) -> CoreLocker.Right? { tiers[transaction.productID].map { CoreLocker.Right(tier: $0) } }
 }

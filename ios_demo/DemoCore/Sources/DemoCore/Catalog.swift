@@ -18,12 +18,4 @@ public struct Catalog: Hashable, Sendable {
     }
 
     public var products: [String] { tiers.keys.sorted() }
-
-    /// The product that unlocks most.
-    ///
-    /// - Parameter tiers: of the key bundle, the lowest first.
-    public func best(of owned: some Sequence<String>, tiers: [String]) -> String? {
-        func rank(_ product: String) -> Int { self.tiers[product].flatMap(tiers.firstIndex) ?? -1 }
-        return owned.filter { rank($0) >= 0 }.sorted().max { rank($0) < rank($1) }
-    }
 }

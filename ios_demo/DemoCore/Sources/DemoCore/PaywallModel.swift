@@ -30,8 +30,11 @@ public protocol Storefront: Sendable {
     /// In the store's order.
     func offers(_ catalog: Catalog) async throws -> [Offer]
     func buy(_ offer: Offer) async throws -> PurchaseOutcome
-    /// Unlocks with what the user owns. Returns whether there is something.
-    func restore(_ catalog: Catalog) async throws -> Bool
+    /// Unlocks with what the user owns, the highest tier first.
+    ///
+    /// - Parameter report: told each purchase that does not unlock.
+    /// - Returns: whether one unlocks.
+    func restore(_ catalog: Catalog, report: @escaping @Sendable (any Error) -> Void) async throws -> Bool
 }
 
 /// The offers, and what comes of buying.
@@ -116,7 +119,14 @@ public final class PaywallModel {
         (isRestoring, notice) = (true, nil)
         defer { isRestoring = false }
         do {
-            notice = try await store.restore(catalog) ? Message("Purchases restored.") : Message("There is no purchase to restore.")
+            let (refusals, refused) = AsyncStream.makeStream(of: (any Error).self)
+            let isUnlocked = try await store.restore(catalog, report: { refused.yield($0) })
+            refused.finish()
+            notice = isUnlocked ? Message("Purchases restored.") : Message("There is no purchase to restore.")
+            for await refusal in refusals where !isUnlocked {
+                notice = Message(refusal)
+                break
+            }
         } catch {
             notice = Message(error)
         }

@@ -52,13 +52,16 @@ actor FakeStore: Storefront {
     var found: [Offer]
     private var outcome: Result<PurchaseOutcome, any Error> = .success(.unlocked)
     private var restored: Result<Bool, any Error> = .success(true)
+    private var refusals: [any Error] = []
     private var isClosed = false
     private(set) var bought: [String] = []
 
     init(_ found: [Offer] = [.full, .plus]) { self.found = found }
 
     func answer(_ outcome: Result<PurchaseOutcome, any Error>) { self.outcome = outcome }
-    func restores(_ restored: Result<Bool, any Error>) { self.restored = restored }
+    func restores(_ restored: Result<Bool, any Error>, refusing refusals: [any Error] = []) {
+        (self.restored, self.refusals) = (restored, refusals)
+    }
     func close() { isClosed = true }
     func open() { isClosed = false }
     func sell(_ offers: [Offer]) { found = offers }
@@ -73,7 +76,10 @@ actor FakeStore: Storefront {
         return try outcome.get()
     }
 
-    func restore(_ catalog: Catalog) throws -> Bool { try restored.get() }
+    func restore(_ catalog: Catalog, report: @Sendable (any Error) -> Void) throws -> Bool {
+        refusals.forEach(report)
+        return try restored.get()
+    }
 }
 
 extension Offer {

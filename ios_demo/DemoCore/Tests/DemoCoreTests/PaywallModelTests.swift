@@ -94,14 +94,21 @@ struct PaywallModelTests {
         #expect(!model.isRestoring)
     }
 
+    @Test func aRefusalIsToldWhereNothingUnlocks() async {
+        let refusals = [CoreLockerError(.deviceLimit, "x"), CoreLockerError(.purchaseRevoked, "x")]
+        await store.restores(.success(false), refusing: refusals)
+        await model.restore()
+        #expect(model.notice == Refusal(.deviceLimit).advice)
+        await store.restores(.success(true), refusing: refusals)
+        await model.restore()
+        #expect(model.notice == Message("Purchases restored."))
+    }
+
     @Test func theCatalogIsTheFile() throws {
         let file = URL(fileURLWithPath: #filePath).deletingLastPathComponent().appendingPathComponent("../../../products.json")
         let catalog = try Catalog(Data(contentsOf: file.standardized))
         #expect(catalog.products.count == 3)
-        let tiers = ["free", "plus", "full"]
-        #expect(catalog.best(of: catalog.products, tiers: tiers) == "com.example.fashion.full")
-        #expect(catalog.best(of: ["com.example.fashion.plus", "unknown"], tiers: tiers) == "com.example.fashion.plus")
-        #expect(catalog.best(of: ["unknown"], tiers: tiers) == nil)
+        #expect(catalog.tiers["com.example.fashion.plus"] == "plus" && catalog.tiers["com.example.fashion.full"] == "full")
     }
 
     /// Damaged files give an error or a catalog, and nothing worse.

@@ -41,12 +41,20 @@ struct ServiceTests {
             return .unlocked
         }
 
-        func restore(_ catalog: Catalog) async throws -> Bool {
-            guard let best = catalog.best(of: transactions.keys, tiers: phone.tiers), let tier = catalog.tiers[best],
-                let transaction = transactions[best]
-            else { return false }
-            try await phone.client.unlock(phone.bundle, tier: tier, purchase: .appStore(transaction))
-            return true
+        /// `restorePurchases` of the library.
+        func restore(_ catalog: Catalog, report: @Sendable (any Error) -> Void) async -> Bool {
+            for tier in phone.tiers.reversed() {
+                for product in catalog.products where catalog.tiers[product] == tier {
+                    guard let transaction = transactions[product] else { continue }
+                    do {
+                        try await phone.client.unlock(phone.bundle, tier: tier, purchase: .appStore(transaction))
+                        return true
+                    } catch {
+                        report(error)
+                    }
+                }
+            }
+            return false
         }
     }
 
