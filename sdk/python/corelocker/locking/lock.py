@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import fnmatch
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -167,10 +167,7 @@ def lock(
     searched = options.effective_preset is not None and preset(options.effective_preset).searched
     if isinstance(keystore, Future) and (options.model is not None or searched):
         keystore = keystore.result()  # a wrong passphrase is told before a model runs for minutes
-    with ExitStack() as stack:
-        base = None
-        if options.base is not None:
-            base = compare_with_base(artifacts, stack.enter_context(opened_base(options.base)))
+    with _compared(artifacts, options.base) as base:
         plans = _Plans(artifacts, options, base, progress)
         while True:
             plan = plans.next()
@@ -189,6 +186,16 @@ def lock(
                 # Masks and decoys are drawn, and one draw in many leaves more than others; a base knows no draws.
                 if plans.left == 0 or (isinstance(error, BaseRevealsError) and not plans.grows):
                     raise
+
+
+@contextmanager
+def _compared(artifacts: Sequence[Artifact], base: Path | None) -> Iterator[BaseComparison | None]:
+    """The model beside its public base; None without one. Raises what opening the base raises, and ConfigError."""
+    if base is None:
+        yield None
+        return
+    with opened_base(base) as opened:
+        yield compare_with_base(artifacts, opened)
 
 
 def _hold_to_base(
