@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -37,45 +38,43 @@ class Subject:
         return float(self.y.bincount().max()) / len(self.y)
 
 
-def subjects(data: Path | None, nets: Path | None, images: int) -> Iterator[Callable[[], Subject]]:
-    """Makers of all models that there is data for.
+def subjects(data: Path | None, nets: Path | None, images: int) -> Iterator[tuple[str, Callable[[], Subject]]]:
+    """Names and makers of all models that there is data for.
 
     Args:
         data: folder with `checkpoints`, `cifar10` and `cifar100`.
-        nets: folder with state dicts NAME.pt of `tools.research.small_nets`, trained on CIFAR-10.
+        nets: folder with state dicts NAME-10.pt of `tools.research.small_nets`, trained on CIFAR-10.
     """
+    yield "demo, fp32", lambda: demo("demo, fp32", None, images)
+    yield "demo, int8", lambda: demo("demo, int8", "int8", images)
+    if data is None:
+        return
+    for path in sorted((data / "checkpoints").glob("*.th")):
+        name = path.stem.partition("-")[0]
+        yield name, partial(_subject, name, partial(load, path), data / "cifar10", images)
+    if (path := data / "checkpoints" / "resnet20_cifar100.pth").exists():
+        name = "resnet20, 100 classes"
+        yield name, partial(_subject, name, partial(load_wide, path), data / "cifar100", images, *CIFAR100)
+    for path in sorted(nets.glob("*-10.pt")) if nets is not None else []:
+        name = path.stem.removesuffix("-10")
+        yield name, partial(_subject, name, partial(_small, name, path), data / "cifar10", images)
 
-    def demo(quantize: str | None) -> Subject:
-        with np.load(ROOT / "tools" / "demo_model" / "data" / "fashion_test_2000.npz") as found:
-            chosen = np.linspace(0, len(found["y"]) - 1, min(images, len(found["y"]))).astype(np.int64)
-            x, y = torch.from_numpy(found["x"][chosen][:, None]).float() / 255, found["y"][chosen].astype(np.int64)
-        return Subject(f"demo {quantize or 'fp32'}", trained()[0], x, torch.from_numpy(y), quantize)
 
-    yield lambda: demo(None)
-    yield lambda: demo("int8")
-    if data is not None:
+def demo(name: str, quantize: str | None, images: int) -> Subject:
+    """The demo's model on images that are kept with it."""
+    with np.load(ROOT / "tools" / "demo_model" / "data" / "fashion_test_2000.npz") as found:
+        chosen = np.linspace(0, len(found["y"]) - 1, min(images, len(found["y"]))).astype(np.int64)
+        x, y = torch.from_numpy(found["x"][chosen][:, None]).float() / 255, found["y"][chosen].astype(np.int64)
+    return Subject(name, trained()[0], x, torch.from_numpy(y), quantize)
 
-        def cifar(name: str) -> tuple[Tensor, Tensor]:
-            with np.load(data / name / "test.npz") as found:
-                return torch.from_numpy(found["x"][:images]), torch.from_numpy(found["y"][:images]).long()
 
-        for path in sorted((data / "checkpoints").glob("*.th")):
-            yield lambda path=path: Subject(
-                path.stem.partition("-")[0], load(path), normalize(cifar("cifar10")[0]), cifar("cifar10")[1]
-            )
-        if (path := data / "checkpoints" / "resnet20_cifar100.pth").exists():
+def _subject(name: str, module: Callable[[], nn.Module], data: Path, images: int, *norm: Sequence[float]) -> Subject:
+    with np.load(data / "test.npz") as found:
+        x, y = torch.from_numpy(found["x"][:images]), torch.from_numpy(found["y"][:images]).long()
+    return Subject(name, module(), normalize(x, *norm), y)
 
-            def wide() -> Subject:
-                x, y = cifar("cifar100")
-                return Subject("resnet20, 100 classes", load_wide(path), normalize(x, *CIFAR100), y)
 
-            yield wide
-        for path in sorted(nets.glob("*.pt")) if nets is not None else []:
-
-            def small(path: Path = path) -> Subject:
-                net = NETS[path.stem][0](10)
-                net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-                x, y = cifar("cifar10")
-                return Subject(path.stem, net.eval(), normalize(x), y)
-
-            yield small
+def _small(name: str, path: Path) -> nn.Module:
+    net = NETS[name][0](10)
+    net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    return net.eval()

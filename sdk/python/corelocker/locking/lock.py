@@ -288,8 +288,9 @@ def _publish(
             plan.save(options.save_plan, force=force)
 
     def hold(staged: Sequence[StagedArtifact]) -> None:
-        measured[:] = measure_locked(staged, plan.tiers, options, progress)
         doubts = [why_unsafe(artifact, plan, place, options) for place, artifact in enumerate(artifacts)]
+        broad = options.effective_preset is not None and any(doubts)
+        measured[:] = measure_locked(staged, plan.tiers, options, progress, broad=broad)
         check(measured, plan.tiers, required, doubts)
 
     publication = publish(

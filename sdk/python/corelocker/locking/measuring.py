@@ -57,9 +57,17 @@ class SmallLock:
 
 
 def measure_locked(
-    staged: Sequence[StagedArtifact], tiers: Sequence[Tier], options: LockOptions, progress: Progress = no_progress
+    staged: Sequence[StagedArtifact],
+    tiers: Sequence[Tier],
+    options: LockOptions,
+    progress: Progress = no_progress,
+    *,
+    broad: bool = False,
 ) -> list[Measurement]:
-    """How far the tiers of each artifact agree with the original. What cannot be measured is told in the result."""
+    """How far the tiers of each artifact agree with the original. What cannot be measured is told in the result.
+
+    `broad`: on several kinds of synthetic inputs, as a lock of a part needs it that shall leave nothing.
+    """
     entries: list[dict[str, Any]] = []
     for item in staged:
         entries.append(
@@ -73,7 +81,9 @@ def measure_locked(
     names = [item.artifact.path.name for item in staged]
     if not any(_may_run(item.artifact, options) for item in staged):
         return [Measurement(i.artifact.path.name, reason=_why_not(i.artifact)) for i in staged]
-    answer = _ask("measure", entries, options, {}, pipe, lambda done, total: progress("measure", done, total))
+    answer = _ask(
+        "measure", entries, options, {"broad": broad}, pipe, lambda done, total: progress("measure", done, total)
+    )
     if "result" not in answer:
         missing = "missing" in answer
         reason = f"{answer['missing']} is not installed" if missing else str(answer["crash"])

@@ -17,20 +17,22 @@ from torch import Tensor
 MOST_CLASSES = 64  # with more, plain inputs give enough different answers
 ENOUGH = 0.75  # of the greatest entropy that the classes could give, from which on nothing is bred
 POPULATION, ELITES, CHILDREN, GENERATIONS = 256, 8, 16, 16
-SECONDS = 3.0  # of one core
 Run = Callable[[list[Any]], Tensor]
 """From columns of inputs to the values of the classes (n, classes)."""
 
 
-def diversified(columns: list[Any], run: Run, fresh: Callable[[int, int], list[Any]], count: int) -> list[Any]:
+def diversified(
+    columns: list[Any], run: Run, fresh: Callable[[int, int], list[Any]], count: int, seconds: float
+) -> list[Any]:
     """Columns of at most `count` inputs with more different answers.
 
     Args:
         columns: inputs to begin with, (n, *shape) each, or one value for all.
         fresh: makes new columns from (count, seed).
+        seconds: of one core, after which nothing more is bred.
     """
     generator = torch.Generator().manual_seed(0)
-    stop = time.process_time() + SECONDS
+    stop = time.process_time() + seconds
     pool, values = columns, run(columns)
     classes = values.shape[1]
     for generation in range(GENERATIONS):

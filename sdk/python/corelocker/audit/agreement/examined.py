@@ -23,6 +23,7 @@ from corelocker.locking.criteria.synthetic import InputStats
 from corelocker.locking.options import LockOptions
 
 SECONDS = 2.0  # of one core, for running one state
+BREEDING = 1.5  # times that, for more different answers
 MOST, FEWEST, TRIED = 512, 24, 32  # inputs: measured at most and at least, and to choose a recipe by
 MANY_ANSWERS = 3.0  # bits of the original's answers at which a recipe is good enough
 SHUFFLES = 4  # draws of shuffled weights
@@ -195,7 +196,7 @@ class Examined:
         count = min(available, max(FEWEST, min(MOST, int(seconds / max(each, 1e-6)))))
         columns = made(count)
         if recipe is not None and count >= TRIED:
-            columns = self._diversified(call, method, recipe, columns, count)
+            columns = self._diversified(call, method, recipe, columns, count, BREEDING * seconds)
             count = next(len(c) for c in columns if torch.is_tensor(c) and c.ndim)
         call = self._runner.load(original_state(self.artifact))  # afresh, as every other state: it may keep something
         outputs = run_all(call, method, columns, count)
@@ -207,7 +208,9 @@ class Examined:
         return Examination(method, name, columns, count, outputs, kept)
 
     @staticmethod
-    def _diversified(call: Call, method: Method, recipe: InputRecipe, columns: list[Any], count: int) -> list[Any]:
+    def _diversified(
+        call: Call, method: Method, recipe: InputRecipe, columns: list[Any], count: int, seconds: float
+    ) -> list[Any]:
         """Columns with more different answers of the first output that chooses among a few classes; else as they are."""
         outputs = run_all(call, method, columns, count)
         for place, output in enumerate(outputs):
@@ -219,7 +222,7 @@ class Examined:
                     size = next(len(c) for c in given if torch.is_tensor(c) and c.ndim)
                     return run_all(call, method, given, size)[place].squeeze(1).float().nan_to_num()
 
-                return diversified(columns, run, recipe.make, count)
+                return diversified(columns, run, recipe.make, count, seconds)
         return columns
 
     @staticmethod

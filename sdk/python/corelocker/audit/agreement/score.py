@@ -36,6 +36,8 @@ class Agreement:
         error: standard error of `value`.
         along: for classes, the mean correlation of their values with the original's: near 0 where nothing is left.
         inputs: that were compared.
+        signal: root mean square of the values' correlations, beyond what noise gives. Unlike `along` it sees classes whose values
+            were turned around.
         spread: standard deviation of `chance` from one draw of shuffled weights to the next, which `error` holds too; 0 where
             answers were shuffled.
         passed_on: of `along`, what shuffled weights leave.
@@ -47,6 +49,7 @@ class Agreement:
     error: float
     along: float
     inputs: int
+    signal: float = 0.0
     spread: float = 0.0
     passed_on: float = 0.0
 
@@ -122,15 +125,17 @@ class Reference:
         rows = self._rows(output)
         values = self._values(rows)[:, self._alive]
         correlation, chance, error = self._correlation(values)
-        along = float((correlation).mean())
+        along = float(correlation.mean())
+        noise = 1 / max(1, len(rows) - 1)
+        signal = float(((correlation**2).mean() - noise).clamp(min=0).sqrt())
         answers = self._pick_answers(rows)
         if self._answers is None or answers is None:
-            return Agreement("values", float(correlation.clamp(min=0).mean()), chance, error, along, len(rows))
+            return Agreement("values", float(correlation.clamp(min=0).mean()), chance, error, along, len(rows), signal)
         equal = (self._answers == answers).double()
         value = float(equal.mean())
         spread = float(equal.mean(1).std()) if len(equal) > 1 else 1.0
         chance = _shuffled(self._answers, answers)
-        return Agreement("classes", value, chance, spread / len(equal) ** 0.5, along, len(rows))
+        return Agreement("classes", value, chance, spread / len(equal) ** 0.5, along, len(rows), signal)
 
     def _rows(self, output: Tensor) -> Tensor:
         """(inputs, ...)."""

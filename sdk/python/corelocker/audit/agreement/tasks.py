@@ -10,10 +10,10 @@ import numpy as np
 
 from corelocker.artifacts import Artifact, WeightTensor
 from corelocker.artifacts.detect import open_artifact
-from corelocker.audit.agreement.examined import Examined
+from corelocker.audit.agreement.examined import SECONDS, Examined
 from corelocker.audit.agreement.runners import CannotRunError
 from corelocker.audit.agreement.score import Agreement
-from corelocker.audit.agreement.smallest import KINDS, find_smallest
+from corelocker.audit.agreement.smallest import EACH, KINDS, find_smallest
 from corelocker.audit.tier_bytes import State, original_state
 from corelocker.bundle.patch import Patch
 from corelocker.errors import CoreLockerError
@@ -24,7 +24,10 @@ Progress = Callable[[int, int], None]
 
 
 def measure(request: dict[str, Any], patches: bytes, progress: Progress) -> list[dict[str, Any]]:
-    """For each artifact {"inputs", "samples", "tiers": [agreement, ...]} or {"reason"}; the last tier is compared byte by byte."""
+    """For each artifact {"inputs", "samples", "tiers": [agreement, ...]} or {"reason"}; the last tier is compared byte by byte.
+
+    Where the request says "broad", on several kinds of inputs, and that counts on which most is left.
+    """
     found = []
     rest = memoryview(patches)
     total = sum(len(entry["patches"]) + 1 for entry in request["artifacts"])
@@ -32,7 +35,7 @@ def measure(request: dict[str, Any], patches: bytes, progress: Progress) -> list
     for entry in request["artifacts"]:
         states, rest = _states(entry, rest)
         try:
-            examined = _examined(request, entry)
+            examined = _examined(request, entry, KINDS if request["broad"] else 1)
             rows = []
             for state in states[:-1]:
                 rows.append(_row(examined.compare(state)))
@@ -69,7 +72,7 @@ def beside_base(request: dict[str, Any], patches: bytes, progress: Progress) -> 
     for done, entry in enumerate(request["artifacts"]):
         progress(done, len(request["artifacts"]))
         try:
-            examined = _examined(request, entry)
+            examined = _examined(request, entry, 1)
             layers = _guessed(examined.artifact, entry["layers"], base)
             rows = {g: _row(examined.compare(guessed_state(examined.artifact, layers, g))) for g in guesses}
             found.append({"states": rows})
@@ -91,13 +94,14 @@ def _guessed(
     return found
 
 
-def _examined(request: dict[str, Any], entry: dict[str, Any], kinds: int = 1) -> Examined:
+def _examined(request: dict[str, Any], entry: dict[str, Any], kinds: int) -> Examined:
     stats = request["input_stats"]
     return Examined(
         _artifact(entry),
         factory=request["model"],
         samples=Path(request["samples"]) if request["samples"] else None,
         stats=InputStats.parse(stats) if stats else None,
+        seconds=SECONDS if kinds == 1 else EACH,
         kinds=kinds,
     )
 

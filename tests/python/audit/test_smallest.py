@@ -1,0 +1,102 @@
+"""The search for the fewest bytes that silence a file."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from corelocker.artifacts.detect import open_artifact
+from corelocker.audit.agreement.examined import Examined
+from corelocker.audit.agreement.score import Agreement, Reference
+from corelocker.audit.agreement.smallest import Part, Trials, cheapest, cost, find_smallest, silenced
+from corelocker.locking.drawing import lock_artifacts
+from corelocker.locking.planning import given_plan
+from corelocker.locking.tiers import Unit
+from support.models import exports
+
+
+def parts(generator: np.random.Generator) -> list[list[Part]]:
+    return [
+        [Part(f"{layer}", range(size), float(generator.integers(1, 100)), generator.uniform(0.2, 1)) for size in (3, 2)]
+        for layer in range(5)
+    ]
+
+
+def test_the_cheapest_parts_with_a_small_product_are_found() -> None:
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        layers = parts(generator)
+        found = cheapest(layers, 0.2)
+        choices = itertools.product(*([None, *layer] for layer in layers))
+        locks = [[part for part in choice if part] for choice in choices]
+        fitting = [lock for lock in locks if math.prod(part.left for part in lock) <= 0.2]
+        if not fitting:
+            assert found is None
+            continue
+        if found is None:  # products are rounded up
+            assert min(math.prod(p.left for p in lock) for lock in fitting) > 0.2 * 0.75
+            continue
+        assert math.prod(p.left for p in found) <= 0.2
+        assert len({p.layer for p in found}) == len(found)
+        strict = [lock for lock in fitting if math.prod(p.left for p in lock) <= 0.2 * 0.75]
+        assert cost(found) <= min((sum(p.cost for p in lock) for lock in strict), default=math.inf)
+
+
+def agreement(equal: float, along: float) -> Agreement:
+    return Agreement("classes", 0.1 + equal, 0.1, 0.02, along, 192, abs(along))
+
+
+@pytest.mark.parametrize(
+    ("draws", "holds"),
+    [
+        ([[(0.0, 0.05)], [(0.0, 0.05)]], True),
+        ([[(0.03, 0.05)], [(-0.03, 0.05)]], True),  # noise
+        ([[(0.03, 0.0)], [(0.0, 0.0)]], False),
+        ([[(0.0, 0.2), (0.0, 0.0)], [(0.0, 0.1), (0.0, 0.0)]], False),  # on one kind of inputs
+        ([[(-0.1, 0.3)], [(-0.1, 0.3)]], False),
+    ],
+)
+def test_a_lock_is_silent_in_the_mean_of_its_draws(draws: list[list[tuple[float, float]]], holds: bool) -> None:
+    assert silenced([[agreement(*a) for a in each] for each in draws], 2) == holds
+
+
+def test_signal_sees_classes_that_were_turned_around() -> None:
+    values = torch.randn(200, 8, generator=torch.Generator().manual_seed(0))
+    reference = Reference(values)
+    signs = torch.tensor([1.0, -1.0] * 4)
+    turned = reference.compare(values * signs)
+    assert abs(turned.along) < 0.01
+    assert turned.signal == pytest.approx(1, abs=0.01)
+    noise = reference.compare(torch.randn(200, 8, generator=torch.Generator().manual_seed(1)))
+    assert noise.signal < 0.1
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "unit"),
+    [("transformer", "portable", "sign"), ("vgg", "xnnpack", "sign"), ("vgg", "int8", "sign"), ("vgg", "xnnpack", "value")],
+)  # fmt: skip
+def test_a_part_costs_what_the_access_key_holds_of_it(name: str, form: str, unit: Unit) -> None:
+    artifact = open_artifact(exports.exported(name, form))
+    trials = Trials(Examined(artifact, seconds=0.1), unit, ())
+    assert len(trials.layers) > 2
+    for layer in trials.layers:
+        for part in layer:
+            plan = given_plan(
+                [artifact], {(0, part.layer): part.channels}, unit=unit, criterion="search", fill="decoy", seed=b"s"
+            )
+            (locked,) = lock_artifacts([artifact], plan)
+            assert locked.locked_bytes == part.cost, part
+
+
+def test_excluded_layers_stay_and_larger_locks_follow() -> None:
+    artifact = open_artifact(exports.exported("transformer", "portable"))
+    examined = Examined(artifact, seconds=0.2)
+    first = Trials(examined, "sign", ()).layers[0][0].layer
+    locks = find_smallest(examined, ["sign"], (first,), lambda done, total: None)
+    assert locks[0] == locks[1]
+    assert all(first not in lock["channels"] for lock in locks)
+    whole = {layer[0].layer: list(layer[0].channels) for layer in Trials(examined, "sign", (first,)).layers}
+    assert locks[-1]["channels"] == whole
