@@ -19,7 +19,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ RESNET = TrainingRecipe(
 EPOCHS = 40  # over a thousand images
 SCREENING = 0  # the seed that runs everything
 SCRATCH = "scratch"
+SCRATCH_SOFT = "scratch-signs-soft"  # what training signs softly is worth where nothing is known
 CONFIRMED = 2  # attacks that other seeds repeat
 VALIDATION = 1000  # images that choose the rate
 
@@ -77,6 +78,11 @@ class SplitBench(AttackBench):
         self.target = target
         return tested
 
+    def of(self, state: Mapping[str, torch.Tensor]) -> AttackBench:
+        """This bench for a network in that state, which the next attack starts from."""
+        self.target = replace(self.target, state=state)
+        return self
+
     def scratch(self, data: DataSet) -> float:
         return 0.0
 
@@ -84,6 +90,7 @@ class SplitBench(AttackBench):
 ATTACKS: dict[str, Callable[[SplitBench], object]] = {
     SCRATCH: lambda bench: bench.trained(bench.fresh(), bench.samples(1.0)),
     "signs-soft": lambda bench: train_signs(bench, "soft"),
+    SCRATCH_SOFT: lambda bench: train_signs(bench.of(bench.fresh()), "soft"),
     "tuning": lambda bench: fine_tune(bench, 1.0, "none", "all"),
     "drawn-anew": lambda bench: fine_tune(bench, 1.0, "known", "all"),
     "signs-straight-through": lambda bench: train_signs(bench, "straight-through"),
@@ -110,7 +117,7 @@ def subject(net: str, folder: Path, work: Path) -> Subject:
         return Subject(model, owner.take(slice(5000)), validation, test, RESNET)
     recipe = small_nets.NETS[net][1]
     model = small_nets.trained(net, owner, replace(recipe, epochs=small_nets.OWNER_EPOCHS), work)
-    rates = (0.003, 0.001, 0.0003) if recipe.optimizer == "adamw" else RESNET.learning_rates
+    rates = (0.003, 0.001, 0.0003) if recipe.optimizer == "adamw" else (0.3, 0.1, 0.03)
     attacker = replace(recipe, epochs=EPOCHS, learning_rates=rates)
     return Subject(model, owner.take(slice(1000)), validation, test, attacker)
 
@@ -166,15 +173,19 @@ def _chosen(net: str, seed: int) -> dict[str, dict[str, Any]]:
     """For each attack the row whose rate the validation images chose."""
     rows = [r for r in _rows() if (r["net"], r["seed"]) == (net, seed)]
     attacks = dict.fromkeys(r["attack"] for r in rows)
-    return {a: max((r for r in rows if r["attack"] == a), key=lambda r: float(r["validation"])) for a in attacks}
+    return {a: max((r for r in rows if r["attack"] == a), key=_validation) for a in attacks}
 
 
 def _strongest(net: str) -> set[tuple[str, float]]:
     """(attack, rate) of training from scratch and of the two best attacks with the screening seed."""
     chosen = _chosen(net, SCREENING)
-    scratch = chosen.pop(SCRATCH)
-    best = sorted(chosen.values(), key=lambda r: float(r["validation"]), reverse=True)[:CONFIRMED]
-    return {(row["attack"], row["rate"]) for row in (scratch, *best)}
+    scratch = [row for attack in (SCRATCH, SCRATCH_SOFT) if (row := chosen.pop(attack, None))]
+    best = sorted(chosen.values(), key=_validation, reverse=True)[:CONFIRMED]
+    return {(row["attack"], row["rate"]) for row in (*scratch, *best)}
+
+
+def _validation(row: dict[str, Any]) -> float:
+    return float(row["validation"])
 
 
 def table() -> None:
@@ -183,7 +194,9 @@ def table() -> None:
         shares: dict[str, list[float]] = {}
         for seed in sorted({r["seed"] for r in _rows() if r["net"] == net}):
             chosen = _chosen(net, seed)
-            scratch = chosen.get(SCRATCH)
+            scratch = max(
+                (row for a, row in chosen.items() if a in (SCRATCH, SCRATCH_SOFT)), key=_validation, default=None
+            )
             first = next(iter(chosen.values()))
             print(
                 f"{net}, seed {seed}: original {first['original']:.2%}, locked {first['locked']:.2%}, key {first['key']:.2%}, "
@@ -191,7 +204,7 @@ def table() -> None:
             )
             for attack, row in chosen.items():
                 line = f"  {attack:24} {row['test']:.2%} at rate {row['rate']:g}"
-                if scratch is not None and attack != SCRATCH:
+                if scratch is not None and attack not in (SCRATCH, SCRATCH_SOFT):
                     share = (row["test"] - scratch["test"]) / (row["original"] - scratch["test"])
                     shares.setdefault(attack, []).append(share)
                     line += f", share of the gap {share:+.3f}"
