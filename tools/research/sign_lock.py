@@ -47,6 +47,7 @@ RESNET = TrainingRecipe(
 EPOCHS = 40  # over a thousand images
 SCREENING = 0  # the seed that runs everything
 SCRATCH = "scratch"
+SCRATCH_NARROW = "scratch-narrow"  # weights a third as wide, as tuned weights are
 SCRATCH_SOFT = "scratch-signs-soft"  # what training signs softly is worth where nothing is known
 CONFIRMED = 2  # attacks that other seeds repeat
 VALIDATION = 1000  # images that choose the rate
@@ -87,14 +88,32 @@ class SplitBench(AttackBench):
         return 0.0
 
 
+def _narrow(bench: SplitBench) -> dict[str, torch.Tensor]:
+    """Fresh weights a third as wide."""
+    return {name: value / 3 if value.dim() > 1 else value for name, value in bench.fresh().items()}
+
+
+def _shuffled(bench: SplitBench) -> dict[str, torch.Tensor]:
+    """The locked network with the weights of each layer in another order: what tuning makes of their distribution alone."""
+    generator = torch.Generator().manual_seed(bench.seed)
+    state = {name: value.clone() for name, value in bench.target.state.items()}
+    for name in bench.target.elements:
+        order = torch.randperm(state[name].numel(), generator=generator)
+        state[name] = state[name].flatten()[order].view_as(state[name])
+    return state
+
+
 ATTACKS: dict[str, Callable[[SplitBench], object]] = {
     SCRATCH: lambda bench: bench.trained(bench.fresh(), bench.samples(1.0)),
+    SCRATCH_NARROW: lambda bench: bench.trained(_narrow(bench), bench.samples(1.0)),
     "signs-soft": lambda bench: train_signs(bench, "soft"),
     SCRATCH_SOFT: lambda bench: train_signs(bench.of(bench.fresh()), "soft"),
     "tuning": lambda bench: fine_tune(bench, 1.0, "none", "all"),
     "drawn-anew": lambda bench: fine_tune(bench, 1.0, "known", "all"),
+    "tuning-shuffled": lambda bench: fine_tune(bench.of(_shuffled(bench)), 1.0, "none", "all"),
     "signs-straight-through": lambda bench: train_signs(bench, "straight-through"),
 }
+BASELINES = (SCRATCH, SCRATCH_NARROW, SCRATCH_SOFT)  # the best of them is what the attacker has without the file
 NETS = ("resnet20-cifar10", "resnet20-cifar100", *small_nets.NETS)
 
 
@@ -130,7 +149,8 @@ def run(net: str, seed: int, folder: Path, work: Path) -> None:
     """
     found = {(r["seed"], r["attack"], r["rate"]) for r in _rows() if r["net"] == net}
     prepared = subject(net, folder, work)
-    planned = {(attack, rate) for attack in ATTACKS for rate in prepared.recipe.learning_rates}
+    rates = prepared.recipe.learning_rates
+    planned = {(attack, rate) for attack in ATTACKS for rate in rates} | {(SCRATCH, 3 * rates[0])}
     if seed != SCREENING:
         if not planned <= {(attack, rate) for s, attack, rate in found if s == SCREENING}:
             raise SystemExit(f"{net}: run seed {SCREENING} first; it chooses the attacks and rates of the other seeds")
@@ -138,7 +158,7 @@ def run(net: str, seed: int, folder: Path, work: Path) -> None:
     missing = [
         (a, r)
         for a in ATTACKS
-        for r in prepared.recipe.learning_rates
+        for r in (3 * rates[0], *rates)
         if (a, r) in planned - {f[1:] for f in found if f[0] == seed}
     ]
     if not missing:
@@ -179,7 +199,7 @@ def _chosen(net: str, seed: int) -> dict[str, dict[str, Any]]:
 def _strongest(net: str) -> set[tuple[str, float]]:
     """(attack, rate) of training from scratch and of the two best attacks with the screening seed."""
     chosen = _chosen(net, SCREENING)
-    scratch = [row for attack in (SCRATCH, SCRATCH_SOFT) if (row := chosen.pop(attack, None))]
+    scratch = [row for attack in BASELINES if (row := chosen.pop(attack, None))]
     best = sorted(chosen.values(), key=_validation, reverse=True)[:CONFIRMED]
     return {(row["attack"], row["rate"]) for row in (*scratch, *best)}
 
@@ -194,9 +214,7 @@ def table() -> None:
         shares: dict[str, list[float]] = {}
         for seed in sorted({r["seed"] for r in _rows() if r["net"] == net}):
             chosen = _chosen(net, seed)
-            scratch = max(
-                (row for a, row in chosen.items() if a in (SCRATCH, SCRATCH_SOFT)), key=_validation, default=None
-            )
+            scratch = max((row for a, row in chosen.items() if a in BASELINES), key=_validation, default=None)
             first = next(iter(chosen.values()))
             print(
                 f"{net}, seed {seed}: original {first['original']:.2%}, locked {first['locked']:.2%}, key {first['key']:.2%}, "
@@ -204,7 +222,7 @@ def table() -> None:
             )
             for attack, row in chosen.items():
                 line = f"  {attack:24} {row['test']:.2%} at rate {row['rate']:g}"
-                if scratch is not None and attack not in (SCRATCH, SCRATCH_SOFT):
+                if scratch is not None and attack not in BASELINES:
                     share = (row["test"] - scratch["test"]) / (row["original"] - scratch["test"])
                     shares.setdefault(attack, []).append(share)
                     line += f", share of the gap {share:+.3f}"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from corelocker.artifacts import Artifact
+from corelocker.artifacts.weights import Role
 from corelocker.locking.options import CriterionName, Fill, PresetName, Scope
 from corelocker.locking.tiers import Unit
 
@@ -60,15 +61,26 @@ def preset(name: PresetName) -> Preset:
 def caveat(name: PresetName, artifacts: Sequence[Artifact]) -> str | None:
     """Why what a preset promises was not shown for these models; None where it was measured on models like them.
 
-    Known by their embeddings: a transformer without any, as one for images may be, is not recognized.
+    Known by their layers: a transformer without embeddings, as one for images may be, is not recognized.
     """
-    tables = {artifact.path.name for artifact in artifacts for t in artifact.tensors if t.role == "embedding"}
-    if name != "cover" or not tables:
-        return None
-    return (
-        f"{', '.join(sorted(tables))}: of models with embeddings, cover was shown to withstand fine-tuning on two small "
-        "language models only. Measure yours with corelocker audit"
-    )
+    embeddings, depthwise = _with(artifacts, "embedding"), _with(artifacts, "depthwise")
+    if name == "cover" and embeddings:
+        return (
+            f"{embeddings}: of models with embeddings, cover was shown to withstand fine-tuning on two small "
+            "language models only. Measure yours with corelocker audit"
+        )
+    if name == "hardened" and depthwise:
+        return (
+            f"{depthwise}: of a network with depthwise convolutions, an attacker with a tenth of the data regained a tenth of what "
+            "lies between training from scratch and the original (docs/audit.md, The sign lock). Measure yours with corelocker "
+            "calibrate --recovered"
+        )
+    return None
+
+
+def _with(artifacts: Sequence[Artifact], role: Role) -> str:
+    """The names of the files that have layers of this kind."""
+    return ", ".join(sorted({artifact.path.name for artifact in artifacts for t in artifact.tensors if t.role == role}))
 
 
 PRESETS: tuple[PresetName, ...] = get_args(PresetName)
