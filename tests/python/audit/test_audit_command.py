@@ -167,7 +167,7 @@ def test_locked_files_are_audited_with_their_bundle(folder: Path, capsys: pytest
         assert found["lock"]["fill"] == "decoy"
         # The torch side has the same channels locked, found by their weights.
         assert found["bounds"]["layers"][-1]["measured"] > 0
-        assert bool(found["attacks"]) == (not quick)
+        assert (len(found["attacks"]) > 1) == (not quick)
         if found["attacks"]:
             zeros = next(a for a in found["attacks"] if a["name"] == "imputation-zeros")
             assert zeros["locked"] < zeros["original"]
