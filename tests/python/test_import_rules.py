@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2] / "sdk" / "python" / "corelocker"
 
-SHARED = {"core_dumps", "errors", "extras", "factories", "files", "progress", "runs"}
+SHARED = {"core_dumps", "errors", "extras", "factories", "files", "hashing", "progress", "raw_files", "runs"}
 """Modules beside the packages: they import each other only, and everybody may import them."""
 
 MAY_IMPORT: dict[str, set[str]] = {

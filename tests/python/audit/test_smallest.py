@@ -11,16 +11,19 @@ import torch
 from corelocker.artifacts.detect import open_artifact
 from corelocker.audit.agreement.examined import Examined
 from corelocker.audit.agreement.score import Agreement, Reference
-from corelocker.audit.agreement.smallest import Part, Trials, cheapest, cost, find_smallest, silenced
+from corelocker.audit.agreement.smallest import LayerPart, Trials, cheapest, cost, find_smallest, silenced
 from corelocker.locking.drawing import lock_artifacts
 from corelocker.locking.planning import given_plan
 from corelocker.locking.tiers import Unit
 from support.models import exports
 
 
-def parts(generator: np.random.Generator) -> list[list[Part]]:
+def parts(generator: np.random.Generator) -> list[list[LayerPart]]:
     return [
-        [Part(f"{layer}", range(size), float(generator.integers(1, 100)), generator.uniform(0.2, 1)) for size in (3, 2)]
+        [
+            LayerPart(f"{layer}", range(size), float(generator.integers(1, 100)), generator.uniform(0.2, 1))
+            for size in (3, 2)
+        ]
         for layer in range(5)
     ]
 

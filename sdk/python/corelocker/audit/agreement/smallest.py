@@ -46,7 +46,7 @@ MOST_EQUAL, MOST_ALONG = 0.01, 0.12  # answers beyond chance and correlation, me
 
 
 @dataclass(frozen=True)
-class Part:
+class LayerPart:
     """Channels of a layer that are locked together, what the access key holds of them in bytes, and what is left of the outputs."""
 
     layer: str
@@ -55,7 +55,7 @@ class Part:
     left: float = 1.0
 
 
-Lock = tuple[Part, ...]
+Lock = tuple[LayerPart, ...]
 
 
 def cost(lock: Lock) -> float:
@@ -93,14 +93,14 @@ class Trials:
         ]
         self.layers = sorted((found for found in parts if found), key=lambda found: found[-1].cost)
 
-    def _parts(self, tensor: WeightTensor) -> Iterator[Part]:
+    def _parts(self, tensor: WeightTensor) -> Iterator[LayerPart]:
         size, channels = l1(tensor), tensor.channels
         counts = dict.fromkeys(max(1, round(share * channels)) for share in SHARES[self.unit])
         if self.unit == "value":
             order, each = np.argsort(-size, kind="stable").tolist(), sum(p.size for p in tensor.parts) / channels
             for count in dict.fromkeys(min(count, channels - 1) for count in counts):  # one has to stay
                 if count:
-                    yield Part(tensor.name, tuple(sorted(order[:count])), count * each)
+                    yield LayerPart(tensor.name, tuple(sorted(order[:count])), count * each)
             return
         found = self._signs[0][tensor.name]
         if isinstance(found, Signs):
@@ -109,7 +109,7 @@ class Trials:
             for count in counts:
                 first = int(np.argmax(before[count:] - before[:-count]))
                 chosen = range(first, first + count)
-                yield Part(tensor.name, chosen, _mask_bytes(found, chosen, channels))
+                yield LayerPart(tensor.name, chosen, _mask_bytes(found, chosen, channels))
 
     def measure(self, lock: Lock, draw: int, inputs: int) -> list[Agreement]:
         """The agreement of every output on each kind of inputs."""
@@ -119,7 +119,7 @@ class Trials:
         """Whether the lock silences the output in DRAWS draws."""
         return silenced((self.measure(lock, draw, VERIFY) for draw in range(DRAWS)), DRAWS)
 
-    def alone(self, part: Part) -> Part:
+    def alone(self, part: LayerPart) -> LayerPart:
         """The part with what is left of the outputs when nothing else is locked."""
         each = self.measure((part,), 0, LOOK)
         return replace(part, left=min(1.0, max(LEAST_LEFT, *(max(a.along, a.signal) - a.passed_on for a in each))))
@@ -179,7 +179,7 @@ def _part(progress: Callable[[int, int], None], number: int, parts: int) -> Call
 def _search(trials: Trials, most: float, progress: Callable[[int, int], None]) -> list[Lock]:
     """The cheapest lock that holds, and larger ones; none where those that cost less than `most` do not hold."""
     stop = time.process_time() + SECONDS
-    looked: list[list[Part]] = []
+    looked: list[list[LayerPart]] = []
     for done, layer in enumerate(trials.layers):
         progress(done, len(trials.layers))
         limit = min(most, cost(dearest)) if (dearest := cheapest(looked, SMALL_ENOUGH)) else most
@@ -202,7 +202,7 @@ def _search(trials: Trials, most: float, progress: Callable[[int, int], None]) -
     return []
 
 
-def cheapest(layers: Sequence[Sequence[Part]], product: float) -> Lock | None:
+def cheapest(layers: Sequence[Sequence[LayerPart]], product: float) -> Lock | None:
     """The cheapest choice of at most one part a layer that leaves at most `product`; None where all together leave more."""
     need = math.ceil(-math.log(product) * FINENESS)
     best: dict[int, tuple[float, Lock]] = {0: (0.0, ())}
