@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from corelocker.cli.app import Json, emit, human, progress_bar, wide_console
+from corelocker.cli.app import Json, emit, human, progress_bar, warnings_in_one_line, wide_console
 from corelocker.cli.service_options import require_service_extra
 from corelocker.errors import CoreLockerError
 
@@ -37,12 +37,13 @@ FACTORY = "tools.demo_model.fashion_mobilenet:calibrated"
 
 @dataclass(frozen=True)
 class Row:
-    """An artifact's figures: accuracy in percent by state, agreement of the locked file as `corelocker lock` measured it, key size,
-    seconds and exactness."""
+    """An artifact's figures: accuracy in percent by state, agreement of the locked file and chance as `corelocker lock` measured
+    them, key size, seconds and exactness."""
 
     name: str
     accuracy: dict[str, float]
     agreement: float | None
+    chance: float | None
     locked_bytes: int
     locked_fraction: float
     restore_ms: float
@@ -56,6 +57,7 @@ class Measuring:
     name: str
     accuracy: dict[str, Future[float]]
     agreement: float | None
+    chance: float | None
     locked_bytes: int
     locked_fraction: float
     restore_ms: float
@@ -112,7 +114,7 @@ def _run(folder: Path, images: int, as_json: bool) -> dict[str, Any]:
         # The default lock. The seed makes the table repeatable; a publisher leaves it out.
         options = LockOptions(seed="demo")
         started = time.perf_counter()
-        with progress_bar(as_json) as show:
+        with progress_bar(as_json) as show, warnings_in_one_line():
             result = lock(
                 paths,
                 dist,
@@ -209,10 +211,11 @@ def _measure(
             state = bytes(restored)
         accuracy[name] = evaluate(locked, state)
         exact = state == weights.read_bytes()
-    agreed = artifact.measured.tiers[0].value if artifact.measured.tiers else None
+    agreed, chance = ((t := artifact.measured.tiers[0]).value, t.chance) if artifact.measured.tiers else (None, None)
     return Measuring(
-        original.name, accuracy, agreed, artifact.locked_bytes, artifact.locked_fraction, round(milliseconds, 2), exact
-    )
+        original.name, accuracy, agreed, chance, artifact.locked_bytes, artifact.locked_fraction, round(milliseconds, 2),
+        exact,
+    )  # fmt: skip
 
 
 def _evaluate(path: Path, state: bytes, images: int) -> float:
@@ -274,10 +277,12 @@ def _print(result: dict[str, Any]) -> None:
     console = wide_console()
     tiers = result["tiers"]
     states = ["original", *(f"locked: {tiers[0]}", *tiers[1:-1], f"restored: {tiers[-1]}")]
-    table = Table("model", *states, "agreement, locked", "access key", "of weights", "restore", "bit-exact")
+    table = Table("model", *states, "agreement, chance", "access key", "of weights", "restore", "bit-exact")
     for row in result["artifacts"]:
         accuracies = [f"{row['accuracy'][name]:.2f} %" for name in ("original", *tiers)]
-        agreement = "not measured" if row["agreement"] is None else f"{100 * row['agreement']:.1f} %"
+        agreement = "not measured"
+        if row["agreement"] is not None:
+            agreement = f"{100 * row['agreement']:.1f} %, {100 * row['chance']:.1f} %"
         table.add_row(
             row["name"], *accuracies, agreement, human(row["locked_bytes"]), f"{100 * row['locked_fraction']:.2f} %",
             f"{row['restore_ms']:.1f} ms", "yes" if row["bit_exact"] else "NO",
@@ -285,7 +290,8 @@ def _print(result: dict[str, Any]) -> None:
     console.print(table)
     console.print(f"Top-1 accuracy on {result['images']} test images of Fashion-MNIST; a blind guess is right in 10 %.")
     console.print(
-        "Agreement of the locked file's answers with the original's, on synthetic images, as the lock measured it."
+        "Agreement of the locked file's answers with the original's, on synthetic images, and what an answer that is always "
+        "the same or a blind guess reaches: as the lock measured both."
     )
     console.print(
         ".pte through the ExecuTorch runtime, .mlpackage through an fp32 evaluator (Core ML runs on Apple's systems)."

@@ -27,7 +27,7 @@ def test_demo_collapses_and_restores() -> None:
         assert row["bit_exact"]
         assert full == row["accuracy"]["original"] >= 88
         assert free <= 17, "200 images: three standard errors above the 10 % of a guess"
-        assert row["agreement"] < 0.5
+        assert row["agreement"] <= row["chance"] + 0.1
     assert [round(row["locked_fraction"], 2) for row in result["artifacts"]] == [0.03, 0.1, 0.06]
     steps = {step["what"]: step["outcome"] for step in result["unlocking"]}
     assert all(step["as_expected"] for step in result["unlocking"]), steps

@@ -73,9 +73,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code. Every CoreLockerError becomes one line, or JSON with `--json`."""
     as_json = "--json" in arguments
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("always", LockWarning)
-            warnings.showwarning = _show_warning(warnings.showwarning)
+        with warnings_in_one_line():
             app(list(arguments))
     except SystemExit as stop:  # how typer ends, with 2 for wrong usage
         return stop.code if isinstance(stop.code, int) else 0
@@ -89,6 +87,15 @@ def run(arguments: Sequence[str]) -> int:
         _report(FileAccessError.code, f"{error.filename or 'a file'}: {error.strerror or error}", as_json)
         return 1
     return 0
+
+
+@contextmanager
+def warnings_in_one_line() -> Iterator[None]:
+    """Shows the warnings of this package as its errors are shown."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", LockWarning)
+        warnings.showwarning = _show_warning(warnings.showwarning)
+        yield
 
 
 def _show_warning(others: Callable[..., None]) -> Callable[..., None]:
