@@ -290,8 +290,8 @@ def _print(result: dict[str, Any]) -> None:
     console.print(table)
     console.print(f"Top-1 accuracy on {result['images']} test images of Fashion-MNIST; a blind guess is right in 10 %.")
     console.print(
-        "Agreement of the locked file's answers with the original's, on synthetic images, and what an answer that is always "
-        "the same or a blind guess reaches: as the lock measured both."
+        "Agreement is the share of equal answers of the locked file and its original, on synthetic images; chance is what it is "
+        "with the original's answers shuffled. The lock measured both."
     )
     console.print(
         ".pte through the ExecuTorch runtime, .mlpackage through an fp32 evaluator (Core ML runs on Apple's systems)."
