@@ -253,7 +253,9 @@ def test_what_was_not_shown_is_said_when_locking(
 
     artifacts = open_artifacts([exported(name, "portable")])
     recwarn.clear()
-    choose_channels(artifacts, LockOptions(preset=preset, criterion="l1"), b"seed", lambda stage, done, total: None)
+    options = LockOptions(preset=preset, criterion="l1")
+    for attempt in range(2):  # drawn again, it is not said again
+        choose_channels(artifacts, options, b"seed", lambda stage, done, total: None, attempt=attempt)
     shown = [str(found.message) for found in recwarn if found.category is LockWarning]
     assert [warned is not None and warned in message for message in shown] == [True] * (warned is not None)
     assert (caveat(preset, artifacts) is not None) == (warned is not None)

@@ -65,13 +65,14 @@ def choose_channels(
         attempt: of a preset's layers that are locked by value, each attempt locks twice as much as the one before.
         base: of layers whose signs it has, the preset "hardened" takes by value what tuning changed most.
 
-    Warns with LockWarning when a preset was not shown to keep its promise for such models. Raises ConfigError,
-    CriterionError, NothingToLockError or TierError.
+    Warns with LockWarning, at the first attempt, when a preset was not shown to keep its promise for such models.
+
+    Raises ConfigError, CriterionError, NothingToLockError or TierError.
     """
     check_options(options)
     choice = _Choice.of(options)
     named = choice.preset
-    if options.effective_preset and (doubts := caveat(options.effective_preset, artifacts)):
+    if not attempt and options.effective_preset and (doubts := caveat(options.effective_preset, artifacts)):
         warnings.warn(doubts, LockWarning, stacklevel=2)
     if named is not None and named.searched:
         return plan_of_small(artifacts, find_small_locks(artifacts, options, progress)[0], seed)
