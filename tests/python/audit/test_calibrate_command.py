@@ -74,14 +74,15 @@ def accuracy(path: Path) -> float:
 def test_presets(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = {}
     for name in ("minimal", "balanced", "hardened", "cover"):
-        # Half of the channels of so small a network may still work.
-        more = ("--require", "none") if name == "balanced" else ("--model", "sensitivity_factory:net")
+        # A part of so small a network may still work, by one draw in many.
+        of_a_part = name in ("balanced", "cover")
+        more = ("--require", "none") if of_a_part else ("--model", "sensitivity_factory:net")
         result = call(capsys, *lock(name, "--preset", name, *more))
         found[name] = result["artifacts"][0]["locked_fraction"]
         assert result["fill"] == "decoy"
         assert [tier["name"] for tier in result["tiers"]] == ["free", "full"]
         assert result["preset"] == name
-        if name != "balanced":
+        if not of_a_part:
             assert result["artifacts"][0]["agreement"]["free"]["collapsed"]
             assert result["artifacts"][0]["not_measured"] is None
     assert found["balanced"] < found["hardened"] < 0.032 < found["cover"]

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -176,13 +177,14 @@ def test_workers_of_one_service(sqlite_world: World) -> None:
 
 
 def workers_of(service: ServiceProcess) -> dict[int, set[int]]:
-    """The cores that each worker process may use, all its threads taken together."""
+    """The cores that each worker process may use, all its threads taken together; without those that end meanwhile."""
     pid = service.process.pid
-    workers = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
-    return {
-        worker: set().union(*(os.sched_getaffinity(int(thread)) for thread in os.listdir(f"/proc/{worker}/task")))
-        for worker in workers
-    }
+    cores = {}
+    for worker in map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
+        with suppress(ProcessLookupError, FileNotFoundError):
+            threads = os.listdir(f"/proc/{worker}/task")
+            cores[worker] = set().union(*(os.sched_getaffinity(int(thread)) for thread in threads))
+    return cores
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="needs Linux")
