@@ -113,13 +113,21 @@ class MappedFile:
             self._map.madvise(mmap.MADV_DONTNEED, start, stop - start)
 
 
+def refuse_existing(*paths: Path, force: bool = False) -> None:
+    """Raise OutputExistsError for the first path that exists, unless `force` says that outputs are replaced."""
+    for path in () if force else paths:
+        if path.exists():
+            raise OutputExistsError(
+                f"{path} exists already", hint="Choose another name, or pass --force where the command has it"
+            )
+
+
 def check_can_be_written(path: Path, *, force: bool) -> None:
     """Find out before hours of work whether their result can be written to `path`.
 
     Raises OutputExistsError when it exists and `force` is not set, FileAccessError when its folder is missing or cannot be written.
     """
-    if path.exists() and not force:
-        raise OutputExistsError(f"{path} exists already", hint="Choose another name or pass --force")
+    refuse_existing(path, force=force)
     if not os.access(path.absolute().parent, os.W_OK):
         raise FileAccessError(f"{path}: its folder is missing or cannot be written")
 
@@ -130,8 +138,7 @@ def write_atomically(path: Path, *, force: bool = False, mode: int = 0o644) -> I
 
     Raises OutputExistsError when `path` exists and `force` is not set, FileAccessError when the folder cannot be written.
     """
-    if not force and path.exists():
-        raise OutputExistsError(f"{path} exists already", hint="Choose another name or pass --force")
+    refuse_existing(path, force=force)
     try:
         with _staged(path, mode) as (file, temporary):
             yield file
@@ -206,9 +213,7 @@ def move_into_place(sources: list[Path], target: Path, *, force: bool) -> None:
     Raises OutputExistsError when one exists and `force` is not set.
     """
     targets = [target / source.name for source in sources]
-    taken = [path for path in targets if path.exists()]
-    if taken and not force:
-        raise OutputExistsError(f"{taken[0]} exists already", hint="Choose another --out or pass --force")
+    refuse_existing(*targets, force=force)
     undo: list[tuple[Path, Path | None]] = []
     try:
         for source, path in zip(sources, targets, strict=True):

@@ -236,9 +236,7 @@ def test_outputs_are_never_overwritten_by_chance(shell: Shell) -> None:
         "--forget-earlier-locks",
         "--force",
     )
-    refused(
-        shell, "output-exists", "restore", "dist/a.safetensors", "--bundle", "dist/m.clkey", "--out", "a.safetensors"
-    )
+    refused(shell, "output-exists", "restore", "dist/a.safetensors", "--bundle", "dist/m.clkey", "--out", "keys.json")
     refused(shell, "output-exists", "keystore", "init", "keys.json")
     refused(
         shell,

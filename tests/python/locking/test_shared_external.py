@@ -191,6 +191,9 @@ def test_the_whole_command(originals: Path, tmp_path: Path) -> None:
     for name, expected in zip(NAMES, outputs(originals), strict=True):
         model = corelocker.LockedModel.open(tmp_path / "dist" / f"{name}.pte", result.bundle)
         assert torch.equal(model.load(key).forward(EXAMPLE)[0], expected)
+        # The second program finds the weights that it shares restored already.
+        for path in model.restore_to(tmp_path / "back" / f"{name}.pte", key):
+            assert path.read_bytes() == (originals / path.name).read_bytes()
     locked_files = [tmp_path / "dist" / path.name for path in given(originals)]
     with pytest.raises(LockingError, match="locked already"):
         corelocker.lock(locked_files, tmp_path / "again", model_id="m", model_version=2, keystore=keystore)

@@ -44,7 +44,9 @@ def init(
     Example: corelocker keystore init keys.json
     """
     from corelocker.bundle.keystore import Keystore
+    from corelocker.files import refuse_existing
 
+    refuse_existing(path)  # before a key file is made, or anybody is asked for a passphrase
     secret = _kek(kek_file, kek) or passphrase(passphrase_file, f"New passphrase of {path}", confirm=True)
     store = Keystore.create(path, secret)
     document = {"keystore": str(path), "publisher": store.publisher}

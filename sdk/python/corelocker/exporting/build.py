@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from corelocker.errors import ConfigError, CoreLockerError, ExportError, MissingExtraError, OutputExistsError
+from corelocker.errors import ConfigError, CoreLockerError, ExportError, MissingExtraError
 from corelocker.exporting.config import ExportTarget
 from corelocker.exporting.source import load_model
 from corelocker.exporting.target import export_target
-from corelocker.files import move_into_place, staging_folder
+from corelocker.files import move_into_place, refuse_existing, staging_folder
 from corelocker.progress import Progress, no_progress
 
 if TYPE_CHECKING:
@@ -110,6 +110,5 @@ def export(
 
 def _check_targets(targets: Sequence[ExportTarget], out: Path, bundle: str | None, force: bool) -> None:
     """Find what is in the way before minutes of work. Raises OutputExistsError."""
-    for name in [*(target.filename for target in targets), *([] if bundle is None else [bundle])]:
-        if not force and (out / name).exists():
-            raise OutputExistsError(f"{out / name} exists already", hint="Choose another --out or pass --force")
+    names = [*(target.filename for target in targets), *([] if bundle is None else [bundle])]
+    refuse_existing(*(out / name for name in names), force=force)

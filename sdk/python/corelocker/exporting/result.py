@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from corelocker.errors import ConfigError, FileAccessError, OutputExistsError
+from corelocker.errors import ConfigError, FileAccessError
 from corelocker.exporting._steps import step
-from corelocker.files import move_into_place, staging_folder
+from corelocker.files import move_into_place, refuse_existing, staging_folder
 from corelocker.progress import Progress
 
 SHOWN = 5  # names in a note
@@ -39,8 +39,7 @@ def check_output(out: Path, filename: str, *, force: bool) -> None:
     """Refuse early what would only be refused after minutes of work. Raises ConfigError, OutputExistsError."""
     if out.name != filename:
         raise ConfigError(f"{out} must be named {filename}")
-    if out.exists() and not force:
-        raise OutputExistsError(f"{out} exists already", hint="Choose another name or pass --force")
+    refuse_existing(out, force=force)
 
 
 def write_outputs(

@@ -23,7 +23,8 @@ from uuid import uuid4
 
 from corelocker.artifacts.detect import open_artifacts
 from corelocker.bundle.content_keys import new_content_key
-from corelocker.errors import BaseRevealsError, ConfigError, FileAccessError, OutputExistsError, WeakLockError
+from corelocker.errors import BaseRevealsError, ConfigError, FileAccessError, WeakLockError
+from corelocker.files import refuse_existing
 from corelocker.locking.base import BaseComparison, compare_with_base, opened_base
 from corelocker.locking.choose import answers_base, check_options, choose_channels, plan_of_small
 from corelocker.locking.earlier import EarlierLocks, hold_to_earlier, record_of
@@ -156,8 +157,8 @@ def lock(
     if not NAME.fullmatch(model_id):
         raise ConfigError(f"model id {model_id!r} is not letters, digits, '.', '_' and '-' (at most 64)")
     check_options(options)
-    if options.save_plan is not None and options.save_plan.exists() and not force:
-        raise OutputExistsError(f"{options.save_plan} exists already", hint="Choose another name or pass --force")
+    if options.save_plan is not None:
+        refuse_existing(options.save_plan, force=force)
     if options.samples is not None and not options.samples.exists():
         raise FileAccessError(f"{options.samples}: no such file or folder")
     artifacts = open_artifacts([Path(path) for path in paths])

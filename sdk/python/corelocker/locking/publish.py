@@ -17,7 +17,7 @@ from corelocker.bundle.clkey_write import BundleContents, SectionContents, bundl
 from corelocker.bundle.content_keys import tier_keys
 from corelocker.bundle.keystore import StagedKey
 from corelocker.errors import OutputExistsError
-from corelocker.files import MappedFile, move_into_place, staging_folder
+from corelocker.files import MappedFile, move_into_place, refuse_existing, staging_folder
 from corelocker.hashing import FileHashes
 from corelocker.locking.drawing import start_locking
 from corelocker.locking.locked import LockedArtifact, LockedFile
@@ -245,5 +245,4 @@ def check_targets(artifacts: Sequence[Artifact], out: Path, model: str, force: b
     for name in names:
         if names.count(name) > 1:
             raise OutputExistsError(f"two outputs would have the name {name}", hint="Rename one of the artifacts")
-        if not force and (out / name).exists():
-            raise OutputExistsError(f"{out / name} exists already", hint="Choose another --out or pass --force")
+    refuse_existing(*(out / name for name in names), force=force)

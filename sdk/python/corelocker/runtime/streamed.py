@@ -20,7 +20,7 @@ from corelocker.bundle.patch import Patch
 from corelocker.bundle.patch_blocks import PatchBlocks
 from corelocker.bundle.sample import BlockSample, OpenFileSample
 from corelocker.errors import FileAccessError, FileSizeError
-from corelocker.files import write_atomically
+from corelocker.files import open_regular, write_atomically
 from corelocker.raw_files import read_buffer
 from corelocker.runtime.restored import compare_digest, compare_locked, compare_restored, with_sections
 
@@ -61,6 +61,28 @@ def restore_to_file(
     """
     with write_atomically(Path(out), force=force) as file:
         _stream(path, bundle, content_key, tier, key_tier, file.write)
+
+
+def restored_digest(
+    path: Path | str,
+    bundle: KeyBundle,
+    content_key: bytes,
+    tier: int | str | None = None,
+    *,
+    key_tier: int | str | None = None,
+) -> bytes:
+    """The SHA-256 that the file at `path` has once it is restored, without restoring it.
+
+    The arguments and errors are those of `restore`; of the locked file the samples are compared.
+    """
+
+    def of_entry(sections: Sequence[DecryptedSection], entry: BundledFile) -> bytes:
+        tables = [Patch.parse(section.patch, entry.size).table for section in sections]
+        with open_regular(Path(path)) as file:
+            compare_locked([OpenFileSample(file.fileno(), entry.size, table).locked for table in tables], sections)
+        return sections[-1].file_digest if sections else entry.sha256
+
+    return with_sections(path, bundle, content_key, tier, key_tier, of_entry)
 
 
 def _stream(

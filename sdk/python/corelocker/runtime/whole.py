@@ -13,10 +13,10 @@ from pathlib import Path
 
 from corelocker.bundle.clkey import KeyBundle
 from corelocker.errors import OutputExistsError, ReplacedBytesError
-from corelocker.files import move_into_place, staging_folder
+from corelocker.files import move_into_place, refuse_existing, staging_folder
 from corelocker.progress import Progress, no_progress
 from corelocker.runtime.locate import LocatedFile, locate_files
-from corelocker.runtime.streamed import check_restored, restore_to_file
+from corelocker.runtime.streamed import check_restored, restore_to_file, restored_digest
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,9 @@ def restore_to_files(
         out: the restored file or folder; for a sharded checkpoint the folder that it goes into.
         tier: by default the last.
 
-    Returns the paths that were written; all appear at once, or none does. Raises OutputExistsError, what `locate_files` raises, and
-    what `restore` raises.
+    An output that is there already, byte for byte, is kept: programs that share a `.ptd` can be restored into one folder one after
+    the other. Returns the paths of all outputs; the new ones appear at once, or none does. Raises OutputExistsError, before
+    anything is restored, for an output of other content, what `locate_files` raises, and what `restore` raises.
     """
     path, out = Path(path), Path(out)
     index = len(bundle.tiers) - 1 if tier is None else bundle.tier(tier)
@@ -89,55 +90,75 @@ def restore_to_files(
     target = out if into_folder else out.parent
     if path.is_dir() and out.exists() and out.samefile(path):
         raise OutputExistsError(f"{out} is the locked folder itself", hint="Choose another --out")
+    last = len(bundle.tiers) - 1
 
-    def write(file: LocatedFile, to: Path) -> None:
-        restore_to_file(file.path, bundle, content_key, to, index, key_tier=len(bundle.tiers) - 1)
+    def digest(source: LocatedFile | Path) -> bytes:
+        if isinstance(source, Path):
+            return _sha256(source)
+        return restored_digest(source.path, bundle, content_key, index, key_tier=last)
 
+    sources = _sources(path, files, out)
+    kept = set() if force else _kept(sources, out if path.is_dir() else None, digest)
     with staging_folder(target) as folder:
-        if path.is_dir():
-            made = _write_folder(path, files, folder / out.name, write, progress)
-        else:
-            made = _write_beside(path, files, folder, out, write, progress)
-        progress("restore", len(files), len(files))
-        move_into_place(made, target, force=force)
-    return [target / p.name for p in made]
+        for done, (to, source) in enumerate(sources.items()):
+            progress("restore", done, len(sources))
+            if to in kept:
+                continue
+            place = folder / to.relative_to(target)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(source, Path):
+                shutil.copyfile(source, place)
+            else:
+                restore_to_file(source.path, bundle, content_key, place, index, key_tier=last)
+        progress("restore", len(sources), len(sources))
+        move_into_place(sorted(folder.iterdir()), target, force=force)
+    return [out] if path.is_dir() else [*sources]
 
 
-Write = Callable[[LocatedFile, Path], None]
-
-
-def _write_folder(path: Path, files: list[LocatedFile], copy: Path, write: Write, progress: Progress) -> list[Path]:
-    inside = {file.path.relative_to(path).as_posix() for file in files}
-    shutil.copytree(path, copy, ignore=lambda at, names: [
-        name for name in names if (Path(at) / name).relative_to(path).as_posix() in inside
-    ])  # fmt: skip
-    for done, file in enumerate(files):
-        progress("restore", done, len(files))
-        place = copy / file.path.relative_to(path)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        write(file, place)
-    return [copy]
-
-
-def _write_beside(
-    path: Path, files: list[LocatedFile], folder: Path, out: Path, write: Write, progress: Progress
-) -> list[Path]:
-    made: list[Path] = []
+def _sources(path: Path, files: list[LocatedFile], out: Path) -> dict[Path, LocatedFile | Path]:
+    """What each output is made of: a locked file, or one that is copied as it is."""
+    if path.is_dir():
+        places = {file.path: file for file in files}
+        return {
+            out / place.relative_to(path): places.get(place, place)
+            for place in sorted(path.rglob("*"))
+            if not place.is_dir()
+        }
     into_folder = path.name.endswith(".index.json")
-    for done, file in enumerate(files):
-        progress("restore", done, len(files))
-        if file.path == path:
-            name = out.name
-        elif into_folder or file.path.stem != path.stem:
-            name = file.path.name
+    sources: dict[Path, LocatedFile | Path] = {}
+    for file in files:
+        if into_folder:
+            sources[out / file.path.name] = file
+        elif file.path == path:
+            sources[out] = file
+        elif file.path.stem == path.stem:
+            sources[out.with_suffix(file.path.suffix)] = file  # model.ptd goes with --out restored.pte as restored.ptd
         else:
-            name = out.stem + file.path.suffix  # model.ptd goes with --out restored.pte as restored.ptd
-        write(file, folder / name)
-        made.append(folder / name)
+            sources[out.parent / file.path.name] = file
     if into_folder:
-        shutil.copyfile(path, folder / path.name)
-        made.append(folder / path.name)
-    return made
+        sources[out / path.name] = path
+    return sources
+
+
+def _kept(
+    sources: dict[Path, LocatedFile | Path], folder: Path | None, digest: Callable[[LocatedFile | Path], bytes]
+) -> set[Path]:
+    """The outputs that are there already, byte for byte; `folder` is the one that they are all in, and nothing else may be.
+
+    Raises OutputExistsError for one with other content.
+    """
+    kept = {to for to, source in sources.items() if to.is_file() and _same(to, source, digest)}
+    if folder is None:
+        refuse_existing(*(to for to in sources if to not in kept))
+    elif kept != set(sources) or any(place not in kept and not place.is_dir() for place in folder.rglob("*")):
+        refuse_existing(folder)
+    return kept
+
+
+def _same(output: Path, source: LocatedFile | Path, digest: Callable[[LocatedFile | Path], bytes]) -> bool:
+    place = source if isinstance(source, Path) else source.path
+    same_size = output.stat().st_size == place.stat().st_size  # a restored file has the length of the locked one
+    return same_size and _sha256(output) == digest(source)
 
 
 def _sha256(path: Path) -> bytes:

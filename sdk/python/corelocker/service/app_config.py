@@ -6,7 +6,7 @@ from pathlib import Path
 
 from corelocker.bundle import jose
 from corelocker.errors import ConfigError
-from corelocker.files import write_atomically
+from corelocker.files import refuse_existing, write_atomically
 from corelocker.licensing.app_config import AppConfig
 from corelocker.service.config import ServiceConfig
 from corelocker.service.keys import open_keys, open_service_keystore
@@ -34,6 +34,7 @@ def write_app_config(
 
     Raises ConfigError, AppConfigError, KeystoreError, OutputExistsError or FileAccessError.
     """
+    refuse_existing(out, force=force)
     name = app_of(config, app)
     if publisher is None:
         if len(config.keys.publishers) != 1:

@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from corelocker.bundle.keystore import FileKek, Kek, Keystore
-from corelocker.errors import ConfigError, FileAccessError, KeystoreEntryError, OutputExistsError
-from corelocker.files import write_atomically
+from corelocker.errors import ConfigError, FileAccessError, KeystoreEntryError
+from corelocker.files import refuse_existing, write_atomically
 from corelocker.licensing.development import DevelopmentRoot
 from corelocker.service.config_file import load_config
 
@@ -92,9 +92,7 @@ def init_development(
     """
     files = files_of(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for path in vars(files).values():
-        if path.exists():
-            raise OutputExistsError(f"{path} exists already", hint="Choose another folder")
+    refuse_existing(*vars(files).values())
     if products is None:
         products = [Product(tier, str(key.bundle), tier) for key in publisher.content_keys for tier in key.tiers[1:]]
     FileKek.generate(files.kek)
@@ -170,6 +168,7 @@ def new_grant_key(path: Path) -> Path:
 
     Raises OutputExistsError, FileAccessError.
     """
+    refuse_existing(path, public_path(path))
     key = ec.generate_private_key(ec.SECP256R1())
     private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
     _write(path, private, secret=True)

@@ -20,7 +20,7 @@ from corelocker.bundle.keystore.lock_records import LockRecord
 from corelocker.bundle.keystore.protection import protect, protection_of, unprotect
 from corelocker.bundle.strict_json import Fields
 from corelocker.errors import FileAccessError, KeystoreEntryError, KeystoreSecretError
-from corelocker.files import stage_file, write_atomically
+from corelocker.files import refuse_existing, stage_file, write_atomically
 from corelocker.raw_files import file_stamp
 
 
@@ -54,6 +54,7 @@ class Keystore:
 
         Raises OutputExistsError when `path` exists, KeystoreSecretError for an empty passphrase, FileAccessError.
         """
+        refuse_existing(Path(path))
         protection, key = protect(secret)
         store = cls(Path(path), protection, key, Contents((_new_publisher_key(),), {}))
         store._write(force=False)
