@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import struct
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -29,6 +30,16 @@ LAYERS_REFUSED: dict[str, dict[str, Any]] = {
     "record-kept-long": KEPT | {"kept": base64url_of(zlib.compress(bytes(8)))},
     "record-kept-and-more": KEPT | {"kept": base64url_of(zlib.compress(bytes(7)) + b"\0")},
     "record-kept-cut-off": KEPT | {"kept": base64url_of(zlib.compress(bytes(7))[:-1])},
+}
+FILE = {"size": 9, "places": base64url_of(struct.pack("<2Q", 3, 8)), "samples": base64url_of(bytes(64))}
+FILES_REFUSED: dict[str, dict[str, Any]] = {
+    "record-file-empty": FILE | {"size": 0, "places": base64url_of(bytes(8))},
+    "record-file-without-places": FILE | {"places": ""},
+    "record-file-places-cut-off": FILE | {"places": base64url_of(bytes(9))},
+    "record-file-place-twice": FILE | {"places": base64url_of(struct.pack("<2Q", 3, 3))},
+    "record-file-place-behind-the-end": FILE | {"places": base64url_of(struct.pack("<Q", 9))},
+    "record-file-places-many": FILE | {"size": 99, "places": base64url_of(struct.pack("<65Q", *range(65)))},
+    "record-file-samples-cut-off": FILE | {"samples": base64url_of(bytes(63))},
 }
 
 
@@ -141,10 +152,12 @@ def keystore_vectors() -> list[Vector]:
 
     layers = [record()["layers"][0] | COLUMNS, record()["layers"][0] | KEPT]
     by_weight = sealed(compact(inner() | {"lock_records": [record() | {"layers": layers}]}), by_kek, FILE_KEY)
+    with_files = sealed(compact(inner() | {"lock_records": [record() | {"files": [FILE]}]}), by_kek, FILE_KEY)
     with_records = sealed(compact(inner() | {"lock_records": [record()]}), by_kek, FILE_KEY)
     return [
         case("passphrase", "", good),
         case("lock-records", "", with_records),
+        case("lock-records-with-files", "by which locked files are known again", with_files),
         case("lock-records-by-weight", "columns, and weights that keep their signs", by_weight),
         case("key-encryption-key", "the provider file: AES key wrap (RFC 3394) under the key in the file", with_kek),
         case("more-members", "they are ignored", {**good, "new": True}),
@@ -193,4 +206,5 @@ def keystore_vectors() -> list[Vector]:
         layer("record-channel-in-both", value=base64url_of(b"\2\0")),
         layer("record-fingerprint-odd", fingerprint=base64url_of(bytes(3))),
         *(layer(name, **changes) for name, changes in LAYERS_REFUSED.items()),
+        *(recorded(name, files=[file]) for name, file in FILES_REFUSED.items()),
     ]

@@ -15,7 +15,7 @@ import pytest
 from corelocker.artifacts import Artifact, Edge, Identity, open_artifact
 from corelocker.bundle.clkey import KeyBundle
 from corelocker.bundle.content_keys import new_content_key, tier_keys
-from corelocker.bundle.keystore import FileKek, Kek, Keystore, StagedKey
+from corelocker.bundle.keystore import FileKek, Kek, Keystore, RecordedFile, StagedKey
 from corelocker.errors import FileAccessError, OutputExistsError, SampleReuseError
 from corelocker.locking.criteria import score
 from corelocker.locking.planning import make_plan
@@ -256,7 +256,8 @@ def test_a_version_that_looks_like_another_is_refused(checkpoint: Path, tmp_path
     FileKek.generate(tmp_path / "kek")
     store = Keystore.create(tmp_path / "keys.json", Kek("file", str(tmp_path / "kek")))
 
-    def keep(version: int, samples: frozenset[bytes]) -> StagedKey:
+    def keep(version: int, samples: frozenset[bytes], files: tuple[RecordedFile, ...]) -> StagedKey:
+        assert len(files) == 1
         return store.stage_content_key(uuid4(), "m", version, ("free", "plus", "full"), TOP, samples)
 
     def lock(version: int, out: str, seed: bytes) -> Publication:
@@ -280,7 +281,7 @@ def test_a_lock_that_fails_leaves_no_key(checkpoint: Path, tmp_path: Path) -> No
     FileKek.generate(tmp_path / "kek")
     store = Keystore.create(tmp_path / "keys.json", Kek("file", str(tmp_path / "kek")))
 
-    def keep(samples: frozenset[bytes]) -> StagedKey:
+    def keep(samples: frozenset[bytes], files: tuple[RecordedFile, ...]) -> StagedKey:
         return store.stage_content_key(uuid4(), "m", 1, ("free", "plus", "full"), TOP, samples)
 
     def full_disk() -> None:

@@ -22,6 +22,7 @@ from corelocker.factories import call_factory
 from corelocker.files import check_can_be_written
 from corelocker.locking.choose import choose_channels, sensitivity_scorer
 from corelocker.locking.criteria.synthetic import InputStats
+from corelocker.locking.locked_already import refuse_locked
 from corelocker.locking.options import LockOptions
 from corelocker.locking.plan import Plan
 from corelocker.locking.tiers import Tier, check_tiers
@@ -90,6 +91,7 @@ def calibrate_plan(
     scorer = sensitivity_scorer(options, progress) if options.ranks_by_sensitivity else None
     module, example = (scorer.module, scorer.example[0]) if scorer is not None else _module(options.model)
     artifact = open_artifact(model)
+    refuse_locked([artifact])
     subject = Subject(artifact, Evaluator(artifact, module), load_data(data, example), measured_by)
     seed = secrets.token_bytes(32) if options.seed is None else options.seed.encode()
 

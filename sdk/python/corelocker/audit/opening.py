@@ -20,6 +20,7 @@ from corelocker.audit.tier_bytes import Coverage, LayerMap, TierBytes, layer_map
 from corelocker.errors import ConfigError
 from corelocker.locking.criteria import Scores, check_criterion, l1, score
 from corelocker.locking.groups import Member
+from corelocker.locking.locked_already import refuse_locked
 from corelocker.locking.options import Fill
 from corelocker.locking.plan import Plan
 from corelocker.locking.planning import JointScorer, make_plan
@@ -76,7 +77,9 @@ def open_audited(options: AuditOptions, sealed: LockedInput | None, folder: Path
         locked = _restored(path, sealed, folder)
         locked.score = _ranked_once(_scorer(options, locked.original, locked.fill, progress))
     else:
-        locked = _lock(options, open_artifact(path), progress)
+        artifact = open_artifact(path)
+        refuse_locked([artifact])
+        locked = _lock(options, artifact, progress)
     locked.module, locked.example = model or (None, None)
     progress("lock", 1, 1)
     return locked

@@ -16,7 +16,7 @@ import secrets
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -28,7 +28,7 @@ from corelocker.files import refuse_existing
 from corelocker.locking.base import BaseComparison, compare_with_base, opened_base
 from corelocker.locking.choose import answers_base, check_options, choose_channels, plan_of_small
 from corelocker.locking.earlier import EarlierLocks, hold_to_earlier, record_of
-from corelocker.locking.locked_already import refuse_locked
+from corelocker.locking.locked_already import refuse_locked, refuse_recorded
 from corelocker.locking.measuring import SmallLock, StagedArtifact, find_small_locks, measure_base, measure_locked
 from corelocker.locking.options import LockOptions, PresetName
 from corelocker.locking.plan import Plan
@@ -168,11 +168,14 @@ def lock(
     searched = options.effective_preset is not None and preset(options.effective_preset).searched
     if isinstance(keystore, Future) and (options.model is not None or searched):
         keystore = keystore.result()  # a wrong passphrase is told before a model runs for minutes
+    if not isinstance(keystore, Future):
+        refuse_recorded(artifacts, keystore.lock_records())
     with _compared(artifacts, options.base) as base:
         plans = _Plans(artifacts, options, base, progress)
         while True:
             plan = plans.next()
             store = keystore.result() if isinstance(keystore, Future) else keystore
+            refuse_recorded(artifacts, store.lock_records())
             records = () if options.forget_earlier_locks else store.lock_records(model_id)
             redraw = plans.redrawn or options.seed is not None
             earlier = hold_to_earlier(plan, artifacts, records, model_version, redraw=redraw)
@@ -303,8 +306,15 @@ def _publish(
         bundle_id=bundle_id,
         signing_key=keystore.signing_key,
         content_key=content_key,
-        stage_key=lambda samples: keystore.stage_content_key(
-            bundle_id, model_id, model_version, tiers, content_key, samples, record, forget=options.forget_earlier_locks
+        stage_key=lambda samples, files: keystore.stage_content_key(
+            bundle_id,
+            model_id,
+            model_version,
+            tiers,
+            content_key,
+            samples,
+            replace(record, files=files),
+            forget=options.forget_earlier_locks,
         ),
         hashes=hashes,
         force=force,

@@ -15,18 +15,20 @@ from corelocker.artifacts import Artifact
 from corelocker.bundle.clkey_header import BundledArtifact, BundledFile
 from corelocker.bundle.clkey_write import BundleContents, SectionContents, bundle_parts
 from corelocker.bundle.content_keys import tier_keys
-from corelocker.bundle.keystore import StagedKey
+from corelocker.bundle.keystore import RecordedFile, StagedKey
 from corelocker.errors import OutputExistsError
 from corelocker.files import MappedFile, move_into_place, refuse_existing, staging_folder
 from corelocker.hashing import FileHashes
 from corelocker.locking.drawing import start_locking
 from corelocker.locking.locked import LockedArtifact, LockedFile
+from corelocker.locking.locked_already import recorded_file
 from corelocker.locking.measuring import StagedArtifact
 from corelocker.locking.plan import Plan
 from corelocker.locking.tier_patch import TierPatch, tier_patch
 from corelocker.locking.writing import copy_rest, write_locked_file
 
 THREADS = 2
+StageKey = Callable[[frozenset[bytes], tuple[RecordedFile, ...]], StagedKey]
 Patches = list[list[Future[TierPatch | None]]]  # of an artifact: file by file, tier by tier
 
 
@@ -66,7 +68,7 @@ def publish(
     bundle_id: UUID,
     signing_key: ec.EllipticCurvePrivateKey,
     content_key: bytes,
-    stage_key: Callable[[frozenset[bytes]], StagedKey] | None = None,
+    stage_key: StageKey | None = None,
     hashes: FileHashes | None = None,
     force: bool = False,
     check: Callable[[Sequence[StagedArtifact]], object] | None = None,
@@ -79,7 +81,8 @@ def publish(
     committed, and all is renamed into place.
 
     Args:
-        stage_key: stages the content key with the header's samples, which are known while the files are still being written.
+        stage_key: stages the content key with the header's samples and what tells the locked files, which both are known while
+            the files are still being written.
         hashes: hashes some of the originals already.
 
     Raises OutputExistsError, FileAccessError, LockingError, what `stage_key` and `check` raise, or a bundle error; then `out` is as
@@ -98,7 +101,7 @@ def publish(
         locked = start_locking(artifacts, plan, filling)
         of_file = _start_patches(pool, locked, len(tiers))
         patches = [[of_file[file] for file in artifact.files] for artifact in locked]
-        staged = filling.submit(_stage, stage_key, patches)
+        staged = filling.submit(_stage, stage_key, of_file)
         try:
             writer = _Writer(folder, artifacts, len(tiers), originals, progress)
             written = [writer.artifact(index, artifact, patches[index]) for index, artifact in enumerate(locked)]
@@ -159,12 +162,14 @@ def _start_patches(
     return {file: [pool.submit(tier_patch, file, tier) for tier in range(1, tiers)] for file in files}
 
 
-def _stage(stage_key: Callable[[frozenset[bytes]], StagedKey] | None, patches: list[Patches]) -> StagedKey | None:
+def _stage(stage_key: StageKey | None, patches: dict[LockedFile, list[Future[TierPatch | None]]]) -> StagedKey | None:
     """Stage the content key as soon as all patches are there."""
-    found = [patch.result() for artifact in patches for file in artifact for patch in file]
+    found = {file: [patch.result() for patch in tiers] for file, tiers in patches.items()}
     if stage_key is None:
         return None
-    return stage_key(frozenset(patch.locked_sample for patch in found if patch is not None))
+    samples = frozenset(patch.locked_sample for tiers in found.values() for patch in tiers if patch is not None)
+    files = (recorded_file(file, tiers) for file, tiers in found.items())
+    return stage_key(samples, tuple(file for file in files if file is not None))
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,15 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from corelocker.bundle.flips import check_flips
-from corelocker.bundle.patch_runs import check_runs, total_size
+from corelocker.bundle.patch_runs import Table, check_runs, total_size
 from corelocker.bundle.patch_stream import PatchStream
 from corelocker.bundle.sample import end_places, piece_ends, sample_of, window_places
 from corelocker.files import Bytes
 from corelocker.locking.flipped import FlippedRun
-from corelocker.locking.layout import Change
+from corelocker.locking.layout import Change, Indices
 from corelocker.locking.locked import LockedFile
 
+DIFFERING = 16
 RESIDENT = 8 << 20  # mapped bytes that may stay in memory while the original is read
 
 
@@ -28,12 +29,14 @@ class TierPatch:
         payload_size: bytes that it puts in.
         locked_sample: sample of the locked file with the patch's runs, 32 bytes.
         restored_sample: sample of the file after the patch, with the same runs, 32 bytes.
+        differing: where the locked and the restored file differ, ascending offsets of up to DIFFERING bytes at ends of runs.
     """
 
     patch: PatchStream = field(repr=False)
     payload_size: int
     locked_sample: bytes
     restored_sample: bytes
+    differing: tuple[int, ...] = field(repr=False)
 
 
 def tier_patch(locked: LockedFile, tier: int) -> TierPatch | None:
@@ -58,9 +61,28 @@ def tier_patch(locked: LockedFile, tier: int) -> TierPatch | None:
     return TierPatch(
         PatchStream(table, lambda: _pieces(locked, changes)),
         total_size(table),
-        sample_of(size, _windows(locked, 0), locked_ends),
-        sample_of(size, _windows(locked, tier), restored_ends),
+        sample_of(size, windows_of(locked, 0), locked_ends),
+        sample_of(size, windows_of(locked, tier), restored_ends),
+        _differing(table, locked_ends, restored_ends),
     )
+
+
+def _differing(table: Table, locked: Sequence[Bytes], restored: Sequence[Bytes]) -> tuple[int, ...]:
+    """Evenly spread over the ends of the runs `table` (n,), which are given as they follow each other, in pieces."""
+    found, before = [], 0
+    for was, becomes in zip(locked, restored, strict=True):
+        places = np.flatnonzero(was.reshape(-1) != becomes.reshape(-1))
+        found.append(before + _spread(places))
+        before += was.size
+    picked = _spread(np.concatenate(found))
+    starts, sizes = end_places(table)
+    stops = sizes.cumsum()
+    end = np.searchsorted(stops, picked, side="right")
+    return tuple(np.unique(starts[end] + picked - (stops[end] - sizes[end])).tolist())
+
+
+def _spread(places: Indices) -> Indices:
+    return places[np.linspace(0, places.size - 1, min(DIFFERING, places.size)).astype(np.int64)]
 
 
 def _pieces(locked: LockedFile, changes: Sequence[Change]) -> Iterator[Bytes]:
@@ -83,22 +105,23 @@ def _check_flips(changes: Sequence[Change]) -> None:
         check_flips(np.concatenate([table for table, _ in flips]), memoryview(b"".join(part for _, part in flips)))
 
 
-def _windows(locked: LockedFile, state: int) -> Iterator[Bytes]:
+def windows_of(locked: LockedFile, state: int) -> Iterator[Bytes]:
     """The windows of a sample of the file in the state of a tier."""
-    return (_read(locked, start, length, state) for start, length in window_places(len(locked.file)))
+    return (read_state(locked, start, length, state) for start, length in window_places(len(locked.file)))
 
 
 def _ends(locked: LockedFile, run: FlippedRun, state: int) -> list[Bytes]:
     """The ends of a run in the state of a tier: between its flipped weights lie others, of other tiers."""
     places = end_places(run.table(np.zeros(1, np.int64)))
     return [
-        _read(locked, start, length, state)
+        read_state(locked, start, length, state)
         for start, length in zip(*(p.tolist() for p in places), strict=True)
         if length
     ]
 
 
-def _read(locked: LockedFile, start: int, length: int, state: int) -> Bytes:
+def read_state(locked: LockedFile, start: int, length: int, state: int) -> Bytes:
+    """Some bytes of the file in the state of a tier."""
     block = locked.file.data[start : start + length].copy()
     locked.apply(start, block, state)
     return block

@@ -6,7 +6,7 @@ and `kek` say where the file's key comes from. `passphrase` asks for a passphras
 
 from corelocker.bundle.keystore.contents import ContentKey, PublisherKey
 from corelocker.bundle.keystore.kek import KEK_PROVIDERS, FileKek, Kek, KekProvider, Secret
-from corelocker.bundle.keystore.lock_records import MAX_KEPT, LockRecord, RecordedLayer
+from corelocker.bundle.keystore.lock_records import MAX_KEPT, LockRecord, RecordedFile, RecordedLayer
 from corelocker.bundle.keystore.passphrase import read_passphrase
 from corelocker.bundle.keystore.store import Keystore, StagedKey
 
@@ -20,6 +20,7 @@ __all__ = [
     "Keystore",
     "LockRecord",
     "PublisherKey",
+    "RecordedFile",
     "RecordedLayer",
     "Secret",
     "StagedKey",

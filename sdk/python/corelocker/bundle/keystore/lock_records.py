@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import struct
 import zlib
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Self
 from uuid import UUID
 
 from corelocker.bundle import jose
+from corelocker.bundle.content_keys import MAX_TIERS
 from corelocker.bundle.strict_json import MAX_INTEGER, Fields
 
 MAX_CHANNELS = 1 << 22
@@ -15,6 +18,8 @@ FINGERPRINT = 8 * 32 * 2  # bytes at most: eight channels, 32 float16 each
 MAX_SEED = 4096
 MAX_ELEMENTS = 1 << 32
 MAX_KEPT = 1 << 16  # bytes; where the weights that keep their signs take more, they are not listed
+
+MAX_PLACES = 64
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,42 @@ def _unpacks_to(stream: bytes, size: int) -> bool:
 
 
 @dataclass(frozen=True)
+class RecordedFile:
+    """By what a locked file is known again, wherever it lies: its samples with runs of one byte (docs/formats.md, "Sample").
+
+    Attributes:
+        size: bytes of the file.
+        places: where the runs lie, ascending; a byte stands there that is not the original's.
+        samples: 32 bytes for each state but the original, the one that ships first. None is that of the original.
+    """
+
+    size: int
+    places: tuple[int, ...] = field(repr=False)
+    samples: tuple[bytes, ...] = field(repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in the keystore."""
+        return {
+            "size": self.size,
+            "places": jose.encode_base64url(struct.pack(f"<{len(self.places)}Q", *self.places)),
+            "samples": jose.encode_base64url(b"".join(self.samples)),
+        }
+
+    @classmethod
+    def parse(cls, entry: Fields) -> Self:
+        """Read it from the keystore. Raises the fields' error."""
+        size = entry.integer("size", 1, MAX_INTEGER)
+        places = entry.base64url("places", 8, 8 * MAX_PLACES)
+        samples = entry.base64url("samples", 32, 32 * (MAX_TIERS - 1))
+        if len(places) % 8 or len(samples) % 32:
+            raise entry.refuse("the places or samples of a recorded file are cut off")
+        offsets = struct.unpack(f"<{len(places) // 8}Q", places)
+        if any(a >= b for a, b in pairwise((*offsets, size))):
+            raise entry.refuse("the places of a recorded file do not ascend inside it")
+        return cls(size, offsets, tuple(samples[i : i + 32] for i in range(0, len(samples), 32)))
+
+
+@dataclass(frozen=True)
 class LockRecord:
     """What one lock left open in the file that ships.
 
@@ -110,6 +151,7 @@ class LockRecord:
         weights: SHA-256 of sampled weights, by which exactly the same weights are known.
         seed: secret randomness of its decoys.
         layers: all that can be locked, those that stay open too.
+        files: what was written; none in the record of an early release, or where no byte changed in the places that are looked at.
     """
 
     bundle: UUID
@@ -118,6 +160,7 @@ class LockRecord:
     weights: bytes = field(repr=False)
     seed: bytes = field(repr=False)
     layers: tuple[RecordedLayer, ...] = field(repr=False)
+    files: tuple[RecordedFile, ...] = field(default=(), repr=False)
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in the keystore."""
@@ -128,6 +171,7 @@ class LockRecord:
             "weights": self.weights.hex(),
             "seed": jose.encode_base64url(self.seed),
             "layers": [layer.to_json() for layer in self.layers],
+            "files": [file.to_json() for file in self.files],
         }
 
     @classmethod
@@ -140,4 +184,5 @@ class LockRecord:
             entry.sha256("weights"),
             entry.base64url("seed", 1, MAX_SEED),
             tuple(RecordedLayer.parse(layer) for layer in entry.objects("layers")),
+            tuple(RecordedFile.parse(file) for file in entry.objects("files")) if "files" in entry else (),
         )

@@ -144,9 +144,9 @@ class Keystore:
         added = ContentKey(bundle, model, model_version, tuple(tiers), bytes(key), frozenset(samples))
         self._change(lambda contents: contents.adding(added))
 
-    def lock_records(self, model: str) -> tuple[LockRecord, ...]:
-        """What earlier locks of a model took, in the order in which they were added."""
-        return tuple(record for record in self._contents.lock_records.values() if record.model == model)
+    def lock_records(self, model: str | None = None) -> tuple[LockRecord, ...]:
+        """What earlier locks of a model, or of all models, took, in the order in which they were added."""
+        return tuple(record for record in self._contents.lock_records.values() if model in (None, record.model))
 
     def lock_record(self, bundle: UUID) -> LockRecord:
         """What the lock of a bundle took. Raises KeystoreEntryError when there is no record of it."""
