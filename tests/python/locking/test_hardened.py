@@ -79,14 +79,15 @@ def test_the_cover_of_branches_is_the_cheapest(
     edges = {(a, b) for a, b in edges if names[-1] not in (a, b)}
     layers = [LayerSize(name, 4, 4 * size) for name, size in zip(names, sizes, strict=False)]
 
-    def covers(taken: set[str]) -> bool:
+    def covers(taken: Collection[str]) -> bool:
         return all(a in taken or b in taken for a, b in edges)
 
+    costs = dict(zip((layer.name for layer in layers), prices(layers), strict=True))
     best = min(
-        price(chosen, layers)
-        for count in range(len(layers) + 1)
-        for chosen in itertools.combinations(layers, count)
-        if covers({layer.name for layer in chosen})
+        sum(costs[name] for name in chosen)
+        for count in range(len(names) + 1)
+        for chosen in itertools.combinations(names, count)
+        if covers(chosen)
     )
     found = vertex_cover(layers)
     assert covers({layer.name for layer in found})
