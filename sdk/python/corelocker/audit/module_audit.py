@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from corelocker.artifacts import Artifact
-from corelocker.artifacts.detect import open_artifact
-from corelocker.artifacts.torch_module import PICKLED, open_state, plain_state, read_pickled
-from corelocker.audit import need
+from corelocker.artifacts.torch_module import open_state, plain_state
+from corelocker.audit.base_state import base_state
 from corelocker.audit.data import DataSet, Metric, load_data
 from corelocker.audit.models import lock_model, tier_states
 from corelocker.audit.opening import AuditedModel
 from corelocker.audit.options import AuditOptions
 from corelocker.audit.results import AttackResult
-from corelocker.errors import ConfigError, FileAccessError, LockingError
-from corelocker.locking.base import pair_layers
+from corelocker.errors import ConfigError, LockingError
 from corelocker.locking.groups import group_layers
 from corelocker.locking.tiers import Tier
 from corelocker.progress import Progress
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from corelocker.audit.attacks import AttackBudget
 
@@ -105,7 +103,7 @@ class ModuleAudit:
         target = AttackTarget(
             self._module, self._original, self._shipped.state, self._shipped.channels, self._shipped.elements,
             train, test, metric, self._shipped.name,
-            _base_state(options.base, self._module, self._original), self._shipped.signs,
+            None if options.base is None else base_state(options.base, self._original), self._shipped.signs,
         )  # fmt: skip
         found = run_attacks(
             target,
@@ -116,43 +114,6 @@ class ModuleAudit:
             progress=lambda done, total, title: progress("attacks", done, total),
         )
         return found, told
-
-
-def _base_state(path: Path | None, module: nn.Module, original: Mapping[str, Tensor]) -> dict[str, Any] | None:
-    """The public checkpoint by the module's names; of a finished model the weights that resemble the original's.
-
-    Raises what opening it raises, ConfigError when it has no tensor of the module.
-    """
-    if path is None:
-        return None
-    own = module.state_dict()
-    if path.suffix in PICKLED:
-        state: dict[str, Any] = dict(read_pickled(path))
-    elif path.suffix == ".safetensors":
-        state = _safetensors(path)
-    else:
-        state = _weights_of(open_artifact(path), original)
-    fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
-    if not fitting:
-        raise ConfigError(f"{path} has no tensor of the model", hint="Save the base with the names of the torch module")
-    return fitting
-
-
-def _safetensors(path: Path) -> dict[str, Any]:
-    try:
-        return dict(need("safetensors.torch").load_file(path))
-    except OSError as error:
-        raise FileAccessError(f"{path}: {error.strerror or error}") from None
-    except need("safetensors").SafetensorError as error:
-        raise ConfigError(f"{path} is no safetensors checkpoint: {error}") from None
-
-
-def _weights_of(base: Artifact, original: Mapping[str, Tensor]) -> dict[str, Any]:
-    torch = need("torch")
-    with tempfile.TemporaryDirectory(prefix="corelocker-audit-") as folder:
-        layers = open_state(original, Path(folder) / "model.safetensors").tensors
-        pairs = zip(layers, pair_layers(layers, base.tensors), strict=True)
-        return {t.name: torch.from_numpy(b.read().reshape(t.shape)) for t, b in pairs if b is not None}
 
 
 def _matched(module: nn.Module, artifact: Artifact, tier_of: dict[str, Any]) -> dict[str, Any]:

@@ -29,8 +29,7 @@ class AuditOptions:
         data: `.npz` or `package.module:function`; see `load_data`.
         module: `package.module:factory` of the module behind an artifact: needed to run checkpoints, to attack and to bound.
         train_data: what the attacker has; half of `data` when there is none.
-        base: the public checkpoint that the model was tuned from (.safetensors, .pt or .pth with the
-            module's names, or a finished model).
+        base: the public checkpoint that the model was tuned from, or a finished model; see `base_state`.
         published: files of the model that were published earlier; the audit puts this one together with them.
         metric: see `load_metric`.
         tiers, criterion, scope, fill, consumers, include_io, exclude, source, plan: how to lock an unlocked model, as for

@@ -172,15 +172,29 @@ def pair_layers(layers: Sequence[WeightTensor], base: Sequence[WeightTensor]) ->
 
 
 def values_of_base(tensor: WeightTensor, base: WeightTensor, rows: slice) -> Floats:
-    """What the base holds of some channels, (n, *shape[1:]) as the tensor would; its BatchNorm is folded where the tensor's is."""
+    """What the base holds of some channels, (n, *shape[1:]) as the tensor would.
+
+    A BatchNorm that is folded into one of them alone is folded into the other's, or taken out of the base's by the tensor's own
+    numbers: before these the base's channel does what it did.
+    """
     values = base.read(rows).reshape(-1, *tensor.shape[1:])
-    gamma, variance = base.part("gamma"), base.part("variance")
-    if gamma is None or tensor.part("gamma") is not None:
+    own, other = folded_scale(tensor, rows), folded_scale(base, rows)
+    if (own is None) == (other is None):
         return values
-    scale = np.asarray(gamma.read(rows), np.float32)
-    if variance is not None:
-        scale = scale / np.sqrt(np.asarray(variance.read(rows), np.float32) + EPSILON)
+    scale = other if own is None else 1 / np.where(own == 0, 1, own)
+    assert scale is not None  # noqa: S101 - one of the two is not
     return np.asarray(values * scale.reshape(-1, *(1 for _ in tensor.shape[1:])), np.float32)
+
+
+def folded_scale(tensor: WeightTensor, rows: slice = slice(None)) -> Floats | None:
+    """What the BatchNorm behind a layer multiplies its channels by, float32 (n,); None without one."""
+    gamma, variance = tensor.part("gamma"), tensor.part("variance")
+    if gamma is None:
+        return None
+    scale = np.asarray(gamma.read(rows), np.float32).reshape(-1)
+    if variance is not None:
+        scale = scale / np.sqrt(np.asarray(variance.read(rows), np.float32).reshape(-1) + EPSILON)
+    return np.asarray(scale, np.float32)
 
 
 def locked_signs(comparison: BaseComparison, plan: Plan, artifact: int) -> float | None:
