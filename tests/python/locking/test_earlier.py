@@ -294,7 +294,7 @@ def test_decoys_of_a_model_that_was_trained_on_are_drawn_as_before(folder: Path,
     moved = network(folder, {n: (w * 1.02).astype(np.float32) for n, w in weights.items()}, "later")
     first, second = lock(folder, net.path, 1, "one"), lock(folder, moved.path, 2, "two")
     layers = compare(open_artifact(first.artifacts[0].outputs[0]), open_artifact(second.artifacts[0].outputs[0]))
-    assert sum(layer.values for layer in layers) <= 0.2 * second.earlier.locked_channels
+    assert sum(layer.values for layer in layers) <= 0.2 * second.earlier.locked_weights
 
 
 def test_what_two_files_reveal_together(folder: Path, weights: Weights, capsys: pytest.CaptureFixture[str]) -> None:
@@ -313,7 +313,7 @@ def test_what_two_files_reveal_together(folder: Path, weights: Weights, capsys: 
     found = json.loads(capsys.readouterr().out)
     differing = {name: channels | locked(second.plan)[name] for name, channels in locked(first.plan).items()}
     assert {layer["name"]: layer["values"] for layer in found["layers"] if layer["values"]} == {
-        name: len(channels) for name, channels in differing.items()
+        name: len(channels) * weights[name][0].size for name, channels in differing.items()
     }
     assert run(["compare", files[0], str(net), "--json"]) == 0
     alone = json.loads(capsys.readouterr().out)
@@ -326,10 +326,10 @@ def test_signs_that_differ_are_told_from_values(folder: Path, weights: Weights) 
     one, two = (lock(folder, net.path, version, f"v{version}", **signs) for version in (1, 2))
     assert (two.earlier.added_channels, two.earlier.in_vain) == (0, 0)
     for layer in compare(open_artifact(one.artifacts[0].outputs[0]), open_artifact(two.artifacts[0].outputs[0])):
-        assert (layer.same, layer.signs, layer.values) == (0, layer.channels, 0)
+        assert (layer.same, layer.signs, layer.values) == (0, layer.weights, 0)
     store = Keystore.open(folder / "keys.json", b"secret")
-    for exposed in exposure(*store.lock_records("net")):
-        assert (exposed.only_first, exposed.only_second, exposed.both) == (0, 0, exposed.channels)
+    for exposed in exposure(*store.lock_records("net"), net.tensors):
+        assert exposed.counts[SIGN, SIGN] == exposed.weights
 
 
 def test_files_of_other_models_are_not_compared(folder: Path, weights: Weights) -> None:

@@ -17,7 +17,6 @@ import numpy.typing as npt
 
 from corelocker.artifacts import Artifact, WeightTensor
 from corelocker.artifacts.detect import open_artifact
-from corelocker.artifacts.elements import ElementType
 from corelocker.artifacts.weights import SparsePart
 from corelocker.audit.evaluators import Evaluator
 from corelocker.audit.opening import AuditedModel
@@ -26,14 +25,11 @@ from corelocker.audit.tier_bytes import State, original_state
 from corelocker.audit.utility import Subject
 from corelocker.errors import ConfigError, CoreLockerError
 from corelocker.files import Bytes
-from corelocker.locking.compare import same_layers
+from corelocker.locking.compare import SAME, differences, same_layers
 from corelocker.locking.drawing import runs_of_part
 
 Flags = npt.NDArray[np.bool_]
 NAME = "published-together"
-EXACT = 1e-3  # of a channel's largest weight: what rounding to half floats may move
-TURNED = 0.1  # share of a channel's weights with the original's magnitude and another sign from which on it is locked by sign
-MOSTLY = 0.5  # share of a channel's weights that have to be the original's for it to be open
 
 
 @dataclass(frozen=True)
@@ -81,7 +77,8 @@ def put_together(locked: AuditedModel, published: Sequence[Artifact]) -> tuple[S
         hidden = _hidden(tensor, locked.coverage)
         open_there = np.zeros(hidden.shape, np.bool_)
         for other in partners.get(tensor.name, ()):
-            open_there |= _in_file_order(tensor, open_weights(tensor, other))
+            same = differences(tensor, other, np.arange(tensor.channels)) == SAME
+            open_there |= _in_file_order(tensor, same)
         regained = hidden & open_there
         if regained.any():
             _restore(tensor, regained, state)
@@ -89,29 +86,6 @@ def put_together(locked: AuditedModel, published: Sequence[Artifact]) -> tuple[S
             OpenLayer(tensor.name, hidden.size, float(1 - hidden.mean()), float(1 - (hidden & ~open_there).mean()))
         )
     return state, layers
-
-
-def open_weights(tensor: WeightTensor, other: WeightTensor) -> Flags:
-    """Which weights a published file leaves open, bool (channels, elements) in logical order.
-
-    Args:
-        tensor: the original's layer.
-        other: the same layer in the published file; it may be quantized, and a BatchNorm may be folded into it.
-    """
-    own = tensor.read().reshape(tensor.channels, -1).astype(np.float64)
-    theirs = other.read().reshape(tensor.channels, -1).astype(np.float64)
-    size, both = np.abs(own), np.abs(own * theirs).sum(axis=1, keepdims=True)
-    scale = both / np.maximum((size**2).sum(axis=1, keepdims=True), 1e-30)  # of a folded BatchNorm
-    theirs = theirs / np.where(scale > 0, scale, 1)
-    most = size.max(axis=1, keepdims=True)
-    step = most * (_step(other.weight.element) + _step(tensor.weight.element))
-    same = np.abs(own - theirs) <= step
-    turned = (np.abs(size - np.abs(theirs)) <= step) & ~same
-    alive = size > step
-    counted = np.maximum(alive.sum(axis=1, keepdims=True), 1)
-    by_sign = (turned & alive).sum(axis=1, keepdims=True) > TURNED * counted
-    is_open = (same & alive).sum(axis=1, keepdims=True) >= MOSTLY * counted
-    return np.asarray(same & is_open & ~by_sign)
 
 
 def attack_together(locked: AuditedModel, subject: Subject, published: Sequence[Path]) -> tuple[AttackResult, State]:
@@ -146,10 +120,6 @@ def attack_together(locked: AuditedModel, subject: Subject, published: Sequence[
         },
     )  # fmt: skip
     return result, state
-
-
-def _step(element: ElementType) -> float:
-    return EXACT if element.is_float else 0.6 / max(1, (1 << (element.bits - 1)) - 1)
 
 
 def _hidden(tensor: WeightTensor, coverage: Mapping[str, Bytes]) -> Flags:

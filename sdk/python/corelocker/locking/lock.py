@@ -154,13 +154,7 @@ def lock(
     """
     options, out = options or LockOptions(), Path(out)
     required = require if isinstance(require, Requirement) else Requirement.parse(require)
-    if not NAME.fullmatch(model_id):
-        raise ConfigError(f"model id {model_id!r} is not letters, digits, '.', '_' and '-' (at most 64)")
-    check_options(options)
-    if options.save_plan is not None:
-        refuse_existing(options.save_plan, force=force)
-    if options.samples is not None and not options.samples.exists():
-        raise FileAccessError(f"{options.samples}: no such file or folder")
+    _check_given(model_id, options, force)
     artifacts = open_artifacts([Path(path) for path in paths])
     check_targets(artifacts, out, model_id, force)
     refuse_locked(artifacts)
@@ -190,6 +184,17 @@ def lock(
                 # Masks and decoys are drawn, and one draw in many leaves more than others; a base knows no draws.
                 if plans.left == 0 or (isinstance(error, BaseRevealsError) and not plans.grows):
                     raise
+
+
+def _check_given(model_id: str, options: LockOptions, force: bool) -> None:
+    """What is wrong before a model is opened. Raises ConfigError, OutputExistsError or FileAccessError."""
+    if not NAME.fullmatch(model_id):
+        raise ConfigError(f"model id {model_id!r} is not letters, digits, '.', '_' and '-' (at most 64)")
+    check_options(options)
+    if options.save_plan is not None:
+        refuse_existing(options.save_plan, force=force)
+    if options.samples is not None and not options.samples.exists():
+        raise FileAccessError(f"{options.samples}: no such file or folder")
 
 
 @contextmanager
