@@ -29,6 +29,7 @@ EXAMPLES: dict[str, object] = {
     "lock.input_stats": "0.5/0.2",
     "lock.require": "at-most=0.5",
     "lock.samples": "samples.npy",
+    "lock.measure_seconds": 60,
     "lock.base": "base.safetensors",
     "lock.save_plan": "plan.json",
     "lock.keystore": "keys.json",

@@ -18,6 +18,7 @@ from corelocker.cli.lock import (
     ForgetEarlierLocks,
     IncludeIo,
     InputStatistics,
+    MeasureSeconds,
     OptionalCriterion,
     OptionalFill,
     OptionalScope,
@@ -34,6 +35,7 @@ from corelocker.cli.lock import (
     report,
 )
 from corelocker.errors import ConfigError, ExportError
+from corelocker.locking.options import MEASURE_SECONDS
 
 if TYPE_CHECKING:
     from corelocker.exporting import ExportResult
@@ -87,6 +89,7 @@ def export(
     save_plan: SavePlan = None,
     require: Require = "collapse",
     samples: Samples = None,
+    measure_seconds: MeasureSeconds = MEASURE_SECONDS,
     base: Base = None,
     forget_earlier_locks: ForgetEarlierLocks = False,
     keystore: KeystorePath = None,
@@ -125,7 +128,7 @@ def export(
         options = lock_options(
             preset=preset, unit=unit, tiers=tiers, criterion=criterion, scope=scope, fill=fill, consumers=consumers,
             include_io=include_io, exclude=exclude, source=source, model=str(model), input_stats=input_stats, seed=seed,
-            save_plan=save_plan, samples=samples, base=base,
+            save_plan=save_plan, samples=samples, measure_seconds=measure_seconds, base=base,
         )  # fmt: skip
         build = ExportConfig(
             str(model), model_id or name, model_version, options, None, tuple(targets), Requirement.parse(require)

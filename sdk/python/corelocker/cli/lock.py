@@ -19,7 +19,15 @@ from corelocker.cli.app import (
     progress_bar,
     wide_console,
 )
-from corelocker.locking.options import DEFAULT_PRESET, DEFAULT_TIERS, CriterionName, Fill, PresetName, Scope
+from corelocker.locking.options import (
+    DEFAULT_PRESET,
+    DEFAULT_TIERS,
+    MEASURE_SECONDS,
+    CriterionName,
+    Fill,
+    PresetName,
+    Scope,
+)
 from corelocker.locking.tiers import Unit
 
 if TYPE_CHECKING:
@@ -107,6 +115,14 @@ Samples = Annotated[
         show_default="synthetic, from the file's signature",
     ),
 ]
+MeasureSeconds = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        help="How long the files may be run, for one lock in all. What was run on too few inputs by then is not measured; 0 "
+        "measures nothing.",
+    ),
+]
 Base = Annotated[
     Path | None,
     typer.Option(
@@ -160,6 +176,7 @@ def lock(
     save_plan: SavePlan = None,
     require: Require = "collapse",
     samples: Samples = None,
+    measure_seconds: MeasureSeconds = MEASURE_SECONDS,
     base: Base = None,
     forget_earlier_locks: ForgetEarlierLocks = False,
     keystore: KeystorePath = None,
@@ -185,7 +202,7 @@ def lock(
     options = lock_options(
         preset=preset, unit=unit, tiers=tiers, criterion=criterion, scope=scope, fill=fill, consumers=consumers,
         include_io=include_io, exclude=exclude, source=source, model=model, input_stats=input_stats, seed=seed, plan=plan,
-        save_plan=save_plan, samples=samples, base=base, forget_earlier_locks=forget_earlier_locks,
+        save_plan=save_plan, samples=samples, measure_seconds=measure_seconds, base=base, forget_earlier_locks=forget_earlier_locks,
     )  # fmt: skip
     required = Requirement.parse(require)
     with FileHashes() as hashes, ThreadPoolExecutor(1) as pool:
@@ -323,8 +340,9 @@ def report(result: dict[str, Any], *, as_json: bool) -> None:
             )
         for entry in result["artifacts"]:
             if entry["not_measured"]:
-                console.print(f"{entry['name']}: not measured: {entry['not_measured']}", highlight=False)
-            else:
+                some = "not every tier measured" if entry["agreement"] else "not measured"
+                console.print(f"{entry['name']}: {some}: {entry['not_measured']}", highlight=False)
+            if entry["agreement"]:
                 on = entry["measured_on"]
                 console.print(f"{entry['name']}: measured on {on['samples']} {on['inputs']}", highlight=False)
             if entry["base"]:

@@ -11,6 +11,7 @@
     unit = "sign"                            # value | sign
     require = "collapse"                     # collapse | at-most=FRACTION | none
     samples = "inputs.npz"                   # what the locked files are measured on; .npy, .npz or a folder of images
+    measure_seconds = 600                    # for which the files may be run
     base = "public.safetensors"              # what the model was tuned from: the lock is held to what it gives away
     criterion = "l1"                         # l1 | bn-scale | random | sensitivity (runs the factory's module)
     scope = "layer"                          # layer | global
@@ -150,6 +151,7 @@ LOCK: dict[str, Field] = {
     "save_plan": str,
     "require": str,
     "samples": str,
+    "measure_seconds": int,
     "base": str,
     "keystore": str,
 }

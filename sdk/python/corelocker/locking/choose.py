@@ -120,7 +120,9 @@ def plan_of_small(artifacts: Sequence[Artifact], small: SmallLock, seed: bytes) 
 
 
 def check_options(options: LockOptions) -> None:
-    """Refuse options that exclude each other. Raises ConfigError."""
+    """Refuse options that exclude each other, or mean nothing. Raises ConfigError."""
+    if not options.measure_seconds >= 0:  # NaN too
+        raise ConfigError(f"--measure-seconds {options.measure_seconds:g} is no time", hint="0 measures nothing")
     choice = _Choice.of(options)
     if choice.unit == "sign":
         for given, name in ((options.consumers, "--consumers"), (options.fill == "zero", "--fill zero")):

@@ -29,7 +29,14 @@ from corelocker.locking.base import BaseComparison, compare_with_base, opened_ba
 from corelocker.locking.choose import answers_base, check_options, choose_channels, plan_of_small
 from corelocker.locking.earlier import EarlierLocks, hold_to_earlier, record_of
 from corelocker.locking.locked_already import refuse_locked, refuse_recorded
-from corelocker.locking.measuring import SmallLock, StagedArtifact, find_small_locks, measure_base, measure_locked
+from corelocker.locking.measuring import (
+    MeasuringTime,
+    SmallLock,
+    StagedArtifact,
+    find_small_locks,
+    measure_base,
+    measure_locked,
+)
 from corelocker.locking.options import LockOptions, PresetName
 from corelocker.locking.plan import Plan
 from corelocker.locking.planning import check_that_tiers_differ
@@ -47,6 +54,7 @@ if TYPE_CHECKING:
 
 
 DRAWS = 5  # of a preset that locks too little by bad luck
+STILL_WORKED = "an earlier draw of the same lock still worked"
 ENLARGED = 4  # tries, of an eighth, a quarter, half and all but a channel of the layers whose signs a public base has
 
 
@@ -175,14 +183,12 @@ def lock(
             earlier = hold_to_earlier(plan, artifacts, records, model_version, redraw=redraw)
             check_that_tiers_differ(plan)
             try:
-                beside = _hold_to_base(artifacts, plan, base, options, required, progress)
                 return _publish(
-                    artifacts, plan, earlier, beside, out, model_id, model_version, store, options, required, force, hashes,
-                    progress,
+                    artifacts, plan, earlier, base, out, model_id, model_version, store, options, required, force, hashes,
+                    plans.allowed, plans.redrawn, progress,
                 )  # fmt: skip
             except WeakLockError as error:
-                # Masks and decoys are drawn, and one draw in many leaves more than others; a base knows no draws.
-                if plans.left == 0 or (isinstance(error, BaseRevealsError) and not plans.grows):
+                if not plans.may_follow(error):
                     raise
 
 
@@ -213,12 +219,13 @@ def _hold_to_base(
     base: BaseComparison | None,
     options: LockOptions,
     required: Requirement,
+    allowed: MeasuringTime,
     progress: Progress,
 ) -> Sequence[BaseMeasurement]:
     """What the public base gives away of each artifact; nothing without one. Raises BaseRevealsError or NotMeasuredError."""
     if base is None:
         return ()
-    measured = measure_base(artifacts, plan, base, options, progress)
+    measured = measure_base(artifacts, plan, base, options, progress, allowed)
     check_base(measured, required)
     return measured
 
@@ -234,17 +241,23 @@ def _check_patterns(artifacts: Sequence[Artifact], exclude: Sequence[str]) -> No
 class _Plans:
     """The plan of the options, and again with another draw, or a larger lock, where the first one turns out too weak.
 
-    `left` counts the plans that may follow; `grows` is whether each takes more by value of what a public base gives away.
+    `left` counts the plans that may follow; `grows` is whether each takes more by value of what a public base gives away; `allowed`
+    is the time for running the files of all of them.
     """
 
     def __init__(
-        self, artifacts: Sequence[Artifact], options: LockOptions, base: BaseComparison | None, progress: Progress
+        self,
+        artifacts: Sequence[Artifact],
+        options: LockOptions,
+        base: BaseComparison | None,
+        progress: Progress,
     ) -> None:
+        self.allowed = MeasuringTime(options.measure_seconds)
         self._artifacts, self._options, self._base, self._progress = artifacts, options, base, progress
         named = preset(options.effective_preset) if options.effective_preset and options.plan is None else None
         self._small: list[SmallLock] | None = None
         if named is not None and named.searched:
-            self._small = find_small_locks(artifacts, options, progress)
+            self._small = find_small_locks(artifacts, options, progress, self.allowed)
         again = named is not None and options.seed is None
         self.left = len(self._small) if self._small else DRAWS if again else 1
         self.grows = base is not None and answers_base(options) and bool(base.withheld())
@@ -266,6 +279,11 @@ class _Plans:
             )
         return plan_of_small(self._artifacts, self._small.pop(0), seed)
 
+    def may_follow(self, error: WeakLockError) -> bool:
+        """Whether another plan may hold where the last one did not, and there is time to measure it."""
+        # Masks and decoys are drawn, and one draw in many leaves more than others; a base knows no draws.
+        return bool(self.left and self.allowed.left) and (self.grows or not isinstance(error, BaseRevealsError))
+
     @property
     def redrawn(self) -> bool:
         """Whether the last plan was not the first one."""
@@ -276,7 +294,7 @@ def _publish(
     artifacts: Sequence[Artifact],
     plan: Plan,
     earlier: EarlierLocks,
-    beside: Sequence[BaseMeasurement],
+    base: BaseComparison | None,
     out: Path,
     model_id: str,
     model_version: int,
@@ -285,8 +303,11 @@ def _publish(
     required: Requirement,
     force: bool,
     hashes: FileHashes | None,
+    allowed: MeasuringTime,
+    drawn_again: bool,
     progress: Progress,
 ) -> LockResult:
+    beside = _hold_to_base(artifacts, plan, base, options, required, allowed, progress)
     bundle_id, content_key = uuid4(), new_content_key()
     tiers = tuple(tier.name for tier in plan.tiers)
     record = record_of(artifacts, plan, bundle_id, model_id, model_version)
@@ -299,7 +320,9 @@ def _publish(
     def hold(staged: Sequence[StagedArtifact]) -> None:
         doubts = [why_unsafe(artifact, plan, place, options) for place, artifact in enumerate(artifacts)]
         broad = options.effective_preset is not None and any(doubts)
-        measured[:] = measure_locked(staged, plan.tiers, options, progress, broad=broad)
+        measured[:] = measure_locked(staged, plan.tiers, options, progress, broad=broad, allowed=allowed)
+        if drawn_again:  # what holds by construction has not held
+            doubts = [d or (STILL_WORKED if m.out_of_time else None) for d, m in zip(doubts, measured, strict=True)]
         check(measured, plan.tiers, required, doubts)
 
     publication = publish(

@@ -18,6 +18,7 @@ Fill = Literal["zero", "decoy"]
 PresetName = Literal["minimal", "balanced", "hardened", "cover"]
 
 DEFAULT_PRESET: PresetName = "hardened"
+MEASURE_SECONDS = 600
 DEFAULT_TIERS = {"value": "free=0.05,full=0", "sign": "free=1,full=0"}
 
 
@@ -49,6 +50,8 @@ class LockOptions:
         model: `package.module:factory` of the trained torch module, for sensitivity and to measure a checkpoint.
         input_stats: MEAN[,MEAN...]/STD[,STD...] of the model's input, for sensitivity and for `samples` that are images.
         samples: inputs on which the locked model is measured: .npy, .npz or a folder of images; synthetic ones without.
+        measure_seconds: by the clock, for which one lock may run its files, however often it is drawn. 0 measures nothing. What was
+            run on too few inputs by then counts as not measured.
         base: the public checkpoint that the model was tuned from: an artifact of any format, or what `torch.save` wrote. The lock
             is held to what the base gives away, and the preset "hardened" takes by value what tuning changed most of layers whose
             signs the base has.
@@ -71,6 +74,7 @@ class LockOptions:
     model: str | None = None
     input_stats: str | None = None
     samples: Path | None = None
+    measure_seconds: float = MEASURE_SECONDS
     base: Path | None = None
     forget_earlier_locks: bool = False
 

@@ -17,6 +17,7 @@ BESIDE_BASE = 0.05  # of agreement that a public base may gain by the locked fil
 KNOWN_SIGNS = 0.6  # share of signs that a base has from which on they are no secret; a guess has 0.5
 PUBLIC = 0.9  # of the way from chance to the original: a base that goes so far leaves nothing to protect
 
+MORE_TIME = "Give it more time with --measure-seconds"
 LOCK_WHAT_CHANGED = (
     "Lock with --base and without other options: that takes by value what tuning changed most. Where that does not do, serve the "
     "last layers from a server"
@@ -86,10 +87,11 @@ class Measurement:
 
     Attributes:
         artifact: its name.
-        tiers: in order; the last agrees by its bytes. Empty where nothing could be measured.
+        tiers: in order; the last agrees by its bytes. Empty where nothing could be measured; the first ones where the time ended.
         inputs, samples: on what inputs, and how many.
-        reason: why nothing was measured; None where something was.
+        reason: why nothing, or no further tier, was measured; None where all were.
         missing_extra: whether that is because the extra `export` is not installed.
+        out_of_time: whether it is because the time was too short.
     """
 
     artifact: str
@@ -98,6 +100,7 @@ class Measurement:
     samples: int = 0
     reason: str | None = None
     missing_extra: bool = False
+    out_of_time: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,7 @@ class BaseMeasurement:
         signs, values: the same of the locked file with the base's signs in the place of locked ones (and its values in the place of
             locked values), and with its values in the place of all that is locked.
         reason: why the agreements were not measured; None where they were.
+        out_of_time: whether it is because the time was too short.
     """
 
     artifact: str
@@ -121,6 +125,7 @@ class BaseMeasurement:
     signs: TierAgreement | None = None
     values: TierAgreement | None = None
     reason: str | None = None
+    out_of_time: bool = False
 
     @property
     def best(self) -> TierAgreement | None:
@@ -148,7 +153,9 @@ def check_base(measured: Sequence[BaseMeasurement], requirement: Requirement) ->
                 )
             raise NotMeasuredError(
                 f"{found.artifact}: what the base gives away was not measured ({found.reason})",
-                hint="Install corelocker[export], name a checkpoint's model with --model, or pass --require none to go without",
+                hint=f"{MORE_TIME}, or pass --require none to go without"
+                if found.out_of_time
+                else "Install corelocker[export], name a checkpoint's model with --model, or pass --require none to go without",
             )
         if alone.value - alone.chance >= PUBLIC * (1 - alone.chance):
             raise BaseRevealsError(
@@ -177,17 +184,18 @@ def check(
     if requirement.kind == "none":
         return
     for measurement, doubtful in zip(measured, doubts, strict=True):
-        if measurement.reason is None:
-            for tier, agreement in zip(tiers, measurement.tiers, strict=False):
-                _check_tier(measurement, tier, agreement, requirement, first=tier is tiers[0])
+        for tier, agreement in zip(tiers, measurement.tiers, strict=False):
+            _check_tier(measurement, tier, agreement, requirement, first=tier is tiers[0])
+        held = 1 + max((place for place, tier in enumerate(tiers) if tier.utility is not None), default=0)
+        if len(measurement.tiers) >= held:
             continue
         declared = requirement.kind == "at-most" or any(tier.utility is not None for tier in tiers)
         why = doubtful or ("a declared utility has to be measured" if declared else None)
         if why is not None:
-            extra = "Install corelocker[export]" if measurement.missing_extra else "Lock with preset hardened"
+            more = "Install corelocker[export]" if measurement.missing_extra else "Lock with preset hardened"
             raise NotMeasuredError(
                 f"{measurement.artifact}: what it is worth was not measured ({measurement.reason}), and {why}",
-                hint=f"{extra}, or pass --require none to go without",
+                hint=f"{MORE_TIME if measurement.out_of_time else more}, or pass --require none to go without",
             )
 
 

@@ -10,6 +10,7 @@ import importlib.util
 import json
 import os
 import sys
+import time
 from typing import Any, BinaryIO
 
 NEEDED = ("torch", "executorch", "safetensors")
@@ -17,6 +18,7 @@ NEEDED = ("torch", "executorch", "safetensors")
 
 def main() -> int:
     """Read, measure, answer."""
+    begun = time.monotonic()
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # libraries print what they like
     line = sys.stdin.buffer.readline()
@@ -28,10 +30,12 @@ def main() -> int:
         _answer(answers, {"missing": missing[0]})
         return 0
     from corelocker.audit.agreement import runners, tasks
+    from corelocker.audit.agreement.time_limit import TimeLimit
 
     runners.use_one_thread()
     task = {"measure": tasks.measure, "smallest": tasks.smallest, "base": tasks.beside_base}[request["task"]]
-    result = task(request, patches, lambda done, total: _answer(answers, {"progress": [done, total]}))
+    limit = TimeLimit(request["seconds"] - (time.monotonic() - begun))  # importing torch counts
+    result = task(request, patches, limit, lambda done, total: _answer(answers, {"progress": [done, total]}))
     _answer(answers, {"result": result})
     return 0
 

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from corelocker.artifacts import Artifact
-from corelocker.audit.agreement.diverse import MOST_CLASSES, diversified
+from corelocker.audit.agreement.diverse import CHILDREN, MOST_CLASSES, diversified
 from corelocker.audit.agreement.inputs import InputRecipe, read_samples, recipes
 from corelocker.audit.agreement.runners import Call, CannotRunError, Method, run_all, runner_of
 from corelocker.audit.agreement.score import FEWEST_ANSWERS, Agreement, Reference, worst
+from corelocker.audit.agreement.time_limit import OutOfTimeError, TimeLimit
 from corelocker.audit.tier_bytes import State, original_state, shuffled_weights, states_of_plan
 from corelocker.errors import CoreLockerError
 from corelocker.locking.choose import choose_channels
@@ -30,6 +31,7 @@ SHUFFLES = 4  # draws of shuffled weights
 MOST_RECIPES = 6  # that are tried when one is good enough already
 PATIENCE = 60.0  # seconds of one core, after which no further recipe is tried
 SEED = 20
+CHOOSING = 0.25  # of a time limit, each for choosing inputs and for breeding them
 
 
 @dataclass
@@ -58,8 +60,11 @@ class Examined:
         samples: the publisher's inputs; synthetic ones without.
         seconds: for one state on one kind of inputs.
         kinds: of synthetic inputs; each is compared alone, and a state is as good as on the kind where most is left.
+        limit: for everything that is run here, with `states` that are compared. Fewer inputs are run than otherwise where that is
+            enough, but never so few that they tell nothing.
 
-    Raises CannotRunError when nothing can be measured; the message says why.
+    Raises CannotRunError when nothing can be measured; the message says why. OutOfTimeError, also later, when the limit is too
+    short.
     """
 
     def __init__(
@@ -71,19 +76,23 @@ class Examined:
         stats: InputStats | None = None,
         seconds: float = SECONDS,
         kinds: int = 1,
+        limit: TimeLimit | None = None,
+        states: int = 1,
     ) -> None:
         self.artifact = artifact
+        self.limit = limit or TimeLimit()
+        self._states = states
         self._runner = runner_of(artifact, factory)
         self._stats, self._samples = stats, samples
         self._kinds = kinds if samples is None else 1
         self.examinations: list[Examination] = []
         reasons = []
         methods = [m for m in self._runner.methods if any(i.fixed is None for i in m.inputs)]
-        call = self._runner.load(original_state(artifact)) if methods else None
-        for method in methods:
+        call = self._load(original_state(artifact)) if methods else None
+        for place, method in enumerate(methods):
             try:
                 assert call is not None  # noqa: S101
-                self.examinations += self._examine(call, method, seconds / len(methods))
+                self.examinations += self._examine(call, method, seconds / len(methods), len(methods) - place)
             except CannotRunError as error:
                 reasons.append(str(error))
         if not self.examinations:
@@ -117,7 +126,7 @@ class Examined:
 
     def _compared(self, state: State, most: int) -> Iterator[tuple[int, int, bool, Agreement]]:
         """(examination, output, whether it is the original's bit for bit, agreement) of every output that can be compared."""
-        call = self._runner.load(state)
+        call = self._load(state)
         for place, e in enumerate(self.examinations):
             count = min(most, e.count)
             outputs = run_all(call, e.method, e.columns, count)
@@ -161,19 +170,39 @@ class Examined:
         except CoreLockerError:
             return None
 
-    def _examine(self, call: Call, method: Method, seconds: float) -> list[Examination]:
-        """The method on its inputs, and on further kinds of them where they bring out enough different answers."""
-        chosen = [] if self._samples is not None else self._recipes(call, method)
-        found = [self._examine_on(call, method, seconds, chosen[0] if chosen else None, SEED)]
+    def _load(self, state: State) -> Call:
+        """The artifact in a state; what is run ends with the time limit."""
+        call = self._runner.load(state)
+
+        def one(method: str, inputs: Sequence[Any]) -> list[Tensor]:
+            self.limit.check()
+            return call.one(method, inputs)
+
+        def many(method: str, columns: Sequence[Any]) -> list[Tensor] | None:
+            self.limit.check()
+            return call.many(method, columns)
+
+        return Call(one, many)
+
+    def _examine(self, call: Call, method: Method, seconds: float, methods: int) -> list[Examination]:
+        """The method on its inputs, and on further kinds of them where they bring out enough different answers.
+
+        `methods` are to be examined yet, this one included.
+        """
+        limit = self.limit.part(1 / methods)
+        chosen = [] if self._samples is not None else self._recipes(call, method, limit.part(CHOOSING))
+        kinds = len(chosen) or 1
+        found = [self._examine_on(call, method, seconds, chosen[0] if chosen else None, SEED, limit.part(1 / kinds))]
         for place, recipe in enumerate(chosen[1:], 1):
             try:
-                found.append(self._examine_on(call, method, seconds, recipe, SEED + place))
+                part = limit.part(1 / (kinds - place))
+                found.append(self._examine_on(call, method, seconds, recipe, SEED + place, part))
             except CannotRunError:
                 continue
         return found
 
     def _examine_on(
-        self, call: Call, method: Method, seconds: float, recipe: InputRecipe | None, seed: int
+        self, call: Call, method: Method, seconds: float, recipe: InputRecipe | None, seed: int, limit: TimeLimit
     ) -> Examination:
         if self._samples is not None:
             samples = read_samples(self._samples, method, self._stats)
@@ -190,15 +219,21 @@ class Examined:
                 return recipe.make(count, seed)
 
             available, name = MOST, recipe.name
-        started = time.process_time()
-        run_all(call, method, made(TRIED), min(TRIED, available))
-        each = (time.process_time() - started) / min(TRIED, available)
-        count = min(available, max(FEWEST, min(MOST, int(seconds / max(each, 1e-6)))))
+        tried = min(TRIED, available)
+        started, began = time.process_time(), self.limit.clock()
+        run_all(call, method, made(TRIED), tried)
+        each = max(1e-6, (time.process_time() - started) / tried)
+        lasts = max(1e-6, (self.limit.clock() - began) / tried)
+        if FEWEST * (1 + self._states) * lasts > self.limit.left:
+            raise OutOfTimeError  # now, and not when it is used up
+        wanted = min(seconds / each, limit.left / (2 + self._states + SHUFFLES) / lasts)
+        count = min(available, max(FEWEST, int(min(MOST, wanted))))
         columns = made(count)
         if recipe is not None and count >= TRIED:
-            columns = self._diversified(call, method, recipe, columns, count, BREEDING * seconds)
+            most = int(min(CHOOSING * limit.left / lasts, 1e9))
+            columns = self._diversified(call, method, recipe, columns, count, BREEDING * seconds, most)
             count = next(len(c) for c in columns if torch.is_tensor(c) and c.ndim)
-        call = self._runner.load(original_state(self.artifact))  # afresh, as every other state: it may keep something
+        call = self._load(original_state(self.artifact))  # afresh, as every other state: it may keep something
         outputs = run_all(call, method, columns, count)
         references = [self._reference(output, method) for output in outputs]
         if all(not isinstance(r, Reference) for r in references):
@@ -209,14 +244,19 @@ class Examined:
 
     @staticmethod
     def _diversified(
-        call: Call, method: Method, recipe: InputRecipe, columns: list[Any], count: int, seconds: float
+        call: Call, method: Method, recipe: InputRecipe, columns: list[Any], count: int, seconds: float, most: int
     ) -> list[Any]:
-        """Columns with more different answers of the first output that chooses among a few classes; else as they are."""
+        """Columns with more different answers of the first output that chooses among a few classes; else as they are.
+
+        Nothing is bred where a generation would be more than `most` inputs.
+        """
         outputs = run_all(call, method, columns, count)
         for place, output in enumerate(outputs):
             if output.is_floating_point() and output.ndim == 3 and output.shape[1] == 1:
                 if not FEWEST_ANSWERS <= output.shape[2] <= MOST_CLASSES:
                     continue
+                if CHILDREN * output.shape[2] > most:
+                    return columns
 
                 def run(given: list[Any], place: int = place) -> Tensor:
                     size = next(len(c) for c in given if torch.is_tensor(c) and c.ndim)
@@ -230,9 +270,9 @@ class Examined:
         reference = Reference(output, method.batch)
         return reference.reason or reference
 
-    def _recipes(self, call: Call, method: Method) -> list[InputRecipe]:
+    def _recipes(self, call: Call, method: Method, limit: TimeLimit) -> list[InputRecipe]:
         """The recipe on whose inputs the original's answers differ most, and as many more as are wanted, in that order; where there
-        are too few of them, the first once more."""
+        are too few of them, the first once more. After the limit no further one is tried."""
         scores: list[tuple[float, InputRecipe]] = []
         first: InputRecipe | None = None
         refused, stop = "", time.process_time() + PATIENCE
@@ -247,7 +287,7 @@ class Examined:
             first = first or (recipe if score >= MANY_ANSWERS else None)
             if first is not None and (self._kinds == 1 or len(scores) >= MOST_RECIPES):
                 break
-            if time.process_time() > stop:
+            if time.process_time() > stop or limit.over:
                 break
         if not scores:
             raise CannotRunError(refused)

@@ -22,6 +22,7 @@ from corelocker.artifacts import WeightTensor
 from corelocker.audit.agreement.examined import Examined
 from corelocker.audit.agreement.runners import CannotRunError
 from corelocker.audit.agreement.score import Agreement
+from corelocker.audit.agreement.time_limit import OutOfTimeError, TimeLimit
 from corelocker.audit.tier_bytes import State
 from corelocker.locking.criteria import l1
 from corelocker.locking.drawing import lock_artifacts
@@ -155,12 +156,18 @@ def find_smallest(
     The first stands there twice, for another draw. The others are for the case that the finished lock, or another format of the
     model, does not hold.
 
-    Raises CannotRunError when even all layers together do not.
+    Raises CannotRunError when even all layers together do not, OutOfTimeError when nothing was found in the time of `examined`.
     """
     best: tuple[Trials, list[Lock]] | None = None
     for number, unit in enumerate(units):
         trials = Trials(examined, unit, exclude)
-        found = _search(trials, cost(best[1][0]) if best else math.inf, _part(progress, number, len(units)))
+        limit = examined.limit.part(1 / (len(units) - number))
+        try:
+            found = _search(trials, cost(best[1][0]) if best else math.inf, limit, _part(progress, number, len(units)))
+        except OutOfTimeError:
+            if best is None:
+                raise
+            break
         if found and (best is None or cost(found[0]) < cost(best[1][0])):
             best = trials, found
     if best is None:
@@ -176,14 +183,17 @@ def _part(progress: Callable[[int, int], None], number: int, parts: int) -> Call
     return lambda done, total: progress(number * total + done, parts * total)
 
 
-def _search(trials: Trials, most: float, progress: Callable[[int, int], None]) -> list[Lock]:
-    """The cheapest lock that holds, and larger ones; none where those that cost less than `most` do not hold."""
-    stop = time.process_time() + SECONDS
+def _search(trials: Trials, most: float, time_limit: TimeLimit, progress: Callable[[int, int], None]) -> list[Lock]:
+    """The cheapest lock that holds, and larger ones; none where those that cost less than `most` do not hold.
+
+    Half of the time is for looking at layers, half of what is left then for locks smaller than that of all.
+    """
+    stop, looking = time.process_time() + SECONDS, time_limit.part(0.5)
     looked: list[list[LayerPart]] = []
     for done, layer in enumerate(trials.layers):
         progress(done, len(trials.layers))
         limit = min(most, cost(dearest)) if (dearest := cheapest(looked, SMALL_ENOUGH)) else most
-        if layer[-1].cost >= limit or time.process_time() > stop:
+        if layer[-1].cost >= limit or time.process_time() > stop or looking.over:
             break
         looked.append([])
         for part in layer:
@@ -195,9 +205,10 @@ def _search(trials: Trials, most: float, progress: Callable[[int, int], None]) -
     candidates = [lock for product in PRODUCTS if (lock := cheapest(looked, product))]
     candidates += [tuple(wholes[:size]) for size in TOGETHER if size < len(wholes)]
     candidates = [lock for lock in dict.fromkeys((*candidates, tuple(wholes))) if lock and cost(lock) < most]
+    trying = time_limit.part(0.5)
     for place, lock in enumerate(candidates):
-        late = time.process_time() > stop + SECONDS and place + 1 < len(candidates)
-        if not late and trials.holds(lock):
+        late = time.process_time() > stop + SECONDS or trying.over
+        if (not late or place + 1 == len(candidates)) and trials.holds(lock):
             return list(dict.fromkeys((lock, *candidates[place + 1 : place + 3], tuple(wholes))))
     return []
 
