@@ -19,6 +19,7 @@ from corelocker.audit.agreement.inputs import read_samples, recipes
 from corelocker.audit.agreement.runners import Call, CannotRunError, Input, Method
 from corelocker.audit.agreement.score import Agreement, Reference, worst
 from corelocker.audit.agreement.smallest import find_smallest, silenced
+from corelocker.audit.agreement.time_limit import TimeLimit
 from corelocker.audit.tier_bytes import shuffled_weights, states_of_plan
 from corelocker.errors import CoreLockerError
 from corelocker.locking.choose import choose_channels
@@ -143,7 +144,7 @@ def test_a_slow_model_is_not_tried_on_every_kind_of_inputs(
     artifact = Examined.__new__(Examined)
     artifact.artifact = SimpleNamespace(tensors=())  # type: ignore[assignment]
     artifact._stats, artifact._kinds = None, 1
-    assert artifact._recipes(Call(one), ONE)
+    assert artifact._recipes(Call(one), ONE, TimeLimit())
     assert len(seen) == tried * examined.TRIED
 
 
