@@ -11,7 +11,7 @@ from corelocker.errors import ConfigError, NotMeasuredError, TierError, WeakLock
 from corelocker.locking.choose import choose_channels
 from corelocker.locking.options import LockOptions
 from corelocker.locking.planning import check_that_tiers_differ
-from corelocker.locking.requirement import Measurement, Requirement, TierAgreement, check
+from corelocker.locking.requirement import UNSAFE_OPTIONS, Measurement, Requirement, TierAgreement, check
 from corelocker.locking.safe import why_unsafe
 from corelocker.locking.tiers import Tier, parse_tiers
 from support.models import exports
@@ -161,3 +161,17 @@ def test_a_saved_plan_keeps_what_is_locked_by_value(tmp_path: Path) -> None:
         if map_.any():
             assert np.array_equal(again.tier_of[0][name], map_)
             assert isinstance(again.signs[0][name], str) == isinstance(plan.signs[0][name], str)
+
+
+@pytest.mark.parametrize(
+    ("doubt", "remedy"),
+    [
+        (UNSAFE_OPTIONS, "Lock with preset hardened"),
+        ("21 % of its weights stay open", "`corelocker inspect` says which layers cannot be locked"),
+    ],
+)
+def test_what_to_do_where_nothing_is_measured(doubt: str, remedy: str) -> None:
+    """Who locks with hardened already is not told to."""
+    found = Measurement("m", reason="a checkpoint is weights without a model")
+    with pytest.raises(NotMeasuredError, match=f"and {doubt}. {remedy}, or pass --require none"):
+        check([found], parse_tiers("free=1,full=0", "sign"), Requirement.parse("collapse"), [doubt])

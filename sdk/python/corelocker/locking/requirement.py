@@ -171,6 +171,10 @@ def check_base(measured: Sequence[BaseMeasurement], requirement: Requirement) ->
             )
 
 
+UNSAFE_OPTIONS = "its options do not make it safe"  # a doubt
+DECLARE_NONE = "Require collapse, and declare no utility"
+
+
 def check(
     measured: Sequence[Measurement], tiers: Sequence[Tier], requirement: Requirement, doubts: Sequence[str | None]
 ) -> None:
@@ -192,10 +196,17 @@ def check(
         declared = requirement.kind == "at-most" or any(tier.utility is not None for tier in tiers)
         why = doubtful or ("a declared utility has to be measured" if declared else None)
         if why is not None:
-            more = "Install corelocker[export]" if measurement.missing_extra else "Lock with preset hardened"
+            if measurement.out_of_time:
+                remedy = MORE_TIME
+            elif measurement.missing_extra:
+                remedy = "Install corelocker[export]"
+            elif doubtful == UNSAFE_OPTIONS:
+                remedy = "Lock with preset hardened"
+            else:
+                remedy = "`corelocker inspect` says which layers cannot be locked" if doubtful else DECLARE_NONE
             raise NotMeasuredError(
                 f"{measurement.artifact}: what it is worth was not measured ({measurement.reason}), and {why}",
-                hint=f"{MORE_TIME if measurement.out_of_time else more}, or pass --require none to go without",
+                hint=f"{remedy}, or pass --require none to go without",
             )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from corelocker.artifacts import Artifact
 from corelocker.locking.options import LockOptions
 from corelocker.locking.plan import Plan
+from corelocker.locking.requirement import UNSAFE_OPTIONS
 from corelocker.locking.signs.reading import Signs
 
 MOST_OPEN = 0.1  # of the stored weights that may stay as they are
@@ -18,7 +19,7 @@ def why_unsafe(artifact: Artifact, plan: Plan, place: int, options: LockOptions)
     file stores.
     """
     if options.effective_preset != "hardened" or plan.tiers[0].removed < 1:
-        return "its options do not make it safe"
+        return UNSAFE_OPTIONS
     tiers = plan.tier_of[place]
     held = 0
     for tensor in artifact.tensors:

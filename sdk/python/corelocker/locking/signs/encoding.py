@@ -130,7 +130,7 @@ def _of_palettes(element: ElementType, palettes: Floats) -> SignEncoding | str:
         return "its indices are no places of a palette"
     flat = palettes.reshape(-1, entries)
     if not np.isfinite(flat).all() or (asymmetry := _asymmetry(flat)) > MOST_ASYMMETRY:
-        shown = f" (asymmetry {asymmetry:.2f}, at most {MOST_ASYMMETRY})" if np.isfinite(flat).all() else ""
+        shown = f" (asymmetry {asymmetry:.3f}, at most {MOST_ASYMMETRY})" if np.isfinite(flat).all() else ""
         return f"its palette has no negative for each entry{shown}"
     order = flat.argsort(axis=1, kind="stable")
     tables = np.tile(np.arange(size, dtype=np.uint8), (len(flat), 1))
