@@ -6,6 +6,7 @@ in one line or as JSON), 2 wrong usage.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -15,6 +16,8 @@ def main() -> None:
     # OpenMP reads this when torch is loaded. Its threads spin while they wait for each other otherwise, which makes minutes of
     # seconds on a machine that is busy with something else.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # What is imported stays: looking through it again and again for garbage takes a twentieth of the start-up.
+    gc.set_threshold(5_000)
     from corelocker.cli.app import run
 
     code = run(sys.argv[1:])

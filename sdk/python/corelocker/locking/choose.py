@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from corelocker.artifacts import Artifact, WeightTensor
 from corelocker.errors import ConfigError
-from corelocker.locking.base import BaseComparison
 from corelocker.locking.criteria import Scores, check_criterion, score
 from corelocker.locking.hardened import hardened, with_embeddings
 from corelocker.locking.measuring import SmallLock, find_small_locks
@@ -21,6 +20,7 @@ from corelocker.locking.tiers import Tier, Unit
 from corelocker.progress import Progress, no_progress
 
 if TYPE_CHECKING:
+    from corelocker.locking.base import BaseComparison
     from corelocker.locking.criteria.sensitivity import SensitivityScorer
 
 MARGIN = 2.0  # times the bytes at which the gradient's ranking makes the model collapse

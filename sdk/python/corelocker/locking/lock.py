@@ -25,7 +25,6 @@ from corelocker.artifacts.detect import open_artifacts
 from corelocker.bundle.content_keys import new_content_key
 from corelocker.errors import BaseRevealsError, ConfigError, FileAccessError, WeakLockError
 from corelocker.files import refuse_existing
-from corelocker.locking.base import BaseComparison, compare_with_base, opened_base
 from corelocker.locking.choose import answers_base, check_options, choose_channels, plan_of_small
 from corelocker.locking.earlier import EarlierLocks, hold_to_earlier, record_of
 from corelocker.locking.locked_already import refuse_locked, refuse_recorded
@@ -51,6 +50,7 @@ if TYPE_CHECKING:
     from corelocker.artifacts import Artifact
     from corelocker.bundle.keystore import Keystore
     from corelocker.hashing import FileHashes
+    from corelocker.locking.base import BaseComparison
 
 
 DRAWS = 5  # of a preset that locks too little by bad luck
@@ -209,6 +209,8 @@ def _compared(artifacts: Sequence[Artifact], base: Path | None) -> Iterator[Base
     if base is None:
         yield None
         return
+    from corelocker.locking.base import compare_with_base, opened_base
+
     with opened_base(base) as opened:
         yield compare_with_base(artifacts, opened)
 

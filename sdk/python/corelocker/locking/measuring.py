@@ -17,13 +17,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from corelocker.artifacts import Artifact
 from corelocker.errors import LockingError, NotMeasuredError
-from corelocker.locking.base import BaseComparison, locked_signs
 from corelocker.locking.options import LockOptions
 from corelocker.locking.plan import Plan
 from corelocker.locking.requirement import MORE_TIME, BaseMeasurement, Measurement, TierAgreement
@@ -31,6 +30,9 @@ from corelocker.locking.signs.reading import Signs
 from corelocker.locking.tier_patch import TierPatch
 from corelocker.locking.tiers import Tier, Unit
 from corelocker.progress import Progress, no_progress
+
+if TYPE_CHECKING:
+    from corelocker.locking.base import BaseComparison
 
 PROGRAM = "corelocker.audit.agreement"
 SECRET = "PASSPHRASE"  # noqa: S105 - in names of variables that the process does not get
@@ -135,6 +137,8 @@ def measure_base(
 
     Half of the time that is left is for it.
     """
+    from corelocker.locking.base import locked_signs
+
     allowed = allowed or MeasuringTime(options.measure_seconds)
     entries, known = [], []
     for index, artifact in enumerate(artifacts):
