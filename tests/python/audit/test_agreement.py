@@ -68,7 +68,8 @@ def test_outputs_that_are_no_classes_are_correlated() -> None:
     values = torch.randn(400, 1, 2, generator=GENERATOR)
     reference = Reference(values)
     assert reference.compare(3 * values + 7).value == pytest.approx(1)
-    assert reference.compare(-values).value == 0
+    assert reference.compare(-values).value == pytest.approx(1), "turned around it is the original"
+    assert reference.compare(values * torch.tensor([1.0, -1.0])).value == pytest.approx(0.5)
     assert reference.compare(torch.randn(400, 1, 2, generator=GENERATOR)).value < 0.15
     assert reference.compare(torch.zeros_like(values)).value == 0
     assert reference.compare(torch.full_like(values, float("nan"))).value == 0

@@ -15,7 +15,7 @@ from corelocker.artifacts import Artifact, open_artifact
 from corelocker.bundle.keystore import Keystore
 from corelocker.cli.app import run
 from corelocker.errors import BaseRevealsError, ConfigError, MalformedArtifactError, NotMeasuredError
-from corelocker.locking.base import compare_with_base, locked_signs, most_changed, opened_base, pair_layers
+from corelocker.locking.base import BaseLayer, compare_with_base, locked_signs, most_changed, opened_base, pair_layers
 from corelocker.locking.base_states import Guessed, guessed_state
 from corelocker.locking.choose import choose_channels
 from corelocker.locking.options import LockOptions
@@ -38,7 +38,7 @@ def tuned(base: Weights, seed: int = 5) -> Weights:
     """As tuning leaves it: little changed but for four channels of `c`, and a head of its own."""
     rng = np.random.default_rng(seed)
     moved = {n: (w + 0.1 * w.std() * rng.standard_normal(w.shape)).astype(np.float32) for n, w in base.items()}
-    moved["c.weight"][:4] += (2 * base["c.weight"].std() * rng.standard_normal((4, 32, 3, 3))).astype(np.float32)
+    moved["c.weight"][:4] *= -0.6  # what changed most is not what is largest
     return moved | {"head.weight": trained_like(rng, *SHAPES["head.weight"])}
 
 
@@ -65,6 +65,44 @@ def test_the_signs_that_the_base_has(tmp_path: Path, base: Weights) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("counted", "agreeing", "known"), [(10_000, 5_900, False), (10_000, 6_100, True), (16, 12, False), (64, 56, True)]
+)
+def test_signs_are_known_where_the_base_has_more_than_a_guess(
+    tmp_path: Path, base: Weights, counted: int, agreeing: int, known: bool
+) -> None:
+    """Of 16 signs a guess has 12 in one case of 26."""
+    tensor = written(tmp_path, base, "model").tensors[0]
+    counts = np.array([counted - 7, 7]), np.array([agreeing - 3, 3])
+    assert BaseLayer(tensor, tensor, *counts, np.zeros(2)).is_known == known
+
+
+def test_weights_of_zero_have_no_sign(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    weights = trained_like(rng, 8, 32)
+    weights[:, ::2] = 0
+    public = np.where(weights == 0, np.float32(1), weights)
+    found = compare_with_base(
+        [written(tmp_path, {"w": weights}, "model")], written(tmp_path, {"w": 0.01 * public + weights}, "base")
+    )
+    layer = found.layers[0, "w"]
+    assert (layer.counted == 16).all()
+    assert (layer.agreeing == 16).all()
+
+
+def test_the_locked_signs_of_each_artifact_that_the_base_has(tmp_path: Path, base: Weights) -> None:
+    weights = tuned(base)
+    whole, part = written(tmp_path, weights, "whole"), written(tmp_path, {"a.weight": weights["a.weight"]}, "part")
+    found = compare_with_base([whole, part], written(tmp_path, base, "base"))
+    assert found.layers[1, "a.weight"] is found.layers[0, "a.weight"], "a copy"
+    plan = choose_channels([whole, part], LockOptions(preset="balanced"), b"s")
+    for index, names in enumerate((("a.weight", "b.weight", "c.weight"), ("a.weight",))):
+        same = [(np.signbit(weights[n]) == np.signbit(base[n]))[plan.tier_of[index][n] > 0].reshape(-1) for n in names]
+        assert locked_signs(found, plan, index) == pytest.approx(float(np.concatenate(same).mean()))
+    values = choose_channels([whole, part], LockOptions(unit="value", include_io=True), b"s")
+    assert locked_signs(found, values, 0) is None
+
+
 def test_the_default_takes_by_value_what_tuning_changed_most(tmp_path: Path, base: Weights) -> None:
     model, public = written(tmp_path, tuned(base), "model"), written(tmp_path, base, "base")
     found = compare_with_base([model], public)
@@ -85,6 +123,30 @@ def test_the_default_takes_by_value_what_tuning_changed_most(tmp_path: Path, bas
     assert all(locked[0][n] <= locked[1][n] <= locked[2][n] for n in locked[0])
 
 
+def test_only_layers_that_the_base_tells_are_ranked_by_what_changed(tmp_path: Path, base: Weights) -> None:
+    weights = tuned(base)
+    weights["b.weight"][::2] *= -1  # the same layer, but no sign is known
+    model, public = written(tmp_path, weights, "model"), written(tmp_path, base, "base")
+    found = compare_with_base([model], public)
+    tensors = {t.name: t for t in model.tensors}
+    rank = found.rank(lambda tensor: np.full(tensor.channels, 7.0))
+    assert np.array_equal(rank(tensors["c.weight"]), found.layers[0, "c.weight"].changed)
+    assert (0, "b.weight") in found.layers
+    assert all((rank(tensors[name]) == 7).all() for name in ("b.weight", "head.weight"))
+    assert {name for _, name in found.withheld()} == {"a.weight", "c.weight"}
+    seen: list[str] = []
+
+    def other(sizes: Any) -> dict[str, int]:
+        seen.extend(size.name for size in sizes)
+        return {size.name: 1 for size in sizes}
+
+    sizes = [LayerSize(t.name, t.channels, t.weight.size) for t in model.tensors]
+    counts = found.spread(0.25, other)(sizes)
+    assert seen == ["b.weight", "head.weight"], "the others' budget is their own"
+    assert counts["head.weight"] == 1
+    assert counts["c.weight"] >= 4
+
+
 def test_other_options_stay_as_they_are(tmp_path: Path, base: Weights) -> None:
     model, public = written(tmp_path, tuned(base), "model"), written(tmp_path, base, "base")
     found = compare_with_base([model], public)
@@ -99,6 +161,8 @@ def test_most_changed_leaves_a_channel_and_keeps_to_its_budget() -> None:
     assert most_changed(changed, sizes, 0.3) == {"a": 1, "b": 1}
     assert most_changed(changed, sizes, 1.0) == {"a": 3, "b": 1}
     assert most_changed([], [], 0.5) == {}
+    # By what it changed of the sum of squares, not of the norm.
+    assert most_changed([changed[0], np.array([0.1, 0.0])], sizes, 0.25) == {"a": 1, "b": 0}
 
 
 def test_layers_are_paired_by_likeness_where_names_differ(tmp_path: Path, base: Weights) -> None:
@@ -115,6 +179,24 @@ def test_layers_are_paired_by_likeness_where_names_differ(tmp_path: Path, base: 
         "c.weight": "net.2.weight",
         "head.weight": None,
     }
+
+
+def test_of_layers_that_resemble_each_other_the_name_decides_and_then_the_likeness(tmp_path: Path) -> None:
+    rng = np.random.default_rng(9)
+    weight = trained_like(rng, 16, 40)
+
+    def near(much: float) -> npt.NDArray[np.float32]:
+        return (weight + much * weight.std() * rng.standard_normal(weight.shape)).astype(np.float32)
+
+    def paired(model: Weights, base: Weights) -> dict[str, str | None]:
+        own, public = written(tmp_path, model, "model").tensors, written(tmp_path, base, "base").tensors
+        found = pair_layers(own, public)
+        return {t.name: None if b is None else b.name for t, b in zip(own, found, strict=True)}
+
+    assert paired({"x": weight}, {"x": near(0.8), "y": near(0.1)}) == {"x": "x"}
+    assert paired({"x": weight}, {"y": near(0.8), "z": near(0.1)}) == {"x": "z"}
+    assert paired({"x": weight}, {"y": near(0.1), "z": near(0.8)}) == {"x": "y"}
+    assert paired({"x": near(0.4), "z": near(0.1)}, {"y": weight}) == {"x": None, "z": "y"}
 
 
 def test_a_folded_batchnorm_is_folded_in_the_base_too(tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 Outputs that choose among classes are compared by their answers, the index of the largest value; integers are answers as they are.
 The agreement is the share of equal answers. Outputs that are no classes are compared value by value: the agreement is the mean of
-Pearson's correlation over the inputs; a value that goes against its original counts as 0. Chance is what is left of either when
-the original's answers are shuffled over the inputs. Some networks pass on what they read, whatever their weights are: the state of
-a recurrent layer, the picture of a denoiser. There chance is what the same network is worth with its weights shuffled.
+Pearson's correlation over the inputs, where a value that goes against its original counts as 0. An output that goes against its
+original as a whole says as much as the original, for whoever turns it around: of both directions the better counts. Chance is
+what is left of either when the original's answers are shuffled over the inputs. Some networks pass on what they read, whatever
+their weights are: the state of a recurrent layer, the picture of a denoiser. There chance is what the same network is worth with
+its weights shuffled.
 """
 
 from __future__ import annotations
@@ -130,7 +132,7 @@ class Reference:
         signal = float(((correlation**2).mean() - noise).clamp(min=0).sqrt())
         answers = self._pick_answers(rows)
         if self._answers is None or answers is None:
-            return Agreement("values", float(correlation.clamp(min=0).mean()), chance, error, along, len(rows), signal)
+            return Agreement("values", _either_way(correlation), chance, error, along, len(rows), signal)
         equal = (self._answers == answers).double()
         value = float(equal.mean())
         spread = float(equal.mean(1).std()) if len(equal) > 1 else 1.0
@@ -161,7 +163,7 @@ class Reference:
         return flat[:, torch.from_numpy(places)]
 
     def _correlation(self, values: Tensor) -> tuple[Tensor, float, float]:
-        """Correlation (values,), and mean and spread of its mean, negative ones as 0, when the original is shuffled."""
+        """Correlation (values,), and mean and spread of what it is worth when the original is shuffled."""
         moved = values - values.mean(0)
         size = moved.norm(dim=0)
         ours = moved / size.clamp(min=1e-30)
@@ -169,10 +171,15 @@ class Reference:
         original = self._moved / self._size
         order = np.random.default_rng(1)
         shuffled = [
-            float((original[torch.from_numpy(order.permutation(len(original)))] * ours).sum(0).clamp(min=0).mean())
+            _either_way((original[torch.from_numpy(order.permutation(len(original)))] * ours).sum(0))
             for _ in range(SHUFFLES)
         ]
         return (original * ours).sum(0), float(np.mean(shuffled)), float(np.std(shuffled))
+
+
+def _either_way(correlation: Tensor) -> float:
+    """Mean of correlations (values,) with negative ones as 0, or of their negatives where that is more."""
+    return max(float((sign * correlation).clamp(min=0).mean()) for sign in (1, -1))
 
 
 def _class_axis(rows: Tensor) -> int | None:

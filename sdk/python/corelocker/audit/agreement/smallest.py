@@ -28,6 +28,7 @@ from corelocker.locking.criteria import l1
 from corelocker.locking.drawing import lock_artifacts
 from corelocker.locking.groups import group_layers
 from corelocker.locking.planning import given_plan
+from corelocker.locking.presets import VALUE_SHARE
 from corelocker.locking.signs.reading import Signs, read_signs
 from corelocker.locking.tiers import Unit
 
@@ -86,13 +87,19 @@ class Trials:
         self._examined, self.unit, self._artifact = examined, unit, examined.artifact
         self._groups = group_layers([self._artifact])
         self._signs = read_signs([self._artifact]) if unit == "sign" else []
-        leaders = [group[0].tensor for group in self._groups]
-        parts = [
-            list(self._parts(tensor))
-            for tensor in leaders
+        leaders = [
+            tensor
+            for tensor in (group[0].tensor for group in self._groups)
             if tensor.role != "norm" and not any(fnmatch.fnmatchcase(tensor.name, pattern) for pattern in exclude)
         ]
+        parts = [list(self._parts(tensor)) for tensor in leaders]
         self.layers = sorted((found for found in parts if found), key=lambda found: found[-1].cost)
+        self._left_out = sum(p.size for t, found in zip(leaders, parts, strict=True) if not found for p in t.parts)
+
+    @property
+    def everything(self) -> float:
+        """Bytes of the access key, about, when of each layer the whole is locked, and a share by value of those without parts."""
+        return sum(layer[0].cost for layer in self.layers) + VALUE_SHARE * self._left_out
 
     def _parts(self, tensor: WeightTensor) -> Iterator[LayerPart]:
         size, channels = l1(tensor), tensor.channels
@@ -156,22 +163,28 @@ def find_smallest(
     The first stands there twice, for another draw. The others are for the case that the finished lock, or another format of the
     model, does not hold.
 
+    Where signs and values may be taken, no lock costs more than all signs do, which preset hardened takes.
+
     Raises CannotRunError when even all layers together do not, OutOfTimeError when nothing was found in the time of `examined`.
     """
     best: tuple[Trials, list[Lock]] | None = None
+    most = math.inf
     for number, unit in enumerate(units):
         trials = Trials(examined, unit, exclude)
         limit = examined.limit.part(1 / (len(units) - number))
         try:
-            found = _search(trials, cost(best[1][0]) if best else math.inf, limit, _part(progress, number, len(units)))
+            found = _search(trials, cost(best[1][0]) if best else most, limit, _part(progress, number, len(units)))
         except OutOfTimeError:
             if best is None:
                 raise
             break
+        if unit == "sign":
+            most = trials.everything
         if found and (best is None or cost(found[0]) < cost(best[1][0])):
             best = trials, found
     if best is None:
-        raise CannotRunError("no lock of this kind silences the output")
+        smaller = "" if most == math.inf else " that costs less than the signs of all weights"
+        raise CannotRunError(f"no lock{smaller} silences the output")
     trials, locks = best
     return [
         {"unit": trials.unit, "channels": {part.layer: list(part.channels) for part in lock}}
