@@ -198,12 +198,12 @@ class TransformerBlock(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """Six blocks of width 64 on patches of 4 x 4."""
+    """Six blocks of width 64 on square patches."""
 
-    def __init__(self, classes: int = 10, width: int = 64) -> None:
+    def __init__(self, classes: int = 10, width: int = 64, patch: int = 4) -> None:
         super().__init__()
-        self.patch_embed = nn.Conv2d(3, width, 4, 4)
-        self.pos_embed = nn.Parameter(torch.randn(1, 64, width) * 0.02)
+        self.patch_embed = nn.Conv2d(3, width, patch, patch)
+        self.pos_embed = nn.Parameter(torch.randn(1, (32 // patch) ** 2, width) * 0.02)
         self.blocks = nn.Sequential(*(TransformerBlock(width) for _ in range(6)))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, classes)
 

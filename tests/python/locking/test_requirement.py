@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import corelocker
 import numpy as np
 import pytest
 from corelocker.artifacts.detect import open_artifact
@@ -11,7 +12,14 @@ from corelocker.errors import ConfigError, NotMeasuredError, TierError, WeakLock
 from corelocker.locking.choose import choose_channels
 from corelocker.locking.options import LockOptions
 from corelocker.locking.planning import check_that_tiers_differ
-from corelocker.locking.requirement import UNSAFE_OPTIONS, Measurement, Requirement, TierAgreement, check
+from corelocker.locking.requirement import (
+    STILL_ALONG,
+    UNSAFE_OPTIONS,
+    Measurement,
+    Requirement,
+    TierAgreement,
+    check,
+)
 from corelocker.locking.safe import why_unsafe
 from corelocker.locking.tiers import Tier, parse_tiers
 from support.models import exports
@@ -20,9 +28,13 @@ from support.small_artifacts import trained_like, write_safetensors
 TIERS = parse_tiers("free=1,plus=0.1@0.7,full=0", "sign")
 
 
-def measured(free: float, plus: float = 0.5, chance: float = 0.1, along: float = 0.0) -> Measurement:
+def measured(
+    free: float, plus: float = 0.5, chance: float = 0.1, along: float = 0.0, most_along: float = STILL_ALONG
+) -> Measurement:
     rows = [("free", free), ("plus", plus), ("full", 1.0)]
-    return Measurement("a", tuple(TierAgreement(n, "classes", v, chance, 0.01, along) for n, v in rows))
+    return Measurement(
+        "a", tuple(TierAgreement(n, "classes", v, chance, 0.01, along, 0.0, most_along) for n, v in rows)
+    )
 
 
 @pytest.mark.parametrize(
@@ -36,6 +48,8 @@ def measured(free: float, plus: float = 0.5, chance: float = 0.1, along: float =
         ("at-most=0.6", measured(0.6), True),
         ("at-most=0.6", measured(0.61), False),
         ("none", measured(1.0, plus=1.0), True),
+        ("collapse", measured(0.1, along=0.4), True),
+        ("collapse", measured(0.1, along=0.4, most_along=0.15), False),
     ],
 )
 def test_tiers_are_held_to_what_is_required(requirement: str, found: Measurement, holds: bool) -> None:
@@ -175,3 +189,32 @@ def test_what_to_do_where_nothing_is_measured(doubt: str, remedy: str) -> None:
     found = Measurement("m", reason="a checkpoint is weights without a model")
     with pytest.raises(NotMeasuredError, match=f"and {doubt}. {remedy}, or pass --require none"):
         check([found], parse_tiers("free=1,full=0", "sign"), Requirement.parse("collapse"), [doubt])
+
+
+@pytest.mark.parametrize(
+    ("options", "broad"),
+    [
+        (LockOptions(), False),
+        (LockOptions(preset="balanced"), True),
+        (LockOptions(tiers=parse_tiers("free=0.5,full=0")), True),
+        (LockOptions(tiers=parse_tiers("free=0.5,plus=0.2,full=0")), True),
+        (LockOptions(tiers=parse_tiers("free=0.5,plus=0.2@0.7,full=0")), False),
+    ],
+)
+def test_a_lock_of_a_part_is_measured_on_several_kinds_of_inputs(
+    options: LockOptions, broad: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def measure(*given: object, broad: bool, allowed: object) -> list[Measurement]:
+        asked.append(broad)
+        return [Measurement("a", reason="it does not run")]
+
+    monkeypatch.setattr("corelocker.locking.lock.measure_locked", measure)
+    tensors = {f"{i}.weight": trained_like(np.random.default_rng(i), 16, 24) for i in range(4)}
+    model = write_safetensors(tmp_path / "a.safetensors", tensors)
+    keystore = corelocker.Keystore.create(tmp_path / "keys.json", b"p")
+    corelocker.lock(
+        [model], tmp_path / "out", model_id="m", model_version=1, keystore=keystore, options=options, require="none"
+    )
+    assert asked == [broad]

@@ -4,8 +4,8 @@
     tools/bench/strength/run.sh --table
 
 Each model is exported for XNNPACK and locked in memory by the product's own path: every preset, `minimal` in either unit, and the
-rankings `sensitivity` and `l1`, whose fraction grows until the finished file says nothing on synthetic inputs. As `corelocker lock`
-does, each draw is measured, and drawn again or enlarged where it is too weak; one that no attempt makes strong enough is refused.
+rankings `sensitivity` and `l1`, whose fraction grows until `corelocker lock` would accept the file. As that command does, each
+draw is measured, and drawn again or enlarged where it is too weak; one that no attempt makes strong enough is refused.
 Nobody sees data or labels but the last column: top-1 on real test images, the mean of three draws that were not refused. A row
 `missed` stays above chance + 2 points. Resumable: finished locks of --out are kept.
 """
@@ -18,6 +18,7 @@ import statistics
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from corelocker.artifacts.detect import open_artifact  # noqa: E402
 from corelocker.audit.agreement import smallest  # noqa: E402
 from corelocker.audit.agreement.examined import Examined  # noqa: E402
 from corelocker.audit.agreement.runners import CannotRunError, ProgramRunner, use_one_thread  # noqa: E402
+from corelocker.errors import CoreLockerError  # noqa: E402
 from corelocker.exporting.source import ExportSource  # noqa: E402
 from corelocker.exporting.to_executorch import export_executorch  # noqa: E402
 from corelocker.locking.choose import choose_channels  # noqa: E402
@@ -40,19 +42,17 @@ from corelocker.locking.criteria import l1  # noqa: E402
 from corelocker.locking.criteria.sensitivity import SensitivityScorer  # noqa: E402
 from corelocker.locking.drawing import lock_artifacts  # noqa: E402
 from corelocker.locking.lock import DRAWS as ATTEMPTS  # noqa: E402
-from corelocker.locking.options import LockOptions  # noqa: E402
+from corelocker.locking.options import LockOptions, LockWarning  # noqa: E402
 from corelocker.locking.plan import Plan  # noqa: E402
 from corelocker.locking.planning import given_plan, make_plan  # noqa: E402
 from corelocker.locking.tier_patch import tier_patch  # noqa: E402
 from corelocker.locking.tiers import Tier  # noqa: E402
 
 from tools.bench.strength.models import Subject, subjects  # noqa: E402
+from tools.bench.strength.table import KINDS, ROWS, cell, summary, table  # noqa: E402
 
 DRAWS, POINTS = 3, 0.02
 FRACTIONS = [0.0005 * 1.5**step for step in range(19)]  # to 0.74
-KINDS = ("hardened", "balanced", "cover", "minimal sign", "minimal value", "sensitivity", "l1")
-ROWS = ROOT / "docs" / "data" / "strength.json"
-GOAL_MEDIAN, GOAL_MOST = 0.03, 0.5  # percent of the weight bytes
 State = dict[str, Any]
 
 
@@ -69,8 +69,8 @@ def state_of(artifact: Artifact, plan: Plan) -> tuple[State, int, int]:
 
 def accuracy(artifact: Artifact, state: dict[str, Any], subject: Subject) -> float:
     call = ProgramRunner(artifact).load(state)
-    answers = [int(call.one("forward", [subject.x[i : i + 1]])[0].argmax()) for i in range(len(subject.x))]
-    return float((torch.tensor(answers) == subject.y).float().mean())
+    answers = [call.one("forward", [x])[0].nan_to_num().argmax(-1) for x in subject.x.split(1)]
+    return float((torch.cat(answers) == subject.y).float().mean())
 
 
 def attempts(kind: str, artifact: Artifact, broad: Examined, subject: Subject) -> Callable[[int], Iterator[Plan]]:
@@ -101,25 +101,17 @@ def attempts(kind: str, artifact: Artifact, broad: Examined, subject: Subject) -
         )  # fmt: skip
 
     def silent(step: int) -> bool:
-        states = (state_of(artifact, ranked(step, b"look/%d" % draw))[0] for draw in range(2))
-        return smallest.silenced((list(broad.compare_each(state, smallest.VERIFY)) for state in states), 2)
+        return broad.compare(state_of(artifact, ranked(step, b"bench/0/0"))[0]).silent
 
     low, high = -1, len(FRACTIONS) - 1
-    if not silent(high):
-        raise CannotRunError("never silent")
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if silent(middle) else (middle, high)
-    return lambda draw: (
-        ranked(step, b"bench/%d/%d" % (draw, attempt))
-        for attempt, step in enumerate((high, *range(high, len(FRACTIONS))))
-    )
+    return lambda draw: (ranked(step, b"bench/%d/0" % draw) for step in range(high, len(FRACTIONS)))
 
 
-def measure(
-    subject: Subject, folder: Path, kinds: list[str], keep: Callable[[str, dict[str, Any]], None]
-) -> dict[str, Any]:
-    """The model's own figures; those of each kind of lock go to `keep`."""
+def measure(subject: Subject, folder: Path, kinds: list[str], row: dict[str, Any], save: Callable[[], None]) -> None:
+    """Puts the model's own figures and those of each kind of lock into `row`, and saves them."""
     path = folder / "model.pte"
     calibration = [(x,) for x in subject.x[:64].split(1)] if subject.quantize else None
     program = torch.export.export(subject.module, subject.example)
@@ -128,17 +120,23 @@ def measure(
     artifact = open_artifact(path)
     plain = Examined(artifact) if "hardened" in kinds else None
     broad = Examined(artifact, kinds=smallest.KINDS, seconds=smallest.EACH)
-    model = {
+    row |= {
         "weight_bytes": artifact.lockable_bytes,
         "original": accuracy(artifact, {f.name: f.data for f in artifact.files}, subject),
         "chance": subject.chance,
         "images": len(subject.x),
     }
+
+    def keep(kind: str, lock: dict[str, Any]) -> None:
+        print(f"{subject.name}, {kind}: {cell(lock)}", flush=True)
+        row["locks"][kind] = lock
+        save()
+
     for kind in kinds:
         started = time.process_time()
         try:
             tried = attempts(kind, artifact, broad, subject)
-        except CannotRunError as error:
+        except (CannotRunError, CoreLockerError) as error:
             keep(kind, {"reason": str(error)})
             continue
         spent = time.process_time() - started
@@ -163,34 +161,6 @@ def measure(
             "accuracy": statistics.mean(found), "draws": found, "agreement": max(excess), "refused": refused,
             "missed": statistics.mean(found) > subject.chance + POINTS, "seconds": round(spent, 1),
         })  # fmt: skip
-    return model
-
-
-def table(document: dict[str, Any]) -> str:
-    lines = ["| model | original | chance | " + " | ".join(KINDS) + " |", "|---" * (3 + len(KINDS)) + "|"]
-    for name, row in document.items():
-        cells = [cell(row["locks"].get(kind, {"reason": "not run"})) for kind in KINDS]
-        lines.append(
-            f"| {name} | {100 * row['original']:.1f} % | {100 * row['chance']:.1f} % | " + " | ".join(cells) + " |"
-        )
-    for kind in KINDS:
-        locks = [row["locks"][kind] for row in document.values() if "bytes" in row["locks"].get(kind, {})]
-        if locks:
-            shares = [100 * lock["fraction"] for lock in locks]
-            missed = [name for name, row in document.items() if row["locks"].get(kind, {}).get("missed")]
-            goal = f" (goal {GOAL_MEDIAN} and {GOAL_MOST} %)" if kind == "minimal sign" else ""
-            lines.append(
-                f"{kind}: median {statistics.median(shares):.3g} %, most {max(shares):.3g} %{goal}, missed "
-                f"{len(missed)} of {len(locks)}" + (f": {', '.join(missed)}" if missed else "")
-            )
-    return "\n".join(lines)
-
-
-def cell(lock: dict[str, Any]) -> str:
-    if "reason" in lock:
-        return str(lock["reason"])
-    size = f"{lock['bytes']:,} B ({100 * lock['fraction']:.2g} %)"
-    return f"{size}, {100 * lock['accuracy']:.1f} %" + (" missed" if lock["missed"] else "")
 
 
 def main() -> None:
@@ -205,24 +175,25 @@ def main() -> None:
     arguments = parser.parse_args()
     document: dict[str, Any] = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
     if arguments.table:
-        print(table(document))
+        print(*table(document), *summary(document), sep="\n")
         return
+
+    def save() -> None:
+        written = arguments.out.with_name(arguments.out.name + ".part")
+        written.write_text(json.dumps(document, indent=1) + "\n")
+        written.replace(arguments.out)
+
     use_one_thread()
     np.seterr(all="ignore")
+    warnings.simplefilter("ignore", LockWarning)  # of what was not shown for a kind of model; here it is
     for name, make in subjects(arguments.data, arguments.nets, arguments.images):
         row = document.setdefault(name, {"locks": {}})
         kinds = [kind for kind in arguments.kinds.split(",") if kind not in row["locks"]]
         if not kinds or (arguments.only and name not in arguments.only):
             continue
-
-        def keep(kind: str, lock: dict[str, Any], name: str = name, row: dict[str, Any] = row) -> None:
-            print(f"{name}, {kind}: {cell(lock)}", flush=True)
-            row["locks"][kind] = lock
-
         with tempfile.TemporaryDirectory() as folder:
-            row |= measure(make(), Path(folder), kinds, keep)
-        arguments.out.write_text(json.dumps(document, indent=1) + "\n")
-    print(table(document))
+            measure(make(), Path(folder), kinds, row, save)
+    print(*table(document), *summary(document), sep="\n")
 
 
 if __name__ == "__main__":

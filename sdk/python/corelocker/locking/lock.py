@@ -321,7 +321,8 @@ def _publish(
 
     def hold(staged: Sequence[StagedArtifact]) -> None:
         doubts = [why_unsafe(artifact, plan, place, options) for place, artifact in enumerate(artifacts)]
-        broad = options.effective_preset is not None and any(doubts)
+        # A declared utility was measured on inputs of one kind.
+        broad = any(doubts) and all(tier.utility is None for tier in plan.tiers)
         measured[:] = measure_locked(staged, plan.tiers, options, progress, broad=broad, allowed=allowed)
         if drawn_again:  # what holds by construction has not held
             doubts = [d or (STILL_WORKED if m.out_of_time else None) for d, m in zip(doubts, measured, strict=True)]

@@ -12,6 +12,7 @@ from corelocker.locking.tiers import Tier
 COLLAPSED = 0.02  # of agreement beyond chance at which answers say nothing
 UNCORRELATED = 0.1  # of correlation beyond chance at which values say nothing
 STILL_ALONG = 0.5  # correlation of the values of classes from which on their answers alone say too little
+PART_ALONG = 0.15  # the same where a part is locked: of that, real inputs leave more than synthetic ones
 DECLARED = 0.05  # more than its declared utility that a tier may be worth
 BESIDE_BASE = 0.05  # of agreement that a public base may gain by the locked file
 KNOWN_SIGNS = 0.6  # share of signs that a base has from which on they are no secret; a guess has 0.5
@@ -57,6 +58,7 @@ class TierAgreement:
         error: standard error of `value`.
         along: for classes, the mean correlation of their values.
         passed_on: of that, what the network leaves whatever its weights are.
+        most_along: correlation from which on answers at chance say too little.
     """
 
     tier: str
@@ -66,19 +68,26 @@ class TierAgreement:
     error: float
     along: float
     passed_on: float = 0.0
+    most_along: float = STILL_ALONG
 
     @property
     def collapsed(self) -> bool:
         """Whether the tier says nothing about its input."""
         if self.kind == "values":
             return self.value <= self.chance + UNCORRELATED + 2 * self.error
-        along = self.along <= max(STILL_ALONG, self.passed_on + UNCORRELATED)
-        return self.value <= self.chance + COLLAPSED + self.error and along
+        return self.value <= self.chance + COLLAPSED + self.error and not self._still_along
+
+    @property
+    def _still_along(self) -> bool:
+        return self.along > max(self.most_along, self.passed_on + UNCORRELATED)
 
     def shown(self) -> str:
         """For people."""
         what = "agreement" if self.kind == "classes" else "correlation"
-        return f"{what} {100 * self.value:.1f} % where chance is {100 * self.chance:.1f} %"
+        shown = f"{what} {100 * self.value:.1f} % where chance is {100 * self.chance:.1f} %"
+        if self.kind == "classes" and self._still_along:
+            shown += f", correlation of the classes' values {100 * self.along:.0f} %"
+        return shown
 
 
 @dataclass(frozen=True)

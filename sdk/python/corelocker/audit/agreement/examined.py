@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from corelocker.audit.tier_bytes import State, original_state, shuffled_weights,
 from corelocker.errors import CoreLockerError
 from corelocker.locking.choose import choose_channels
 from corelocker.locking.criteria.synthetic import InputStats
-from corelocker.locking.options import LockOptions
+from corelocker.locking.options import LockOptions, LockWarning
+from corelocker.locking.requirement import PART_ALONG, STILL_ALONG
 
 SECONDS = 2.0  # of one core, for running one state
 BREEDING = 1.5  # times that, for more different answers
@@ -59,7 +61,8 @@ class Examined:
         factory: of the torch module, for a checkpoint.
         samples: the publisher's inputs; synthetic ones without.
         seconds: for one state on one kind of inputs.
-        kinds: of synthetic inputs; each is compared alone, and a state is as good as on the kind where most is left.
+        kinds: of synthetic inputs; each is compared alone, and a state is as good as on the kind where most is left. With more than
+            one, or with samples in their place, less correlation counts as silent, as a lock of a part needs it.
         limit: for everything that is run here, with `states` that are compared. Fewer inputs are run than otherwise where that is
             enough, but never so few that they tell nothing.
 
@@ -85,6 +88,7 @@ class Examined:
         self._runner = runner_of(artifact, factory)
         self._stats, self._samples = stats, samples
         self._kinds = kinds if samples is None else 1
+        self._most_along = PART_ALONG if kinds > 1 else STILL_ALONG
         self.examinations: list[Examination] = []
         reasons = []
         methods = [m for m in self._runner.methods if any(i.fixed is None for i in m.inputs)]
@@ -137,7 +141,8 @@ class Examined:
                 if output.shape != original.shape:
                     raise CannotRunError(f"{e.method.name}: the shape of an output depends on the weights")
                 compared = reference if count == e.count else Reference(original, e.method.batch)
-                yield place, number, torch.equal(output, original), compared.compare(output)
+                agreement = replace(compared.compare(output), most_along=self._most_along)
+                yield place, number, torch.equal(output, original), agreement
 
     def _with_shuffled_weights(self) -> dict[tuple[int, int], list[Agreement]]:
         """What is left of every output when the weights of each layer change places with each other, in several draws.
@@ -165,7 +170,9 @@ class Examined:
     def _hardened(self) -> State | None:
         """The files with everything locked; None where nothing can be."""
         try:
-            plan = choose_channels([self.artifact], LockOptions(preset="hardened"), b"blind")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", LockWarning)  # nobody asked for this lock
+                plan = choose_channels([self.artifact], LockOptions(preset="hardened"), b"blind")
             return states_of_plan(self.artifact, plan)[0][0].files
         except CoreLockerError:
             return None

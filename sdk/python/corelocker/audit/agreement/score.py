@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from corelocker.locking.requirement import TierAgreement
+from corelocker.locking.requirement import STILL_ALONG, TierAgreement
 
 FEWEST_ANSWERS = 4  # of the original; with fewer, agreement tells nothing
 MOST_VALUES = 2048  # of an output's values that are compared, picked at random
@@ -43,6 +43,7 @@ class Agreement:
         spread: standard deviation of `chance` from one draw of shuffled weights to the next, which `error` holds too; 0 where
             answers were shuffled.
         passed_on: of `along`, what shuffled weights leave.
+        most_along: of it, where answers at chance say too little.
     """
 
     kind: Kind
@@ -54,11 +55,14 @@ class Agreement:
     signal: float = 0.0
     spread: float = 0.0
     passed_on: float = 0.0
+    most_along: float = STILL_ALONG
 
     @property
     def silent(self) -> bool:
         """Whether the output says nothing about the inputs, by the bounds of `--require collapse`."""
-        return TierAgreement("", self.kind, self.value, self.chance, self.error, self.along, self.passed_on).collapsed
+        return TierAgreement(
+            "", self.kind, self.value, self.chance, self.error, self.along, self.passed_on, self.most_along
+        ).collapsed
 
     def beside(self, shuffled: Sequence[Agreement]) -> Agreement:
         """The same, with chance from draws of the network with shuffled weights, where none of those is silent."""

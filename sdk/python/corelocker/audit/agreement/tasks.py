@@ -150,4 +150,5 @@ def _row(agreement: Agreement) -> dict[str, Any]:
         "error": agreement.error,
         "along": agreement.along,
         "passed_on": agreement.passed_on,
+        "most_along": agreement.most_along,
     }
