@@ -25,6 +25,7 @@ from corelocker.errors import CoreLockerError
 from corelocker.locking.choose import choose_channels
 from corelocker.locking.drawing import lock_artifacts
 from corelocker.locking.options import LockOptions
+from corelocker.locking.requirement import PART_ALONG, STILL_ALONG
 from support.models import exports
 from support.small_artifacts import write_safetensors
 
@@ -180,8 +181,11 @@ def test_the_default_silences_programs(name: str, form: str, kind: str) -> None:
     for file in locked.files:
         state[file.file.name] = file.file.data.copy()
         file.apply(0, state[file.file.name], 0)
-    assert examined.compare(state).value < 0.6
+    found = examined.compare(state)
+    assert found.value < 0.6
+    assert found.most_along == STILL_ALONG
     examined = Examined(artifact, seconds=0.3, kinds=2)
+    assert examined.compare(state).most_along == PART_ALONG
     assert len(examined.examinations) > len({e.method.name for e in examined.examinations})
     small = find_smallest(examined, ["sign", "value"], (), lambda done, total: None)
     assert small[0]["channels"]

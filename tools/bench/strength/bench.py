@@ -187,10 +187,11 @@ def main() -> None:
     np.seterr(all="ignore")
     warnings.simplefilter("ignore", LockWarning)  # of what was not shown for a kind of model; here it is
     for name, make in subjects(arguments.data, arguments.nets, arguments.images):
-        row = document.setdefault(name, {"locks": {}})
-        kinds = [kind for kind in arguments.kinds.split(",") if kind not in row["locks"]]
+        found = document.get(name, {"locks": {}})["locks"]
+        kinds = [kind for kind in arguments.kinds.split(",") if kind not in found]
         if not kinds or (arguments.only and name not in arguments.only):
             continue
+        row = document.setdefault(name, {"locks": {}})
         with tempfile.TemporaryDirectory() as folder:
             measure(make(), Path(folder), kinds, row, save)
     print(*table(document), *summary(document), sep="\n")

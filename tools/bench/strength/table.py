@@ -11,10 +11,11 @@ ROWS = Path(__file__).resolve().parents[3] / "docs" / "data" / "strength.json"
 
 
 def table(document: dict[str, Any]) -> list[str]:
-    """The lines of a table: a row for each model, a column for each kind of lock."""
-    lines = ["| model | original | chance | " + " | ".join(KINDS) + " |", "|---" * (3 + len(KINDS)) + "|"]
+    """The lines of a table: a row for each model, a column for each kind of lock that was run."""
+    kinds = [kind for kind in KINDS if any(kind in row["locks"] for row in document.values())]
+    lines = ["| model | original | chance | " + " | ".join(kinds) + " |", "|---" * (3 + len(kinds)) + "|"]
     for name, row in document.items():
-        cells = [cell(row["locks"].get(kind, {"reason": "not run"})) for kind in KINDS]
+        cells = [cell(row["locks"].get(kind, {"reason": "not run"})) for kind in kinds]
         lines.append(
             f"| {name} | {100 * row['original']:.1f} % | {100 * row['chance']:.1f} % | " + " | ".join(cells) + " |"
         )
