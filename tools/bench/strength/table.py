@@ -34,7 +34,7 @@ def summary(document: dict[str, Any]) -> list[str]:
         missed = [name for name, lock in locks.items() if lock["missed"]]
         refused = [name for name in found if name not in locks]
         lines.append(
-            f"- {kind}, {len(found)} models: median {statistics.median(shares):.2g} % of the weight bytes, most "
+            f"- {kind}, {len(found)} of {len(document)} models: median {statistics.median(shares):.2g} % of the weight bytes, most "
             f"{max(shares):.2g} %; above chance + 2 points: {', '.join(missed) or 'none'}"
             + (f"; refused: {', '.join(refused)}" if refused else "")
         )
