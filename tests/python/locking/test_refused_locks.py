@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import corelocker
 import numpy as np
+import numpy.typing as npt
 import pytest
 from corelocker.artifacts import open_artifact
 from corelocker.audit.calibrate_plan import calibrate_plan
 from corelocker.audit.opening import open_audited
 from corelocker.audit.options import AuditOptions
-from corelocker.bundle.keystore import LockRecord
+from corelocker.bundle.keystore import LockRecord, RecordedFile
+from corelocker.bundle.patch_runs import RUN
+from corelocker.bundle.sample import sample
 from corelocker.bundle.strict_json import Fields
 from corelocker.errors import ConfigError, CriterionError, LockingError
-from corelocker.locking.locked_already import refuse_recorded
+from corelocker.files import MappedFile
+from corelocker.locking.locked_already import recorded_file, refuse_recorded
+from corelocker.locking.tier_patch import TierPatch
 from corelocker.progress import no_progress
 from support.small_artifacts import trained_like, write_safetensors
 
@@ -110,6 +116,27 @@ def test_records_of_before_know_no_files(locked: Path, tmp_path: Path, keystore:
     refuse_recorded(artifacts, [old])
     with pytest.raises(LockingError, match="locked already"):
         refuse_recorded(artifacts, [old, record])
+
+
+def test_the_original_is_in_no_record(tmp_path: Path) -> None:
+    """A byte that two tiers share may be the original's before the last of them is restored."""
+    (tmp_path / "m").write_bytes(bytes(8))
+
+    class OneByte:
+        file = MappedFile(tmp_path / "m", "m")
+
+        def apply(self, start: int, block: npt.NDArray[np.uint8], state: int) -> None:
+            if state == 0 and start <= 3 < start + block.size:
+                block[3 - start] = 9
+
+    stream: Any = None
+    patches = [TierPatch(stream, 1, b"", b"", (3,))] * 2
+    locked: Any = OneByte()
+    found = recorded_file(locked, patches)
+    table = np.zeros(1, RUN)
+    table["offset"], table["length"], table["stride"], table["count"] = 3, 1, 1, 1
+    assert found == RecordedFile(8, (3,), (sample(np.array([0, 0, 0, 9, 0, 0, 0, 0], np.uint8), table),))
+    assert recorded_file(locked, [None, None]) is None
 
 
 @pytest.mark.parametrize("locked", ["sign"], indirect=True)
