@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from corelocker.audit.agreement.examined import Examined
 from corelocker.audit.agreement.runners import CannotRunError
 from corelocker.audit.agreement.score import Agreement, Reference
 from corelocker.audit.agreement.smallest import LayerPart, Trials, cheapest, cost, find_smallest, silenced
+from corelocker.audit.agreement.time_limit import TimeLimit
 from corelocker.locking.choose import choose_channels
 from corelocker.locking.drawing import lock_artifacts
 from corelocker.locking.options import LockOptions
@@ -96,6 +98,42 @@ def test_a_part_costs_what_the_access_key_holds_of_it(name: str, form: str, unit
             )
             (locked,) = lock_artifacts([artifact], plan)
             assert locked.locked_bytes == part.cost, part
+
+
+class Turning(Trials):
+    """Ten layers of which each leaves 0.7; the last one leaves as much, but nothing where the original has it."""
+
+    def __init__(self, large: float, always: bool) -> None:
+        self.unit: Unit = "sign"
+        self.layers = [[LayerPart(f"{layer}", range(8), 100.0 + layer)] for layer in range(10)]
+        self.most, self.always = large, always
+
+    @property
+    def large(self) -> float:
+        return self.most
+
+    def alone(self, part: LayerPart) -> LayerPart:
+        return replace(part, left=0.7, aligned=0.05 if part.layer == "9" else 0.7)
+
+    def holds(self, lock: tuple[LayerPart, ...]) -> bool:
+        return math.prod(part.left for part in lock) <= 0.06
+
+    def always_holds(self, lock: tuple[LayerPart, ...]) -> bool:
+        return self.always and lock[-1].layer == "9"
+
+
+@pytest.mark.parametrize(
+    ("large", "always", "taken"),
+    [
+        (500.0, True, ["9"]),
+        (500.0, False, [str(layer) for layer in range(8)]),  # not in every draw
+        (10_000.0, True, [str(layer) for layer in range(8)]),  # what the others cost is little
+    ],
+)
+def test_classes_are_turned_around_where_other_locks_are_large(large: float, always: bool, taken: list[str]) -> None:
+    trials = Turning(large, always)
+    first = smallest._search(trials, math.inf, TimeLimit(), lambda done, total: None)[0]
+    assert [part.layer for part in first] == taken
 
 
 def test_excluded_layers_stay_and_larger_locks_follow() -> None:

@@ -5,6 +5,9 @@ layers leave together is about the product of what each leaves alone, so the che
 by arithmetic. The lock of these is drawn several times and run on several kinds of inputs; where it does not hold, a smaller
 product is asked for. Real inputs leave more than synthetic ones: on these, equal answers are at chance before the values of the
 classes have lost their correlation with the original's. So both must be gone.
+
+Some layers turn the classes around and leave all else of the outputs: the last one of a language model. As a small network may
+find its classes again by chance, locks that rely on this are tried only where others are large, and every draw has to hold.
 """
 
 from __future__ import annotations
@@ -45,16 +48,23 @@ TOGETHER = (3, 6, 12, 24, 48)  # whole layers, where no product is small enough
 FINENESS = 20  # steps of a factor e in which products are compared
 SECONDS = 120.0  # of one core, after which no further layer is looked at, and after twice that no lock but that of all
 MOST_EQUAL, MOST_ALONG = 0.01, 0.12  # answers beyond chance and correlation, means over the draws
+LARGE = 0.005  # share of the weights' bytes above which a lock that turns classes around is tried before
 
 
 @dataclass(frozen=True)
 class LayerPart:
-    """Channels of a layer that are locked together, what the access key holds of them in bytes, and what is left of the outputs."""
+    """Channels of a layer that are locked together, what the access key holds of them in bytes, and what is left of the outputs.
+
+    Attributes:
+        left: of what tells inputs apart.
+        aligned: of it, what is where the original has it.
+    """
 
     layer: str
     channels: range | tuple[int, ...] = field(repr=False)
     cost: float
     left: float = 1.0
+    aligned: float = 1.0
 
 
 Lock = tuple[LayerPart, ...]
@@ -123,14 +133,25 @@ class Trials:
         """The agreement of every output on each kind of inputs."""
         return list(self._examined.compare_each(self._state(lock, b"draw/%d" % draw), inputs))
 
+    @property
+    def large(self) -> float:
+        """Bytes of a key above which it is large."""
+        return LARGE * self._artifact.lockable_bytes
+
     def holds(self, lock: Lock) -> bool:
         """Whether the lock silences the output in DRAWS draws."""
         return silenced((self.measure(lock, draw, VERIFY) for draw in range(DRAWS)), DRAWS)
 
+    def always_holds(self, lock: Lock) -> bool:
+        """Whether the lock silences the output in each of DRAWS draws."""
+        return all(silenced([self.measure(lock, draw, VERIFY)], 1) for draw in range(DRAWS))
+
     def alone(self, part: LayerPart) -> LayerPart:
         """The part with what is left of the outputs when nothing else is locked."""
         each = self.measure((part,), 0, LOOK)
-        return replace(part, left=min(1.0, max(LEAST_LEFT, *(max(a.along, a.signal) - a.passed_on for a in each))))
+        left = max(max(a.along, a.signal) - a.passed_on for a in each)
+        aligned = max(max(a.along - a.passed_on, a.excess - a.spread) for a in each)
+        return replace(part, left=_trusted(left), aligned=_trusted(aligned))
 
     def _state(self, lock: Lock, seed: bytes) -> State:
         plan = given_plan(
@@ -143,6 +164,10 @@ class Trials:
             state[file.file.name] = file.file.data.copy()
             file.overlay.apply(0, state[file.file.name], 0)
         return state
+
+
+def _trusted(left: float) -> float:
+    return min(1.0, max(LEAST_LEFT, left))
 
 
 def _mask_bytes(signs: Signs, channels: range, count: int) -> int:
@@ -215,13 +240,19 @@ def _search(trials: Trials, most: float, time_limit: TimeLimit, progress: Callab
                 if looked[-1][-1].left > UNTOUCHED:
                     break
     wholes = sorted((layer[0] for layer in trials.layers), key=lambda part: part.cost)
-    candidates = [lock for product in PRODUCTS if (lock := cheapest(looked, product))]
-    candidates += [tuple(wholes[:size]) for size in TOGETHER if size < len(wholes)]
-    candidates = [lock for lock in dict.fromkeys((*candidates, tuple(wholes))) if lock and cost(lock) < most]
+    careful = [lock for product in PRODUCTS if (lock := cheapest(looked, product))]
+    careful += [tuple(wholes[:size]) for size in TOGETHER if size < len(wholes)]
+    aligned = [[replace(part, left=part.aligned) for part in layer] for layer in looked]
+    turning = {lock for product in PRODUCTS if (lock := cheapest(aligned, product)) and cost(lock) < trials.large}
+    small = [lock for lock in careful if cost(lock) < trials.large]
+    large = [lock for lock in careful if cost(lock) >= trials.large]
+    ordered = dict.fromkeys((*small, *sorted(turning, key=cost), *large, tuple(wholes)))
+    candidates = [lock for lock in ordered if lock and cost(lock) < most]
     trying = time_limit.part(0.5)
     for place, lock in enumerate(candidates):
         late = time.process_time() > stop + SECONDS or trying.over
-        if (not late or place + 1 == len(candidates)) and trials.holds(lock):
+        holds = trials.always_holds if lock in turning else trials.holds
+        if (not late or place + 1 == len(candidates)) and holds(lock):
             return list(dict.fromkeys((lock, *candidates[place + 1 : place + 3], tuple(wholes))))
     return []
 
