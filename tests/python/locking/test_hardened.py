@@ -243,7 +243,7 @@ def test_the_cover_holds_the_input_layers_and_what_works_beside_them() -> None:
         ("transformer", "balanced", None),
         ("resnet", "cover", None),
         ("resnet", "hardened", None),
-        ("mobilenet", "hardened", "with depthwise convolutions"),
+        ("mobilenet", "hardened", None),
     ],
 )
 def test_what_was_not_shown_is_said_when_locking(

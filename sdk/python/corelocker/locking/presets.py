@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import get_args
 
 from corelocker.artifacts import Artifact
-from corelocker.artifacts.weights import Role
 from corelocker.locking.options import CriterionName, Fill, PresetName, Scope
 from corelocker.locking.tiers import Unit
 
@@ -63,24 +62,13 @@ def caveat(name: PresetName, artifacts: Sequence[Artifact]) -> str | None:
 
     Known by their layers: a transformer without embeddings, as one for images may be, is not recognized.
     """
-    embeddings, depthwise = _with(artifacts, "embedding"), _with(artifacts, "depthwise")
-    if name == "cover" and embeddings:
-        return (
-            f"{embeddings}: of models with embeddings, cover was shown to withstand fine-tuning on two small "
-            "language models only. Measure yours with corelocker audit"
-        )
-    if name == "hardened" and depthwise:
-        return (
-            f"{depthwise}: of a network with depthwise convolutions, an attacker with a tenth of the data regained a tenth of what "
-            "lies between training from scratch and the original (docs/audit.md, The sign lock). Measure yours with corelocker "
-            "calibrate --recovered"
-        )
-    return None
-
-
-def _with(artifacts: Sequence[Artifact], role: Role) -> str:
-    """The names of the files that have layers of this kind."""
-    return ", ".join(sorted({artifact.path.name for artifact in artifacts for t in artifact.tensors if t.role == role}))
+    found = {artifact.path.name for artifact in artifacts for t in artifact.tensors if t.role == "embedding"}
+    if name != "cover" or not found:
+        return None
+    return (
+        f"{', '.join(sorted(found))}: of models with embeddings, cover was shown to withstand fine-tuning on two small "
+        "language models only. Measure yours with corelocker audit"
+    )
 
 
 PRESETS: tuple[PresetName, ...] = get_args(PresetName)
