@@ -4,10 +4,11 @@
     python tools/research/sign_lock.py --table
 
 NET is a public ResNet-20 for CIFAR-10 or CIFAR-100, whose attacker has 5,000 images, or one of tools/research/small_nets.py, which
-is trained first on 10,000 images of CIFAR-10 and whose attacker has 1,000 of them. With seed 0 every attack and training from
-scratch run at several peak rates; a thousand images that are not test images choose each side's rate. Other seeds repeat training
-from scratch and the two strongest attacks at the rates that were chosen with seed 0; the seed draws masks, fresh weights and the
-order of images.
+is trained first on 10,000 images of CIFAR-10 and whose attacker has 1,000 of them. Seed 0 screens: every attack and training from
+scratch run at several peak rates, over 30 or 40 epochs; a thousand images that are not test images choose each side's rate. Then
+the strongest training from scratch and the two strongest attacks are repeated with every seed, over 120 epochs of the small
+networks: a short training tells who starts nearer, a long one who arrives. Seed 0 tries the two best rates of each, other seeds the
+better of them. The seed draws masks, fresh weights and the order of images.
 
 Each finished training is a row of docs/data/sign_lock.json; a run that is started again goes on with what is missing.
 --table prints what each side reaches, the share of the gap regained for each network and seed, and its mean over the seeds.
@@ -19,7 +20,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -40,28 +41,35 @@ from corelocker.audit.training import TrainingRecipe  # noqa: E402
 from tools.research import small_nets  # noqa: E402
 from tools.research.resnet_cifar import BFLOAT16, CIFAR100, load, load_wide, normalize  # noqa: E402
 
+Row = dict[str, Any]
+
 ROWS = ROOT / "docs" / "data" / "sign_lock.json"
 RESNET = TrainingRecipe(
     epochs=30, batch=64, learning_rates=(0.1, 0.03, 0.01), augmentation="shift-flip", bfloat16=BFLOAT16
 )
-EPOCHS = 40  # over a thousand images
+SCREENING_EPOCHS, EPOCHS = 40, 120  # over a thousand images
 SCREENING = 0  # the seed that runs everything
 SCRATCH = "scratch"
 SCRATCH_NARROW = "scratch-narrow"  # weights a third as wide, as tuned weights are
 SCRATCH_SOFT = "scratch-signs-soft"  # what training signs softly is worth where nothing is known
-CONFIRMED = 2  # attacks that other seeds repeat
+CONFIRMED, RATES = 2, 2  # attacks that are repeated, and rates of each with the screening seed
 VALIDATION = 1000  # images that choose the rate
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A trained network, the attacker's data, validation and test images, and how both sides train."""
+    """A trained network, the attacker's data, validation and test images, and how both sides train.
+
+    Attributes:
+        epochs: of the trainings that are repeated; the recipe has those of the screening.
+    """
 
     module: nn.Module
     train: DataSet
     validation: DataSet
     test: DataSet
     recipe: TrainingRecipe
+    epochs: int
 
 
 class SplitBench(AttackBench):
@@ -130,15 +138,15 @@ def subject(net: str, folder: Path, work: Path) -> Subject:
     validation, test = held.take(slice(VALIDATION)), held.take(slice(VALIDATION, None))
     if net == "resnet20-cifar10":
         model: nn.Module = load(folder / "checkpoints" / "resnet20-12fca82f.th")
-        return Subject(model, owner.take(slice(5000)), validation, test, RESNET)
+        return Subject(model, owner.take(slice(5000)), validation, test, RESNET, RESNET.epochs)
     if net == "resnet20-cifar100":
         model = load_wide(folder / "checkpoints" / "resnet20_cifar100.pth")
-        return Subject(model, owner.take(slice(5000)), validation, test, RESNET)
+        return Subject(model, owner.take(slice(5000)), validation, test, RESNET, RESNET.epochs)
     recipe = small_nets.NETS[net][1]
     model = small_nets.trained(net, owner, replace(recipe, epochs=small_nets.OWNER_EPOCHS), work)
     rates = (0.003, 0.001, 0.0003) if recipe.optimizer == "adamw" else (0.3, 0.1, 0.03)
-    attacker = replace(recipe, epochs=EPOCHS, learning_rates=rates)
-    return Subject(model, owner.take(slice(1000)), validation, test, attacker)
+    attacker = replace(recipe, epochs=SCREENING_EPOCHS, learning_rates=rates)
+    return Subject(model, owner.take(slice(1000)), validation, test, attacker, EPOCHS)
 
 
 def run(net: str, seed: int, folder: Path, work: Path) -> None:
@@ -147,20 +155,31 @@ def run(net: str, seed: int, folder: Path, work: Path) -> None:
     Raises:
         SystemExit: seed 0, which chooses attacks and rates for the others, is not finished.
     """
-    found = {(r["seed"], r["attack"], r["rate"]) for r in _rows() if r["net"] == net}
     prepared = subject(net, folder, work)
     rates = prepared.recipe.learning_rates
-    planned = {(attack, rate) for attack in ATTACKS for rate in rates} | {(SCRATCH, 3 * rates[0])}
+    screening = [(SCRATCH, round(3 * rates[0], 4)), *((attack, rate) for attack in ATTACKS for rate in rates)]
+    if seed == SCREENING:
+        _train(net, seed, prepared, screening)
+    elif _missing(net, SCREENING, prepared.recipe.epochs, screening):
+        raise SystemExit(f"{net}: run seed {SCREENING} first; it chooses the attacks and rates of the other seeds")
+    strongest = _strongest(net, prepared.recipe.epochs)
+    repeated = replace(prepared, recipe=replace(prepared.recipe, epochs=prepared.epochs))
+    _train(net, SCREENING, repeated, [(attack, rate) for attack, best in strongest.items() for rate in best])
     if seed != SCREENING:
-        if not planned <= {(attack, rate) for s, attack, rate in found if s == SCREENING}:
-            raise SystemExit(f"{net}: run seed {SCREENING} first; it chooses the attacks and rates of the other seeds")
-        planned = _strongest(net)
-    missing = [
-        (a, r)
-        for a in ATTACKS
-        for r in (3 * rates[0], *rates)
-        if (a, r) in planned - {f[1:] for f in found if f[0] == seed}
-    ]
+        chosen = _chosen(_rows(net, SCREENING, prepared.epochs))
+        _train(net, seed, repeated, [(attack, chosen[attack]["rate"]) for attack in strongest])
+
+
+def _missing(net: str, seed: int, epochs: int, planned: Sequence[tuple[str, float]]) -> list[tuple[str, float]]:
+    """Those of the planned (attack, rate) that have no row yet."""
+    found = {(r["attack"], r["rate"]) for r in _rows(net, seed, epochs)}
+    return [pair for pair in planned if pair not in found]
+
+
+def _train(net: str, seed: int, prepared: Subject, planned: Sequence[tuple[str, float]]) -> None:
+    """Train those of the planned (attack, rate) that have no row yet."""
+    epochs = prepared.recipe.epochs
+    missing = _missing(net, seed, epochs, planned)
     if not missing:
         return
     locked = lock_model(prepared.module, tiers="free=1,full=0", unit="sign", include_io=True, seed=f"signs {seed}")
@@ -172,53 +191,65 @@ def run(net: str, seed: int, folder: Path, work: Path) -> None:
         row = {
             "net": net, "seed": seed, "attack": attack, "rate": rate, "validation": round(bench.last[0], 4),
             "test": round(bench.last[1], 4), "locked": round(bench.locked, 4), "original": round(bench.original, 4),
-            "key": round(locked.shipped.locked_fraction, 5), "epochs": prepared.recipe.epochs,
+            "key": round(locked.shipped.locked_fraction, 5), "epochs": epochs,
             "images": len(prepared.train), "cpu_seconds": round(time.process_time() - started),
         }  # fmt: skip
         print(json.dumps(row), flush=True)
         _keep(row)
 
 
-def _rows() -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = json.loads(ROWS.read_bytes()) if ROWS.exists() else []
+def _all_rows() -> list[Row]:
+    rows: list[Row] = json.loads(ROWS.read_bytes()) if ROWS.exists() else []
     return rows
 
 
-def _keep(row: dict[str, Any]) -> None:
-    text = ",\n".join(json.dumps(r) for r in [*_rows(), row])
+def _rows(net: str, seed: int, epochs: int) -> list[Row]:
+    return [r for r in _all_rows() if (r["net"], r["seed"], r["epochs"]) == (net, seed, epochs)]
+
+
+def _keep(row: Row) -> None:
+    text = ",\n".join(json.dumps(r) for r in [*_all_rows(), row])
     ROWS.write_text(f"[\n{text}\n]\n")
 
 
-def _chosen(net: str, seed: int) -> dict[str, dict[str, Any]]:
+def _chosen(rows: Sequence[Row]) -> dict[str, Row]:
     """For each attack the row whose rate the validation images chose."""
-    rows = [r for r in _rows() if (r["net"], r["seed"]) == (net, seed)]
-    attacks = dict.fromkeys(r["attack"] for r in rows)
-    return {a: max((r for r in rows if r["attack"] == a), key=_validation) for a in attacks}
+    return {
+        a: max((r for r in rows if r["attack"] == a), key=_validation) for a in dict.fromkeys(r["attack"] for r in rows)
+    }
 
 
-def _strongest(net: str) -> set[tuple[str, float]]:
-    """(attack, rate) of training from scratch and of the two best attacks with the screening seed."""
-    chosen = _chosen(net, SCREENING)
-    scratch = [row for attack in BASELINES if (row := chosen.pop(attack, None))]
-    best = sorted(chosen.values(), key=_validation, reverse=True)[:CONFIRMED]
-    return {(row["attack"], row["rate"]) for row in (*scratch, *best)}
+def _strongest(net: str, epochs: int) -> dict[str, list[float]]:
+    """The best training from scratch and the best attacks of the screening, with the best rates of each."""
+    rows = _rows(net, SCREENING, epochs)
+    best = sorted(_chosen(rows).values(), key=_validation, reverse=True)
+    baselines = [r["attack"] for r in best if r["attack"] in BASELINES]
+    attacks = [r["attack"] for r in best if r["attack"] not in BASELINES]
+    names = baselines[:1] + attacks[:CONFIRMED]
+    return {
+        name: [
+            r["rate"] for r in sorted((r for r in rows if r["attack"] == name), key=_validation, reverse=True)[:RATES]
+        ]
+        for name in names
+    }
 
 
-def _validation(row: dict[str, Any]) -> float:
+def _validation(row: Row) -> float:
     return float(row["validation"])
 
 
 def table() -> None:
-    """For each network what each side reaches, by seed, and the mean share of the gap that each attack regains."""
-    for net in dict.fromkeys(r["net"] for r in _rows()):
+    """For each network what each side reaches, by epochs and seed, and the mean share of the gap that each attack regains."""
+    rows = _all_rows()
+    for net, epochs in dict.fromkeys((r["net"], r["epochs"]) for r in rows):
         shares: dict[str, list[float]] = {}
-        for seed in sorted({r["seed"] for r in _rows() if r["net"] == net}):
-            chosen = _chosen(net, seed)
+        for seed in sorted({r["seed"] for r in rows if (r["net"], r["epochs"]) == (net, epochs)}):
+            chosen = _chosen(_rows(net, seed, epochs))
             scratch = max((row for a, row in chosen.items() if a in BASELINES), key=_validation, default=None)
             first = next(iter(chosen.values()))
             print(
                 f"{net}, seed {seed}: original {first['original']:.2%}, locked {first['locked']:.2%}, key {first['key']:.2%}, "
-                f"{first['images']} images, {first['epochs']} epochs"
+                f"{first['images']} images, {epochs} epochs"
             )
             for attack, row in chosen.items():
                 line = f"  {attack:24} {row['test']:.2%} at rate {row['rate']:g}"
