@@ -95,9 +95,17 @@ class SampleReuseError(LockingError):
 
 
 class WeakLockError(LockingError):
-    """A locked model is worth more than `--require` allows. Nothing was written."""
+    """A locked model is worth more than `--require` allows. Nothing was written.
+
+    Attributes:
+        at_chance: whether its answers are at chance, and only a correlation is left, which another draw may not leave.
+    """
 
     code = "locking-weak"
+
+    def __init__(self, message: str, *, hint: str | None = None, at_chance: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.at_chance = at_chance
 
 
 class BaseRevealsError(WeakLockError):

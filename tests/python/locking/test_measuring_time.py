@@ -96,6 +96,7 @@ def test_what_is_no_time(lock: Lock, seconds: float) -> None:
 
 
 WEAK = Measurement("a", (TierAgreement("free", "classes", 0.9, 0.1, 0.01, 0.9),), "noise", 30)
+ALONG = Measurement("a", (TierAgreement("free", "classes", 0.1, 0.1, 0.01, 0.2, most_along=0.15),), "noise", 30)
 SILENT = Measurement("a", (TierAgreement("free", "classes", 0.1, 0.1, 0.01, 0.0),), "noise", 30)
 LATE = Measurement("a", reason="time: too few inputs could be run in 5 s", out_of_time=True)
 
@@ -125,6 +126,20 @@ def test_nothing_is_drawn_again_without_time(lock: Lock, monkeypatch: pytest.Mon
     rest = drawn(monkeypatch, WEAK, SILENT, left=[0.0, 0.0])
     with pytest.raises(WeakLockError):
         lock()
+    assert rest == [SILENT]
+
+
+@pytest.mark.parametrize(("found", "seed", "again"), [(ALONG, None, True), (ALONG, "s", False), (WEAK, None, False)])
+def test_a_lock_by_fractions_is_drawn_again_where_answers_are_at_chance(
+    lock: Lock, monkeypatch: pytest.MonkeyPatch, found: Measurement, seed: str | None, again: bool
+) -> None:
+    rest = drawn(monkeypatch, found, SILENT)
+    if again:
+        lock(tiers=TIERS, seed=seed)
+        assert not rest
+        return
+    with pytest.raises(WeakLockError, match="tier free still works"):
+        lock(tiers=TIERS, seed=seed)
     assert rest == [SILENT]
 
 

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from corelocker.locking.base import BaseComparison
 
 
-DRAWS = 5  # of a preset that locks too little by bad luck
+DRAWS = 5  # of a lock that is too weak by bad luck
 STILL_WORKED = "an earlier draw of the same lock still worked"
 ENLARGED = 4  # tries, of an eighth, a quarter, half and all but a channel of the layers whose signs a public base has
 
@@ -260,7 +260,8 @@ class _Plans:
         self._small: list[SmallLock] | None = None
         if named is not None and named.searched:
             self._small = find_small_locks(artifacts, options, progress, self.allowed)
-        again = named is not None and options.seed is None
+        self._by_preset = named is not None
+        again = options.plan is None and options.seed is None
         self.left = len(self._small) if self._small else DRAWS if again else 1
         self.grows = base is not None and answers_base(options) and bool(base.withheld())
         if self.grows:
@@ -284,7 +285,9 @@ class _Plans:
     def may_follow(self, error: WeakLockError) -> bool:
         """Whether another plan may hold where the last one did not, and there is time to measure it."""
         # Masks and decoys are drawn, and one draw in many leaves more than others; a base knows no draws.
-        return bool(self.left and self.allowed.left) and (self.grows or not isinstance(error, BaseRevealsError))
+        if isinstance(error, BaseRevealsError) and not self.grows:
+            return False
+        return bool(self.left and self.allowed.left) and (self._by_preset or error.at_chance)
 
     @property
     def redrawn(self) -> bool:

@@ -75,7 +75,12 @@ class TierAgreement:
         """Whether the tier says nothing about its input."""
         if self.kind == "values":
             return self.value <= self.chance + UNCORRELATED + 2 * self.error
-        return self.value <= self.chance + COLLAPSED + self.error and not self._still_along
+        return self.at_chance and not self._still_along
+
+    @property
+    def at_chance(self) -> bool:
+        """Whether equal answers say nothing; of outputs without classes they are not counted."""
+        return self.kind == "classes" and self.value <= self.chance + COLLAPSED + self.error
 
     @property
     def _still_along(self) -> bool:
@@ -234,4 +239,5 @@ def _check_tier(
         raise WeakLockError(
             f"{measurement.artifact}: tier {tier.name} still works: {agreement.shown()}, and {wanted} is required",
             hint="Lock more (preset hardened locks every layer), give real inputs with --samples, or pass --require none",
+            at_chance=most is None and agreement.at_chance,
         )
