@@ -14,8 +14,8 @@ from corelocker.audit.agreement import smallest
 from corelocker.audit.agreement.examined import Examined
 from corelocker.audit.agreement.runners import CannotRunError
 from corelocker.audit.agreement.score import Agreement, Reference
-from corelocker.audit.agreement.smallest import LayerPart, Trials, cheapest, cost, find_smallest, silenced
-from corelocker.audit.agreement.time_limit import TimeLimit
+from corelocker.audit.agreement.smallest import LayerPart, Trials, cheaper, cheapest, cost, find_smallest, silenced
+from corelocker.audit.agreement.time_limit import OutOfTimeError, TimeLimit
 from corelocker.locking.choose import choose_channels
 from corelocker.locking.drawing import lock_artifacts
 from corelocker.locking.options import LockOptions
@@ -52,6 +52,100 @@ def test_the_cheapest_parts_with_a_small_product_are_found() -> None:
         assert len({p.layer for p in found}) == len(found)
         strict = [lock for lock in fitting if math.prod(p.left for p in lock) <= 0.2 * 0.75]
         assert cost(found) <= min((sum(p.cost for p in lock) for lock in strict), default=math.inf)
+
+
+def test_cheaper_locks_are_one_change_away_and_the_most_promising_comes_first() -> None:
+    small, large = LayerPart("a", range(2), 20.0, 0.8), LayerPart("a", range(4), 40.0, 0.4)
+    kept, open_layer = LayerPart("b", range(4), 60.0, 0.4), LayerPart("c", range(4), 10.0, 0.5)
+    found = cheaper((large, kept), [[large, small], [kept], [open_layer]])
+    assert found[0] == (large, open_layer)  # 50 bytes for little more
+    assert {frozenset(part.layer for part in lock) for lock in found} == {*map(frozenset, ("a", "b", "ab", "ac", "bc"))}
+    assert len(found) == 5
+    assert all(cost(lock) <= 0.95 * 100 for lock in found)
+    assert cheaper((kept,), [[kept]]) == []  # nothing is no lock
+
+
+class Together(Trials):
+    """Six layers that each leave half; only the fifth and the first half of the second leave nothing together."""
+
+    def __init__(self, until: float = math.inf) -> None:
+        self.unit: Unit = "sign"
+        self.layers = [
+            [LayerPart(f"{layer}", range(size), size * 10.0 + layer) for size in (8, 4)] for layer in range(6)
+        ]
+        self.tried: list[tuple[LayerPart, ...]] = []
+        self.until = until
+
+    @property
+    def large(self) -> float:
+        return math.inf
+
+    def alone(self, part: LayerPart) -> LayerPart:
+        left = 0.5 if len(part.channels) == 8 else 0.8
+        return replace(part, left=left, aligned=1.0)
+
+    def holds(self, lock: tuple[LayerPart, ...]) -> bool:
+        if len(self.tried) >= self.until:
+            raise OutOfTimeError
+        self.tried.append(lock)
+        found = {part.layer: len(part.channels) for part in lock}
+        return found.get("4") == 8 and "1" in found
+
+    def always_holds(self, lock: tuple[LayerPart, ...]) -> bool:
+        return False
+
+
+def test_a_lock_that_holds_is_made_smaller_part_by_part() -> None:
+    trials = Together()
+    locks = smallest._search(trials, math.inf, TimeLimit(), lambda done, total: None)
+    assert [{part.layer: len(part.channels) for part in lock} for lock in locks[:1]] == [{"1": 4, "4": 8}]
+    costs = [cost(lock) for lock in locks]
+    assert costs == sorted(costs)
+    first = next(lock for lock in trials.tried if trials.holds(lock))
+    assert costs[0] < 0.5 * cost(first)
+    assert all(trials.holds(lock) for lock in locks[: smallest.MOST_HELD])
+    assert len(set(map(frozenset, trials.tried[: -smallest.MOST_HELD - 1]))) > 10
+
+
+def test_what_was_found_counts_when_the_time_ends() -> None:
+    trials = Together()
+    smallest._search(trials, math.inf, TimeLimit(), lambda done, total: None)
+    first = next(place for place, lock in enumerate(trials.tried) if Together().holds(lock))
+    short = Together(until=first + 1)
+    locks = smallest._search(short, math.inf, TimeLimit(), lambda done, total: None)
+    assert locks[0] == short.tried[-1] == trials.tried[first]
+
+
+class Drawn(Trials):
+    """What is left depends on the draw."""
+
+    def __init__(self, left: list[float]) -> None:
+        self.left = left
+        self.asked: list[tuple[int, int]] = []
+
+    def measure(self, lock: object, draw: int, inputs: int) -> list[Agreement]:
+        self.asked.append((draw, inputs))
+        return [agreement(0.0, self.left[draw])]
+
+
+@pytest.mark.parametrize(
+    ("left", "holds", "always"),
+    [
+        ([0.1] * 10, True, True),
+        ([0.1] * 9 + [0.13], True, False),
+        ([0.1] * 5 + [0.13] * 5, False, False),  # it held by luck
+        ([0.13] * 5 + [0.0] * 5, False, False),
+    ],
+)
+def test_a_lock_holds_in_other_draws_too(left: list[float], holds: bool, always: bool) -> None:
+    assert Drawn(left).holds(()) == holds
+    assert Drawn(left).always_holds(()) == always
+
+
+def test_a_part_is_looked_at_in_several_draws() -> None:
+    part = Drawn([0.9, 0.3]).alone(LayerPart("a", range(4), 10.0))
+    assert part.left == pytest.approx(0.6)
+    assert part.aligned == pytest.approx(0.6)
 
 
 def agreement(equal: float, along: float) -> Agreement:

@@ -3,8 +3,9 @@
 Each layer is locked alone, in whole and in part, the cheapest first, and what is left of the outputs is measured. What several
 layers leave together is about the product of what each leaves alone, so the cheapest parts with a small enough product are found
 by arithmetic. The lock of these is drawn several times and run on several kinds of inputs; where it does not hold, a smaller
-product is asked for. Real inputs leave more than synthetic ones: on these, equal answers are at chance before the values of the
-classes have lost their correlation with the original's. So both must be gone.
+product is asked for. Together they leave more or less than the product, so the first lock that holds is then changed, a part at a
+time, as long as it gets smaller and holds. Real inputs leave more than synthetic ones: on these, equal answers are at chance before
+the values of the classes have lost their correlation with the original's. So both must be gone.
 
 Some layers turn the classes around and leave all else of the outputs: the last one of a language model. As a small network may
 find its classes again by chance, locks that rely on this are tried only where others are large, and every draw has to hold.
@@ -37,17 +38,24 @@ from corelocker.locking.tiers import Unit
 
 KINDS = 4  # of synthetic inputs, all of which must be silenced
 EACH = 1.0  # seconds of one core for running one state on one of them
-LOOK, VERIFY = 64, 192  # inputs of each kind, for one layer and for the lock that may be taken
-DRAWS = 5  # of a lock that may be taken
-SHARES: dict[Unit, tuple[float, ...]] = {"sign": (1, 1 / 2, 1 / 4), "value": (1, 1 / 2, 1 / 4, 1 / 8, 1 / 16)}
+LOOK, VERIFY = 32, 192  # inputs of each kind, for one layer and for the lock that may be taken
+LOOKS, DRAWS = 2, 5  # draws of either, of the second once more
+SHARES: dict[Unit, tuple[float, ...]] = {
+    "sign": (1, 1 / 2, 1 / 4, 1 / 8),
+    "value": (1, 1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32),
+}
 UNTOUCHED = 0.9  # of a layer of which more is left, smaller parts are not looked at
 LEAST_LEFT = 0.05  # one layer alone is not trusted to leave less
-PRODUCTS = (0.14, 0.1, 0.07, 0.05, 0.035, 0.025, 0.015, 0.01)
+PRODUCTS = (0.5, 0.4, 0.32, 0.25, 0.2, 0.17, 0.14, 0.12, 0.1, 0.085, 0.07, 0.05, 0.035, 0.025, 0.015, 0.01)
 SMALL_ENOUGH = 0.05  # what costs more than a lock with this product is not looked at
 TOGETHER = (3, 6, 12, 24, 48)  # whole layers, where no product is small enough
 FINENESS = 20  # steps of a factor e in which products are compared
 SECONDS = 120.0  # of one core, after which no further layer is looked at, and after twice that no lock but that of all
 MOST_EQUAL, MOST_ALONG = 0.01, 0.12  # answers beyond chance and correlation, means over the draws
+SAVED = 0.05  # of a lock's bytes that another one has to save
+NEIGHBORS = 16  # of a lock, one change away, that are tried
+POLISHING = 60.0  # seconds of one core, after which no smaller lock is tried
+MOST_HELD = 3  # locks that held, for the case that the finished one does not
 LARGE = 0.005  # share of the weights' bytes above which a lock that turns classes around is tried before
 
 
@@ -139,18 +147,23 @@ class Trials:
         return LARGE * self._artifact.lockable_bytes
 
     def holds(self, lock: Lock) -> bool:
-        """Whether the lock silences the output in DRAWS draws."""
-        return silenced((self.measure(lock, draw, VERIFY) for draw in range(DRAWS)), DRAWS)
+        """Whether the lock silences the output in DRAWS draws, and in as many others: of many locks one may hold by luck."""
+        return all(
+            silenced((self.measure(lock, draw, VERIFY) for draw in range(first, first + DRAWS)), DRAWS)
+            for first in (0, DRAWS)
+        )
 
     def always_holds(self, lock: Lock) -> bool:
-        """Whether the lock silences the output in each of DRAWS draws."""
-        return all(silenced([self.measure(lock, draw, VERIFY)], 1) for draw in range(DRAWS))
+        """Whether the lock silences the output in each of twice DRAWS draws."""
+        return all(silenced([self.measure(lock, draw, VERIFY)], 1) for draw in range(2 * DRAWS))
 
     def alone(self, part: LayerPart) -> LayerPart:
-        """The part with what is left of the outputs when nothing else is locked."""
-        each = self.measure((part,), 0, LOOK)
-        left = max(max(a.along, a.signal) - a.passed_on for a in each)
-        aligned = max(max(a.along - a.passed_on, a.excess - a.spread) for a in each)
+        """The part with what is left of the outputs when nothing else is locked, in the mean of LOOKS draws."""
+        left = aligned = 0.0
+        for draw in range(LOOKS):
+            each = self.measure((part,), draw, LOOK)
+            left += max(max(a.along, a.signal) - a.passed_on for a in each) / LOOKS
+            aligned += max(max(a.along - a.passed_on, a.excess - a.spread) for a in each) / LOOKS
         return replace(part, left=_trusted(left), aligned=_trusted(aligned))
 
     def _state(self, lock: Lock, seed: bytes) -> State:
@@ -251,10 +264,50 @@ def _search(trials: Trials, most: float, time_limit: TimeLimit, progress: Callab
     trying = time_limit.part(0.5)
     for place, lock in enumerate(candidates):
         late = time.process_time() > stop + SECONDS or trying.over
-        holds = trials.always_holds if lock in turning else trials.holds
+        holds, layers = (trials.always_holds, aligned) if lock in turning else (trials.holds, looked)
         if (not late or place + 1 == len(candidates)) and holds(lock):
-            return list(dict.fromkeys((lock, *candidates[place + 1 : place + 3], tuple(wholes))))
+            held = _polished(lock, layers, holds, trying)
+            return list(dict.fromkeys((*held[:MOST_HELD], *candidates[place + 1 : place + 3], tuple(wholes))))
     return []
+
+
+def _polished(
+    lock: Lock, layers: Sequence[Sequence[LayerPart]], holds: Callable[[Lock], bool], limit: TimeLimit
+) -> list[Lock]:
+    """Ever cheaper locks that hold, each one change away from the one before; the cheapest first, `lock` itself last."""
+    stop = time.process_time() + POLISHING
+    held, tried = [lock], {frozenset(lock)}
+    others = iter(cheaper(lock, layers)[:NEIGHBORS])
+    while (other := next(others, None)) and not limit.over and time.process_time() < stop:
+        if frozenset(other) in tried:
+            continue
+        tried.add(frozenset(other))
+        try:
+            found = holds(other)
+        except OutOfTimeError:
+            break
+        if found:
+            held.insert(0, other)
+            others = iter(cheaper(other, layers)[:NEIGHBORS])
+    return held
+
+
+def cheaper(lock: Lock, layers: Sequence[Sequence[LayerPart]]) -> list[Lock]:
+    """Locks that cost less and are one change away: a part is left out, or one of the same or of an open layer takes its place.
+
+    First comes what promises most: the bytes that it saves, times how likely it holds, by the product of what its parts leave.
+    """
+    locked = {part.layer for part in lock}
+    found: list[tuple[float, Lock]] = []
+    spent, product = cost(lock), math.prod(part.left for part in lock)
+    for place, part in enumerate(lock):
+        rest = (*lock[:place], *lock[place + 1 :])
+        others = [p for layer in layers for p in layer if p.layer == part.layer or p.layer not in locked]
+        for other in (rest, *((*rest, p) for p in others)):
+            saved = spent - cost(other)
+            if other and saved >= SAVED * spent:
+                found.append((saved * min(1.0, product / math.prod(p.left for p in other)), other))
+    return [other for _, other in sorted(found, key=lambda entry: -entry[0])]
 
 
 def cheapest(layers: Sequence[Sequence[LayerPart]], product: float) -> Lock | None:
