@@ -268,6 +268,27 @@ def test_what_cannot_be_flipped_is_taken_by_value(tmp_path: Path, case: str) -> 
     assert states(artifact, bundle, tmp_path / "out")[1] == artifact.path.read_bytes()
 
 
+@pytest.mark.parametrize("case", BY_VALUE)
+def test_the_presets_take_an_eighth_of_a_single_layer_without_signs(tmp_path: Path, case: str) -> None:
+    element, numbers, quantization = BY_VALUE[case]
+    artifact = artifact_of(one_tensor(tmp_path / "t.bin", element, numbers, quantization))
+    for attempt, count in enumerate((3, 6, 12, 23)):
+        plan = choose_channels([artifact], LockOptions(), b"s", attempt=attempt)
+        assert int((plan.tier_of[0]["t"] > 0).sum()) == count, f"attempt {attempt}"
+        assert not plan.left_alone[0]
+
+
+def test_a_layer_whose_share_is_less_than_a_channel_is_said_to_be_left_alone(tmp_path: Path) -> None:
+    element, numbers, quantization = BY_VALUE["skewed palette"]
+    small = one_tensor(tmp_path / "t.bin", element, numbers[:4], quantization)
+    builder = Builder(tmp_path / "m.bin")
+    rest = builder.artifact([float_layer(builder, "a", gaussian())])
+    artifact = Artifact("safetensors", rest.path, (*rest.files, small.weight.file), (*rest.tensors, small))
+    plan = choose_channels([artifact], LockOptions(), b"s")
+    assert not plan.tier_of[0]["t"].any()
+    assert "less than a channel" in plan.left_alone[0]["t"]
+
+
 def test_groups_of_one_zero_point_each_take_a_run_for_each(tmp_path: Path) -> None:
     zero = np.tile(np.array([0, 1], np.float32), (4, 1))
     tensor = one_tensor(

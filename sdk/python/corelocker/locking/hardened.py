@@ -187,14 +187,20 @@ def hardened(share: float, artifacts: Sequence[Artifact]) -> Callable[[Sequence[
 
 
 def with_embeddings(share: float, artifacts: Sequence[Artifact]) -> Callable[[Sequence[LayerSize]], Mapping[str, int]]:
-    """As `hardened`, and of embeddings `share` of their rows."""
+    """As `hardened`, for some of the layers: where their cover costs less than `share` of their bytes, the rest is spread over the
+    others. Of embeddings `share` of their rows."""
     tables = {t.name for artifact in artifacts for t in artifact.tensors if t.role == "embedding"}
 
     def counts(layers: Sequence[LayerSize]) -> Mapping[str, int]:
-        covered = hardened(share, artifacts)([layer for layer in layers if layer.name not in tables])
-        return dict(covered) | {
-            layer.name: math.ceil(share * layer.channels) for layer in layers if layer.name in tables
-        }
+        inner = [layer for layer in layers if layer.name not in tables]
+        covered = hardened(share, artifacts)(inner)
+        open_layers = [layer for layer in inner if not covered[layer.name]]
+        spent = sum(covered[layer.name] * layer.size / layer.channels for layer in inner)
+        return (
+            dict(covered)
+            | _level(open_layers, share * sum(layer.size for layer in inner) - spent)
+            | {layer.name: math.ceil(share * layer.channels) for layer in layers if layer.name in tables}
+        )
 
     return counts
 

@@ -212,6 +212,9 @@ def _limit_values(
         map_ = _first_ranked(scores, tiers, min(wanted.get(leader.name, 0), leader.channels - 1))
         for member in members:
             tier_of[member.artifact][member.tensor.name] = map_
+            if not map_.any():
+                why = signs[member.artifact][member.tensor.name]
+                ranked.left_alone[member.artifact][member.tensor.name] = f"{why}, and its share is less than a channel"
 
 
 def _first_ranked(scores: Scores, tiers: Sequence[Tier], count: int) -> TierMap:
