@@ -132,7 +132,7 @@ def test_inputs_fit_the_signature(inputs: tuple[Input, ...]) -> None:
                 assert torch.isfinite(column.float()).all()
 
 
-@pytest.mark.parametrize(("patience", "tried"), [(0.0, 1), (60.0, 5)])
+@pytest.mark.parametrize(("patience", "tried"), [(0.0, 1), (60.0, 6)])
 def test_a_slow_model_is_not_tried_on_every_kind_of_inputs(
     monkeypatch: pytest.MonkeyPatch, patience: float, tried: int
 ) -> None:
@@ -148,6 +148,17 @@ def test_a_slow_model_is_not_tried_on_every_kind_of_inputs(
     artifact._stats, artifact._kinds = None, 1
     assert artifact._recipes(Call(one), ONE, TimeLimit())
     assert len(seen) == tried * examined.TRIED
+
+
+def test_a_model_of_spectrograms_is_run_on_decibels() -> None:
+    def one(method: str, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        return [torch.relu(-20 - inputs[0]).flatten(1).unflatten(1, (8, -1)).mean(2)]  # hears nothing above -20
+
+    artifact = Examined.__new__(Examined)
+    artifact.artifact = SimpleNamespace(tensors=())  # type: ignore[assignment]
+    artifact._stats, artifact._kinds = None, 1
+    (found,) = artifact._recipes(Call(one), ONE, TimeLimit())
+    assert found.name.endswith(" from -80 to 0")
 
 
 def test_samples(tmp_path: Path) -> None:

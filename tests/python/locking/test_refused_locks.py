@@ -47,6 +47,17 @@ def test_a_locked_file_is_not_locked_again(model: Path, tmp_path: Path, keystore
     corelocker.lock([locked], tmp_path / "again", model_id="m", model_version=2, keystore=keystore)
 
 
+@pytest.mark.parametrize("version", [-1, 2**53])
+def test_a_model_version_that_no_bundle_holds_is_refused_before_anything_else(
+    version: int, tmp_path: Path, keystore: corelocker.Keystore
+) -> None:
+    with pytest.raises(ConfigError, match=f"model version {version} is not from 0"):
+        corelocker.lock(
+            [tmp_path / "none.pte"], tmp_path / "dist", model_id="m", model_version=version, keystore=keystore
+        )
+    assert not keystore.content_keys
+
+
 TIERS = ("free", "plus", "full")
 
 

@@ -23,6 +23,7 @@ from uuid import uuid4
 
 from corelocker.artifacts.detect import open_artifacts
 from corelocker.bundle.content_keys import new_content_key
+from corelocker.bundle.strict_json import MAX_INTEGER
 from corelocker.errors import BaseRevealsError, ConfigError, FileAccessError, WeakLockError
 from corelocker.files import refuse_existing
 from corelocker.locking.choose import answers_base, check_options, choose_channels, plan_of_small
@@ -162,7 +163,7 @@ def lock(
     """
     options, out = options or LockOptions(), Path(out)
     required = require if isinstance(require, Requirement) else Requirement.parse(require)
-    _check_given(model_id, options, force)
+    _check_given(model_id, model_version, options, force)
     artifacts = open_artifacts([Path(path) for path in paths])
     check_targets(artifacts, out, model_id, force)
     refuse_locked(artifacts)
@@ -192,10 +193,12 @@ def lock(
                     raise
 
 
-def _check_given(model_id: str, options: LockOptions, force: bool) -> None:
+def _check_given(model_id: str, model_version: int, options: LockOptions, force: bool) -> None:
     """What is wrong before a model is opened. Raises ConfigError, OutputExistsError or FileAccessError."""
     if not NAME.fullmatch(model_id):
         raise ConfigError(f"model id {model_id!r} is not letters, digits, '.', '_' and '-' (at most 64)")
+    if not 0 <= model_version <= MAX_INTEGER:
+        raise ConfigError(f"model version {model_version} is not from 0 to 2^53 - 1")
     check_options(options)
     if options.save_plan is not None:
         refuse_existing(options.save_plan, force=force)

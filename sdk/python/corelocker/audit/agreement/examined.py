@@ -245,7 +245,8 @@ class Examined:
         references = [self._reference(output, method) for output in outputs]
         if all(not isinstance(r, Reference) for r in references):
             reason = next((str(r) for r in references), "it returns nothing")
-            raise CannotRunError(f"{method.name}: on {name} {reason}")
+            remedy = "" if recipe is None else "; --samples takes real inputs"
+            raise CannotRunError(f"{method.name}: on {name} {reason}{remedy}")
         kept = [r if isinstance(r, Reference) else None for r in references]
         return Examination(method, name, columns, count, outputs, kept)
 

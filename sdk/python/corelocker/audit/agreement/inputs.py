@@ -24,6 +24,7 @@ from corelocker.errors import ConfigError, FileAccessError
 from corelocker.locking.criteria.synthetic import InputStats, standard_values
 
 RAW_BYTES = " from 0 to 255"
+DECIBELS = " from -80 to 0"  # spectrograms
 FALLBACK_VOCABULARIES = (1000, 100, 16, 2)
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 Columns = list[Any]
@@ -58,11 +59,12 @@ def recipes(method: Method, artifact: Artifact, stats: InputStats | None = None)
             (RAW_BYTES, lambda v: (127.5 + 64 * v).clamp(0, 255).round()),
             (" of many strengths", _uneven),
             (" of a tenth of the spread", lambda v: v / 10),
+            (DECIBELS, lambda v: (20 * v - 40).clamp(-80, 0)),
         ]
     for vocabulary in _vocabularies(artifact) if tokens else (2,):
         for others in (1, 0) if sum(map(_is_index, shapes)) > 1 else (1,):
             for words, scale in ranges:
-                far = words == RAW_BYTES
+                far = words in (RAW_BYTES, DECIBELS)
                 yield InputRecipe(_name(shapes) + words, _maker(method, vocabulary, others, scale), far)
 
 
