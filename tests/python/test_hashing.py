@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from corelocker import hashing
+from corelocker import cli, hashing
 from corelocker.errors import FileAccessError
 from corelocker.hashing import FileHashes
 from corelocker.raw_files import file_stamp
@@ -59,3 +59,31 @@ def test_leaving_the_block_ends_the_work(tmp_path: Path, monkeypatch: pytest.Mon
 def test_it_begins_before_the_large_imports() -> None:
     script = "import sys; from corelocker.hashing import FileHashes; sys.exit('numpy' in sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_the_command_line_begins_with_the_files_before_the_first_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An option may name a large file too, which needs no digest."""
+    monkeypatch.setattr(sys, "setswitchinterval", lambda seconds: None)
+    model, base = tmp_path / "model.pte", tmp_path / "base.safetensors"
+    model.write_bytes(b"model")
+    base.write_bytes(b"base")
+    with cli.hashes_for(["lock", str(model), str(tmp_path), "none", "--base", str(base)]) as hashes:
+        assert hashes is not None
+        assert hashes.digest(model, file_stamp(model.stat())) == hashlib.sha256(b"model").digest()
+        for path in (tmp_path, Path("none"), base):
+            with pytest.raises(KeyError):
+                hashes.digest(path, file_stamp(base.stat()))
+    with cli.hashes_for(["verify", str(model)]) as nothing:
+        assert nothing is None
+
+
+def test_a_wrong_option_does_not_wait_for_the_hash(tmp_path: Path) -> None:
+    large = tmp_path / "large.pte"
+    with large.open("wb") as file:
+        file.truncate(1 << 40)  # would take minutes
+    command = [sys.executable, "-m", "corelocker", "lock", str(large), "--nonsense"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert "--nonsense" in done.stderr

@@ -14,6 +14,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from corelocker.cli.app import run
+from corelocker.hashing import FileHashes
+from corelocker.raw_files import Stamp
 from support.small_artifacts import trained_like, write_safetensors
 
 TIERS = "free=0.2,plus=0.1,full=0"
@@ -357,6 +360,35 @@ def test_passphrase_from_a_file_or_a_terminal_and_never_shown(shell: Shell) -> N
     )  # fmt: skip
     assert done.returncode == 1
     assert "keystore-secret" in done.stderr
+
+
+def test_lock_takes_the_hashes_that_were_begun(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of its files is hashed twice, also of those that come after an option."""
+    begun: list[str] = []
+
+    class Hashes(FileHashes):
+        def _hash(self, path: Path) -> tuple[Stamp, bytes]:
+            begun.append(path.name)
+            return super()._hash(path)
+
+    monkeypatch.chdir(shell.folder)
+    monkeypatch.setenv("CORELOCKER_PASSPHRASE", "open sesame")
+    options = [
+        "--out",
+        "begun",
+        "--model-id",
+        "m",
+        "--model-version",
+        "1",
+        "--forget-earlier-locks",
+        "--require",
+        "none",
+    ]
+    with Hashes() as hashes:
+        hashes.begin(Path("a.safetensors"))
+        assert run(["lock", "a.safetensors", *options, "b.safetensors", "--json"], hashes) == 0
+    assert begun == ["a.safetensors", "b.safetensors"]
+    shell("verify", "begun/b.safetensors", "--bundle", "begun/m.clkey", "--full")
 
 
 def test_file_commands_import_neither_torch_nor_coremltools(shell: Shell) -> None:

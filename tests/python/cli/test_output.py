@@ -46,7 +46,7 @@ def test_the_output_is_complete_when_the_process_ends_at_once() -> None:
 def test_a_warning_of_ours_is_one_line_and_those_of_others_stay(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
 ) -> None:
-    def warn(arguments: list[str]) -> None:
+    def warn(arguments: list[str], obj: object) -> None:
         warnings.warn("little is known", LockWarning, stacklevel=1)
         warnings.warn("of another library", UserWarning, stacklevel=1)
 

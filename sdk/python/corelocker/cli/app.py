@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from corelocker.bundle.keystore import Keystore
+    from corelocker.hashing import FileHashes
 
 app = typer.Typer(
     name="corelocker",
@@ -69,12 +70,15 @@ def _root(
     """Options of the program itself."""
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Run one command and return its exit code. Every CoreLockerError becomes one line, or JSON with `--json`."""
+def run(arguments: Sequence[str], hashes: FileHashes | None = None) -> int:
+    """Run one command and return its exit code. Every CoreLockerError becomes one line, or JSON with `--json`.
+
+    `hashes` hashes some of the files that the command will ask for.
+    """
     as_json = "--json" in arguments
     try:
         with warnings_in_one_line():
-            app(list(arguments))
+            app(list(arguments), obj=hashes)
     except SystemExit as stop:  # how typer ends, with 2 for wrong usage
         return stop.code if isinstance(stop.code, int) else 0
     except CoreLockerError as error:

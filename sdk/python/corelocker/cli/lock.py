@@ -147,6 +147,7 @@ SavePlan = Annotated[
 
 
 def lock(
+    context: typer.Context,
     artifacts: Annotated[
         list[Path],
         typer.Argument(
@@ -205,7 +206,7 @@ def lock(
         save_plan=save_plan, samples=samples, measure_seconds=measure_seconds, base=base, forget_earlier_locks=forget_earlier_locks,
     )  # fmt: skip
     required = Requirement.parse(require)
-    with FileHashes() as hashes, ThreadPoolExecutor(1) as pool:
+    with context.obj or FileHashes() as hashes, ThreadPoolExecutor(1) as pool:
         for path in artifacts:
             if path.is_file():
                 hashes.begin(path)

@@ -78,7 +78,8 @@ def _differing(table: Table, locked: Sequence[Bytes], restored: Sequence[Bytes])
     starts, sizes = end_places(table)
     stops = sizes.cumsum()
     end = np.searchsorted(stops, picked, side="right")
-    return tuple(np.unique(starts[end] + picked - (stops[end] - sizes[end])).tolist())
+    # Not np.unique, which imports numpy.ma
+    return tuple(sorted(set((starts[end] + picked - (stops[end] - sizes[end])).tolist())))
 
 
 def _spread(places: Indices) -> Indices:
