@@ -17,6 +17,7 @@ from corelocker.bundle.clkey import KeyBundle
 from corelocker.bundle.content_keys import new_content_key, tier_keys
 from corelocker.bundle.keystore import FileKek, Kek, Keystore, RecordedFile, StagedKey
 from corelocker.errors import FileAccessError, OutputExistsError, SampleReuseError
+from corelocker.files import reserve
 from corelocker.locking.criteria import score
 from corelocker.locking.planning import make_plan
 from corelocker.locking.publish import Publication, publish
@@ -49,6 +50,18 @@ def checkpoint(tmp_path: Path) -> Path:
     rng = np.random.default_rng(0)
     tensors = {f"l{i}.weight": trained_like(rng, 40, 40, 3, 3) for i in range(4)} | {"l1.bias": np.ones(40, np.float32)}
     return write_safetensors(tmp_path / "model.safetensors", tensors)
+
+
+def test_room_is_taken_at_once_or_refused(tmp_path: Path) -> None:
+    with (tmp_path / "locked").open("wb", buffering=0) as file:
+        reserve(file, 1 << 20)
+        status = os.fstat(file.fileno())
+        assert (status.st_size, status.st_blocks * 512 >= 1 << 20) in {(1 << 20, True), (0, False)}  # or it cannot
+        if status.st_size:
+            with pytest.raises(OSError, match=r"too large|No space"):
+                reserve(file, 1 << 62)
+    with Path(os.devnull).open("wb") as nothing:
+        reserve(nothing, 1 << 20)
 
 
 @pytest.mark.parametrize("size", [1, 4096, 4 << 20])

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from corelocker.errors import FileAccessError
-from corelocker.files import Bytes, MappedFile
+from corelocker.files import Bytes, MappedFile, reserve
 from corelocker.locking.locked import LockedArtifact, LockedFile
 from corelocker.raw_files import read_buffer
 
@@ -62,7 +62,7 @@ def write_locked_file(
 
     Returns the SHA-256 of the file in each of its `states` but the last, which is the original: all from one pass over it.
     `progress` is called with the size of each block that was read. Raises FileAccessError when the original cannot be read, or is
-    shorter than it was.
+    shorter than it was, and OSError when `target` cannot be written.
     """
     digests = [hashlib.sha256() for _ in range(states - 1)]
     size = len(locked.file)
@@ -71,6 +71,7 @@ def write_locked_file(
     with ExitStack() as stack:
         source = stack.enter_context(locked.file.path.open("rb", buffering=0))
         out = stack.enter_context(target.open("wb", buffering=0))
+        reserve(out, size)
         # A digest belongs to one thread, which takes its blocks in order.
         hashers = [stack.enter_context(ThreadPoolExecutor(1)) for _ in range(HASHERS)]
         writer = stack.enter_context(ThreadPoolExecutor(1))
