@@ -29,7 +29,7 @@ def main() -> None:
     # Those of NumPy's OpenBLAS do so from its import on, for 2^26 processor cycles; 2^4 is the least.
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
     # What is imported stays: looking through it again and again for garbage takes a twentieth of the start-up.
-    gc.set_threshold(50_000)
+    gc.set_threshold(100_000)
     with hashes_for(sys.argv[1:]) as hashes:
         from corelocker.cli.app import run
 
