@@ -107,6 +107,14 @@ def test_a_lock_that_holds_is_made_smaller_part_by_part() -> None:
     assert len(set(map(frozenset, trials.tried[: -smallest.MOST_HELD - 1]))) > 10
 
 
+def test_no_lock_costs_more_than_may_be_spent() -> None:
+    """The lock of everything was the last resort, at any price: 97 % of the bytes by value."""
+    most = cost(tuple(layer[0] for layer in Together().layers)) - 1
+    locks = smallest._search(Together(), most, TimeLimit(), lambda done, total: None)
+    assert len(locks) > 1
+    assert max(map(cost, locks)) < most
+
+
 def test_what_was_found_counts_when_the_time_ends() -> None:
     trials = Together()
     smallest._search(trials, math.inf, TimeLimit(), lambda done, total: None)

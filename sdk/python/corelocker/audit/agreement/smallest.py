@@ -235,7 +235,7 @@ def _part(progress: Callable[[int, int], None], number: int, parts: int) -> Call
 
 
 def _search(trials: Trials, most: float, time_limit: TimeLimit, progress: Callable[[int, int], None]) -> list[Lock]:
-    """The cheapest lock that holds, and larger ones; none where those that cost less than `most` do not hold.
+    """The cheapest lock that holds, and larger ones, all cheaper than `most`; none where no such lock holds.
 
     Half of the time is for looking at layers, half of what is left then for locks smaller than that of all.
     """
@@ -267,7 +267,7 @@ def _search(trials: Trials, most: float, time_limit: TimeLimit, progress: Callab
         holds, layers = (trials.always_holds, aligned) if lock in turning else (trials.holds, looked)
         if (not late or place + 1 == len(candidates)) and holds(lock):
             held = _polished(lock, layers, holds, trying)
-            return list(dict.fromkeys((*held[:MOST_HELD], *candidates[place + 1 : place + 3], tuple(wholes))))
+            return list(dict.fromkeys((*held[:MOST_HELD], *candidates[place + 1 : place + 3], candidates[-1])))
     return []
 
 
