@@ -55,7 +55,9 @@ MOST_EQUAL, MOST_ALONG = 0.01, 0.12  # answers beyond chance and correlation, me
 SAVED = 0.05  # of a lock's bytes that another one has to save
 NEIGHBORS = 16  # of a lock, one change away, that are tried
 POLISHING = 60.0  # seconds of one core, after which no smaller lock is tried
-MOST_HELD = 3  # locks that held, for the case that the finished one does not
+DRAWN = 3  # times that a finished lock may be drawn
+LARGER = 3  # locks for the case that no draw of the smallest is silent, beside the one of all layers
+GROWTH = 1.5  # times the bytes of the one before that each of them has at least
 LARGE = 0.005  # share of the weights' bytes above which a lock that turns classes around is tried before
 
 
@@ -198,8 +200,8 @@ def find_smallest(
 ) -> list[dict[str, Any]]:
     """Locks that silence the output, the smallest first: {"unit", "channels": {layer: [channel, ...]}}.
 
-    The first stands there twice, for another draw. The others are for the case that the finished lock, or another format of the
-    model, does not hold.
+    Each but the last stands there DRAWN times, for other draws. The larger ones are for the case that no draw of the finished
+    lock, or another format of the model, holds.
 
     Where signs and values may be taken, no lock costs more than all signs do, which preset hardened takes.
 
@@ -226,7 +228,7 @@ def find_smallest(
     trials, locks = best
     return [
         {"unit": trials.unit, "channels": {part.layer: list(part.channels) for part in lock}}
-        for lock in (locks[0], *locks)
+        for lock in (*(lock for lock in locks[:-1] or locks for _ in range(DRAWN)), locks[-1])
     ]
 
 
@@ -267,8 +269,17 @@ def _search(trials: Trials, most: float, time_limit: TimeLimit, progress: Callab
         holds, layers = (trials.always_holds, aligned) if lock in turning else (trials.holds, looked)
         if (not late or place + 1 == len(candidates)) and holds(lock):
             held = _polished(lock, layers, holds, trying)
-            return list(dict.fromkeys((*held[:MOST_HELD], *candidates[place + 1 : place + 3], candidates[-1])))
+            return growing((*held, *candidates[place + 1 :], candidates[-1]))
     return []
+
+
+def growing(locks: Sequence[Lock]) -> list[Lock]:
+    """Of the locks the first, at most LARGER others, each much larger than the one before, and the last."""
+    found = [locks[0]]
+    for lock in locks[1:]:
+        if len(found) <= LARGER and cost(lock) >= GROWTH * cost(found[-1]):
+            found.append(lock)
+    return list(dict.fromkeys((*found, locks[-1])))
 
 
 def _polished(
