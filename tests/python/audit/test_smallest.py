@@ -132,7 +132,7 @@ class Drawn(Trials):
     """What is left depends on the draw."""
 
     def __init__(self, left: list[float]) -> None:
-        self.left = left
+        self.left, self._draws = left, (list(range(5)), list(range(5, 10)))
         self.asked: list[tuple[int, int]] = []
 
     def measure(self, lock: object, draw: int, inputs: int) -> list[Agreement]:
@@ -152,6 +152,17 @@ class Drawn(Trials):
 def test_a_lock_holds_in_other_draws_too(left: list[float], holds: bool, always: bool) -> None:
     assert Drawn(left).holds(()) == holds
     assert Drawn(left).always_holds(()) == always
+
+
+def test_the_draw_that_decided_against_a_lock_comes_first_for_the_next() -> None:
+    trials = Drawn([0.0] * 3 + [0.7] + [0.0] * 6)
+    assert not trials.holds(())
+    assert not trials.holds(())
+    assert [draw for draw, _ in trials.asked] == [0, 1, 2, 3, 3]
+    trials.left = [0.0] * 10
+    trials.asked.clear()
+    assert trials.holds(())
+    assert sorted(draw for draw, _ in trials.asked) == list(range(10))
 
 
 def test_a_part_is_looked_at_in_several_draws() -> None:

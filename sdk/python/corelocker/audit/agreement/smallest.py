@@ -107,6 +107,7 @@ class Trials:
         self._examined, self.unit, self._artifact = examined, unit, examined.artifact
         self._groups = group_layers([self._artifact])
         self._signs = read_signs([self._artifact]) if unit == "sign" else []
+        self._draws = list(range(DRAWS)), list(range(DRAWS, 2 * DRAWS))
         leaders = [
             tensor
             for tensor in (group[0].tensor for group in self._groups)
@@ -150,10 +151,22 @@ class Trials:
 
     def holds(self, lock: Lock) -> bool:
         """Whether the lock silences the output in DRAWS draws, and in as many others: of many locks one may hold by luck."""
-        return all(
-            silenced((self.measure(lock, draw, VERIFY) for draw in range(first, first + DRAWS)), DRAWS)
-            for first in (0, DRAWS)
-        )
+        return all(self._silent_in(draws, lock) for draws in self._draws)
+
+    def _silent_in(self, draws: list[int], lock: Lock) -> bool:
+        """Whether nothing is left in these draws. The one that decided against a lock comes first for the next, which is alike."""
+        measured: list[int] = []
+
+        def agreements() -> Iterator[Sequence[Agreement]]:
+            for draw in tuple(draws):
+                measured.append(draw)
+                yield self.measure(lock, draw, VERIFY)
+
+        silent = silenced(agreements(), len(draws))
+        if not silent:
+            draws.remove(measured[-1])
+            draws.insert(0, measured[-1])
+        return silent
 
     def always_holds(self, lock: Lock) -> bool:
         """Whether the lock silences the output in each of twice DRAWS draws."""
