@@ -161,6 +161,18 @@ def test_a_model_of_spectrograms_is_run_on_decibels() -> None:
     assert found.name.endswith(" from -80 to 0")
 
 
+def test_kinds_of_inputs_are_of_one_range() -> None:
+    artifact = Examined.__new__(Examined)
+    artifact.artifact = SimpleNamespace(tensors=())  # type: ignore[assignment]
+    artifact._stats, artifact._kinds = None, 6
+
+    def one(method: str, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        return [torch.relu(inputs[0] - 100).flatten(1).unflatten(1, (8, -1)).mean(2)]
+
+    found = artifact._recipes(Call(one), ONE, TimeLimit())
+    assert {recipe.far for recipe in found} == {" from 0 to 255"}
+
+
 def test_samples(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), np.uint8)
     np.save(tmp_path / "x.npy", images)

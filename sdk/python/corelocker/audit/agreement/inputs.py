@@ -37,12 +37,12 @@ class InputRecipe:
     Attributes:
         name: for people.
         make: gives the columns of `count` calls from a seed.
-        far: whether floats go far beyond a few units.
+        far: the range of floats that go far beyond a few units; empty where they do not.
     """
 
     name: str
     make: Callable[[int, int], Columns]
-    far: bool = False
+    far: str = ""
 
 
 def recipes(method: Method, artifact: Artifact, stats: InputStats | None = None) -> Iterator[InputRecipe]:
@@ -64,7 +64,7 @@ def recipes(method: Method, artifact: Artifact, stats: InputStats | None = None)
     for vocabulary in _vocabularies(artifact) if tokens else (2,):
         for others in (1, 0) if sum(map(_is_index, shapes)) > 1 else (1,):
             for words, scale in ranges:
-                far = words in (RAW_BYTES, DECIBELS)
+                far = words if words in (RAW_BYTES, DECIBELS) else ""
                 yield InputRecipe(_name(shapes) + words, _maker(method, vocabulary, others, scale), far)
 
 
