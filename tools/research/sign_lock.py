@@ -5,10 +5,10 @@
 
 NET is a public ResNet-20 for CIFAR-10 or CIFAR-100, whose attacker has 5,000 images, or one of tools/research/small_nets.py, which
 is trained first on 10,000 images of CIFAR-10 and whose attacker has 1,000 of them. Seed 0 screens: every attack and training from
-scratch run at several peak rates, over 30 or 40 epochs; a thousand images that are not test images choose each side's rate. Then
-the strongest training from scratch and the two strongest attacks are repeated with every seed, over 120 epochs of the small
-networks: a short training tells who starts nearer, a long one who arrives. Seed 0 tries the two best rates of each, other seeds the
-better of them. The seed draws masks, fresh weights and the order of images.
+scratch run at several peak rates in a short training; a thousand images that are not test images choose each side's rate. Then the
+strongest training from scratch and the two strongest attacks are repeated with every seed in a long one: the short training tells
+who starts nearer, the long one who arrives. Seed 0 tries the two best rates of each, other seeds the better of them. The seed
+draws masks, fresh weights and the order of images.
 
 Each finished training is a row of docs/data/sign_lock.json; a run that is started again goes on with what is missing.
 --table prints what each side reaches, the share of the gap regained for each network and seed, and its mean over the seeds.
@@ -45,9 +45,11 @@ Row = dict[str, Any]
 
 ROWS = ROOT / "docs" / "data" / "sign_lock.json"
 RESNET = TrainingRecipe(
-    epochs=30, batch=64, learning_rates=(0.1, 0.03, 0.01), augmentation="shift-flip", bfloat16=BFLOAT16
+    epochs=5, batch=64, learning_rates=(0.1, 0.03, 0.01), augmentation="shift-flip", bfloat16=BFLOAT16
 )
+RESNET_EPOCHS = 30  # of what is repeated, over five thousand images
 SCREENING_EPOCHS, EPOCHS = 40, 120  # over a thousand images
+VIT_SCREENING_EPOCHS = 20
 SCREENING = 0  # the seed that runs everything
 SCRATCH = "scratch"
 SCRATCH_NARROW = "scratch-narrow"  # weights a third as wide, as tuned weights are
@@ -138,14 +140,15 @@ def subject(net: str, folder: Path, work: Path) -> Subject:
     validation, test = held.take(slice(VALIDATION)), held.take(slice(VALIDATION, None))
     if net == "resnet20-cifar10":
         model: nn.Module = load(folder / "checkpoints" / "resnet20-12fca82f.th")
-        return Subject(model, owner.take(slice(5000)), validation, test, RESNET, RESNET.epochs)
+        return Subject(model, owner.take(slice(5000)), validation, test, RESNET, RESNET_EPOCHS)
     if net == "resnet20-cifar100":
         model = load_wide(folder / "checkpoints" / "resnet20_cifar100.pth")
-        return Subject(model, owner.take(slice(5000)), validation, test, RESNET, RESNET.epochs)
+        return Subject(model, owner.take(slice(5000)), validation, test, RESNET, RESNET_EPOCHS)
     recipe = small_nets.NETS[net][1]
     model = small_nets.trained(net, owner, replace(recipe, epochs=small_nets.OWNER_EPOCHS), work)
     rates = (0.003, 0.001, 0.0003) if recipe.optimizer == "adamw" else (0.3, 0.1, 0.03)
-    attacker = replace(recipe, epochs=SCREENING_EPOCHS, learning_rates=rates)
+    screening = VIT_SCREENING_EPOCHS if net == "vit" else SCREENING_EPOCHS
+    attacker = replace(recipe, epochs=screening, learning_rates=rates)
     return Subject(model, owner.take(slice(1000)), validation, test, attacker, EPOCHS)
 
 
