@@ -45,7 +45,7 @@ Row = dict[str, Any]
 
 ROWS = ROOT / "docs" / "data" / "sign_lock.json"
 RESNET = TrainingRecipe(
-    epochs=5, batch=64, learning_rates=(0.1, 0.03, 0.01), augmentation="shift-flip", bfloat16=BFLOAT16
+    epochs=3, batch=64, learning_rates=(0.1, 0.03, 0.01), augmentation="shift-flip", bfloat16=BFLOAT16
 )
 RESNET_EPOCHS = 30  # of what is repeated, over five thousand images
 SCREENING_EPOCHS, EPOCHS = 40, 120  # over a thousand images
@@ -78,9 +78,15 @@ class SplitBench(AttackBench):
     """A bench that remembers (validation, test) accuracy of the last model that it measured, and trains no baseline of its own."""
 
     def __init__(self, target: AttackTarget, validation: DataSet, recipe: TrainingRecipe, seed: int) -> None:
-        self.validation = replace(target, test=validation)
+        self.tested, self.validation = target, replace(target, test=validation)
         self.last = (0.0, 0.0)
         super().__init__(target, replace(FULL, recipe=recipe, share=1.0), seed)
+
+    def at(self, rate: float) -> SplitBench:
+        """This bench with the locked network, for an attack at one peak rate."""
+        self.target = self.tested
+        self.budget = replace(self.budget, recipe=replace(self.budget.recipe, learning_rates=(rate,)))
+        return self
 
     def measure(self, module: nn.Module) -> float:
         tested = super().measure(module)
@@ -187,10 +193,10 @@ def _train(net: str, seed: int, prepared: Subject, planned: Sequence[tuple[str, 
         return
     locked = lock_model(prepared.module, tiers="free=1,full=0", unit="sign", include_io=True, seed=f"signs {seed}")
     target = AttackTarget.of(prepared.module, locked, prepared.train, prepared.test)
+    bench = SplitBench(target, prepared.validation, prepared.recipe, seed)
     for attack, rate in missing:
         started = time.process_time()
-        bench = SplitBench(target, prepared.validation, replace(prepared.recipe, learning_rates=(rate,)), seed)
-        ATTACKS[attack](bench)
+        ATTACKS[attack](bench.at(rate))
         row = {
             "net": net, "seed": seed, "attack": attack, "rate": rate, "validation": round(bench.last[0], 4),
             "test": round(bench.last[1], 4), "locked": round(bench.locked, 4), "original": round(bench.original, 4),
