@@ -12,7 +12,7 @@ import pytest
 import torch
 from corelocker.artifacts import Artifact
 from corelocker.artifacts.detect import open_artifact
-from corelocker.audit.agreement import examined
+from corelocker.audit.agreement import examined, smallest
 from corelocker.audit.agreement.diverse import diversified
 from corelocker.audit.agreement.examined import Examined
 from corelocker.audit.agreement.inputs import read_samples, recipes
@@ -25,7 +25,9 @@ from corelocker.errors import CoreLockerError
 from corelocker.locking.choose import choose_channels
 from corelocker.locking.drawing import lock_artifacts
 from corelocker.locking.options import LockOptions
+from corelocker.locking.planning import given_plan
 from corelocker.locking.requirement import PART_ALONG, STILL_ALONG
+from corelocker.locking.tiers import Unit
 from support.models import exports
 from support.small_artifacts import write_safetensors
 
@@ -211,11 +213,47 @@ def test_the_default_silences_programs(name: str, form: str, kind: str) -> None:
     assert examined.compare(state).most_along == PART_ALONG
     assert len(examined.examinations) > len({e.method.name for e in examined.examinations})
     if kind == "values":
-        return  # of three outputs of an untrained network, some draws of any lock follow one by luck
+        return  # of three outputs of an untrained network, most draws of any lock follow one by luck: see Scores below
     small = find_smallest(examined, ["sign", "value"], (), lambda done, total: None)
     assert small[0]["channels"]
     weights = {t.name: t for t in artifact.tensors}
     assert all(max(c) < weights[n].channels for lock in small for n, c in lock["channels"].items())
+
+
+class Scores(torch.nn.Module):
+    """Three scores of a text, which are no classes. Its inputs have little in common, so a locked network follows by no luck."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.words = torch.nn.Embedding(64, 48)
+        self.middle = torch.nn.Linear(16 * 48, 64)
+        self.head = torch.nn.Linear(64, 3)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = self.head(torch.tanh(self.middle(self.words(tokens).flatten(1))))
+        return scores
+
+
+def scores() -> tuple[torch.nn.Module, tuple[torch.Tensor, ...]]:
+    return Scores(), (torch.zeros(1, 16, dtype=torch.int64),)
+
+
+@pytest.mark.parametrize("unit", ["sign", "value"])
+def test_the_smallest_lock_of_a_network_without_classes(unit: Unit, tmp_path: Path) -> None:
+    weights = {name: value.detach().numpy() for name, value in Scores().state_dict().items()}
+    artifact = open_artifact(write_safetensors(tmp_path / "scores.safetensors", weights))
+    examined = Examined(artifact, factory=f"{__name__}:scores", seconds=0.3)
+    small = find_smallest(examined, [unit], (), lambda done, total: None)[0]["channels"]
+    chosen = {(0, name): tuple(channels) for name, channels in small.items()}
+    left = []
+    for seed in range(5):  # none of those that the search drew
+        plan = given_plan([artifact], chosen, unit=unit, criterion="search", fill="decoy", seed=b"other %d" % seed)
+        (agreement,) = {a.kind: a for a in examined.compare_each(states_of_plan(artifact, plan)[0][0].files)}.values()
+        assert agreement.kind == "values"
+        left.append(agreement.excess)
+    assert np.mean(left) < smallest.MOST_ALONG
+    assert examined.compare({f.name: f.data for f in artifact.files}).value > 0.99
 
 
 class Voice(torch.nn.Module):

@@ -75,6 +75,7 @@ class Together(Trials):
         ]
         self.tried: list[tuple[LayerPart, ...]] = []
         self.until = until
+        self.lucky_below = 0.0
 
     @property
     def large(self) -> float:
@@ -94,6 +95,9 @@ class Together(Trials):
     def always_holds(self, lock: tuple[LayerPart, ...]) -> bool:
         return False
 
+    def confirmed(self, lock: tuple[LayerPart, ...], *, always: bool) -> bool:
+        return cost(lock) >= self.lucky_below
+
 
 def test_a_lock_that_holds_is_made_smaller_part_by_part() -> None:
     trials = Together()
@@ -103,6 +107,28 @@ def test_a_lock_that_holds_is_made_smaller_part_by_part() -> None:
     assert cost(locks[0]) < 0.5 * cost(first)
     assert cost(locks[1]) >= smallest.GROWTH * cost(locks[0])
     assert len(locks[-1]) == 6
+
+
+def test_a_smaller_lock_that_held_by_luck_is_not_taken() -> None:
+    smallest_found = smallest._search(Together(), math.inf, TimeLimit(), lambda done, total: None)[0]
+    trials = Together()
+    trials.lucky_below = cost(smallest_found) + 1
+    locks = smallest._search(trials, math.inf, TimeLimit(), lambda done, total: None)
+    assert trials.lucky_below <= cost(locks[0]) < 2 * trials.lucky_below
+    trials = Together()
+    trials.lucky_below = math.inf
+    locks = smallest._search(trials, math.inf, TimeLimit(), lambda done, total: None)
+    first = next(lock for lock in trials.tried if Together().holds(lock))
+    assert locks[0] == first  # it was not chosen for its size
+
+
+@pytest.mark.parametrize("always", [False, True])
+def test_draws_that_confirm_a_lock_chose_none(always: bool) -> None:
+    trials = Drawn([0.7] * 10 + [0.1] * 4 + [0.1])
+    assert trials.confirmed((), always=always)
+    assert [draw for draw, _ in trials.asked] == list(range(10, 15))
+    assert Drawn([0.0] * 10 + [0.0] * 4 + [0.5]).confirmed((), always=always) != always
+    assert not Drawn([0.0] * 10 + [0.13] * 5).confirmed((), always=always)
 
 
 def test_larger_locks_are_much_larger() -> None:

@@ -4,8 +4,9 @@ Each layer is locked alone, in whole and in part, the cheapest first, and what i
 layers leave together is about the product of what each leaves alone, so the cheapest parts with a small enough product are found
 by arithmetic. The lock of these is drawn several times and run on several kinds of inputs; where it does not hold, a smaller
 product is asked for. Together they leave more or less than the product, so the first lock that holds is then changed, a part at a
-time, as long as it gets smaller and holds. Real inputs leave more than synthetic ones: on these, equal answers are at chance before
-the values of the classes have lost their correlation with the original's. So both must be gone.
+time, as long as it gets smaller and holds. What was chosen so has to hold in further draws. Real inputs leave more than synthetic
+ones: on these, equal answers are at chance before the values of the classes have lost their correlation with the original's. So
+both must be gone.
 
 Some layers turn the classes around and leave all else of the outputs: the last one of a language model. As a small network may
 find its classes again by chance, locks that rely on this are tried only where others are large, and every draw has to hold.
@@ -172,6 +173,11 @@ class Trials:
         """Whether the lock silences the output in each of twice DRAWS draws."""
         return all(silenced([self.measure(lock, draw, VERIFY)], 1) for draw in range(2 * DRAWS))
 
+    def confirmed(self, lock: Lock, *, always: bool) -> bool:
+        """Whether the lock silences the output in DRAWS draws by which no lock was chosen: in their mean, or in each of them."""
+        draws = (self.measure(lock, draw, VERIFY) for draw in range(2 * DRAWS, 3 * DRAWS))
+        return all(silenced([each], 1) for each in draws) if always else silenced(draws, DRAWS)
+
     def alone(self, part: LayerPart) -> LayerPart:
         """The part with what is left of the outputs when nothing else is locked, in the mean of LOOKS draws."""
         left = aligned = 0.0
@@ -281,7 +287,7 @@ def _search(trials: Trials, most: float, time_limit: TimeLimit, progress: Callab
         late = time.process_time() > stop + SECONDS or trying.over
         holds, layers = (trials.always_holds, aligned) if lock in turning else (trials.holds, looked)
         if (not late or place + 1 == len(candidates)) and holds(lock):
-            held = _polished(lock, layers, holds, trying)
+            held = _confirmed(trials, _polished(lock, layers, holds, trying), always=lock in turning)
             return growing((*held, *candidates[place + 1 :], candidates[-1]))
     return []
 
@@ -313,6 +319,16 @@ def _polished(
         if found:
             held.insert(0, other)
             others = iter(cheaper(other, layers)[:NEIGHBORS])
+    return held
+
+
+def _confirmed(trials: Trials, held: list[Lock], *, always: bool) -> list[Lock]:
+    """Without those that only held because many were tried; the last, which was not polished, stays."""
+    try:
+        while len(held) > 1 and not trials.confirmed(held[0], always=always):
+            held = held[1:]
+    except OutOfTimeError:
+        return held[-1:]
     return held
 
 
