@@ -11,12 +11,13 @@ struct ForgedAppAttest: AppAttestService {
 
     func generateKey() async throws -> String { String(decoding: try await ask("generate"), as: UTF8.self) }
 
-    func attestKey(_ key: String, clientDataHash: Data) async throws -> Data { try await object("attest", clientDataHash) }
+    func attestKey(_ key: String, clientDataHash: Data) async throws -> Data { try await object("attest", key, clientDataHash) }
 
-    func generateAssertion(_ key: String, clientDataHash: Data) async throws -> Data { try await object("assert", clientDataHash) }
+    func generateAssertion(_ key: String, clientDataHash: Data) async throws -> Data { try await object("assert", key, clientDataHash) }
 
-    private func object(_ call: String, _ hash: Data) async throws -> Data {
-        try #require(Data(base64Encoded: try await ask("\(call)/\(hash.map { String(format: "%02x", $0) }.joined())")))
+    private func object(_ call: String, _ key: String, _ hash: Data) async throws -> Data {
+        let path = [try #require(Data(base64Encoded: key)), hash].map { $0.map { String(format: "%02x", $0) }.joined() }
+        return try #require(Data(base64Encoded: try await ask("\(call)/\(path.joined(separator: "/"))")))
     }
 
     private func ask(_ call: String) async throws -> Data { try await world.ask("app-attest/\(call)") }

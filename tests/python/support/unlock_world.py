@@ -324,13 +324,14 @@ class ServiceProcess:
                 [sys.executable, "-m", "corelocker", "service", "run", "--config", str(config)],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True,
             )  # fmt: skip
-        for _ in range(600):
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
             try:
                 with requests.Session() as session:
                     session.trust_env = False
                     if session.get(f"{self.url}/readyz", timeout=5).status_code == 200:
                         return
-            except requests.ConnectionError:
+            except (requests.ConnectionError, requests.Timeout):
                 pass
             if self.process.poll() is not None:
                 break
