@@ -14,13 +14,14 @@ import torch
 from corelocker.artifacts import Artifact, open_artifact
 from corelocker.bundle.keystore import Keystore
 from corelocker.cli.app import run
-from corelocker.errors import BaseRevealsError, ConfigError, MalformedArtifactError, NotMeasuredError
+from corelocker.errors import BaseRevealsError, ConfigError, MalformedArtifactError, NotMeasuredError, WeakLockError
+from corelocker.locking import lock as locking
 from corelocker.locking.base import BaseLayer, compare_with_base, locked_signs, most_changed, opened_base, pair_layers
 from corelocker.locking.base_states import Guessed, guessed_state
 from corelocker.locking.choose import choose_channels
 from corelocker.locking.options import LockOptions
 from corelocker.locking.plan import LayerSize
-from corelocker.locking.requirement import BaseMeasurement, Requirement, TierAgreement, check_base
+from corelocker.locking.requirement import BaseMeasurement, Measurement, Requirement, TierAgreement, check_base
 from support.models import export_factories, exports, nets
 from support.small_artifacts import Builder, quantized_layer, trained_like, write_safetensors
 
@@ -332,6 +333,56 @@ def test_another_model_is_no_base(tmp_path: Path, base: Weights) -> None:
 
 
 # --- `lock` ----------------------------------------------------------------------------------------------------------
+
+
+WEAK, SILENT = (
+    Measurement("m", (TierAgreement("free", "classes", value, 0.1, 0.01, 0.0),), "noise", 30) for value in (0.3, 0.1)
+)
+
+
+@pytest.mark.parametrize(
+    ("reveals", "weak", "draws", "refused"),
+    [
+        (False, 7, 8, None),
+        (False, 8, 8, WeakLockError),
+        (True, 0, 4, BaseRevealsError),  # another draw of the largest lock hides no more of what the base has
+    ],
+)
+def test_the_largest_lock_is_drawn_anew(
+    tmp_path: Path,
+    base: Weights,
+    monkeypatch: pytest.MonkeyPatch,
+    reveals: bool,
+    weak: int,
+    draws: int,
+    refused: type[Exception] | None,
+) -> None:
+    """Three plans lock more each time; of the largest, which the fourth is, five draws are tried."""
+    model, public = written(tmp_path, tuned(base), "model"), written(tmp_path, base, "base")
+    found, drawn = [WEAK] * weak + [SILENT] * (8 - weak), []
+
+    def guessed(*given: Any) -> list[BaseMeasurement]:
+        drawn.append(given[1])
+        return [beside(0.3, 0.9, 0.3) if reveals else BaseMeasurement("m", {}, None)]
+
+    monkeypatch.setattr(locking, "measure_base", guessed)
+    monkeypatch.setattr(locking, "measure_locked", lambda *given, **options: [found.pop(0)])
+
+    def lock_beside_base() -> None:
+        corelocker.lock(
+            [model.path], tmp_path / "out", model_id="m", model_version=1, options=LockOptions(base=public.path),
+            keystore=Keystore.create(tmp_path / "keys.json", b"p"),
+        )  # fmt: skip
+
+    if refused is None:
+        lock_beside_base()
+    else:
+        with pytest.raises(refused):
+            lock_beside_base()
+    sizes = [sum(int((map_ > 0).sum()) for map_ in plan.tier_of[0].values()) for plan in drawn]
+    assert len(sizes) == draws
+    assert sizes[0] < sizes[1] < sizes[2] < sizes[3]
+    assert set(sizes[3:]) == {sizes[3]}
 
 
 @pytest.fixture(scope="module")

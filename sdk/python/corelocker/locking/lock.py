@@ -246,8 +246,8 @@ def _check_patterns(artifacts: Sequence[Artifact], exclude: Sequence[str]) -> No
 class _Plans:
     """The plan of the options, and again with another draw, or a larger lock, where the first one turns out too weak.
 
-    `left` counts the plans that may follow; `grows` is whether each takes more by value of what a public base gives away; `allowed`
-    is the time for running the files of all of them.
+    Of the `most` plans each of the first `growing` takes more by value of what a public base gives away; `allowed` is the time for
+    running the files of all of them.
     """
 
     def __init__(
@@ -265,15 +265,12 @@ class _Plans:
             self._small = find_small_locks(artifacts, options, progress, self.allowed)
         self._by_preset = named is not None
         again = options.plan is None and options.seed is None
-        self.left = len(self._small) if self._small else DRAWS if again else 1
-        self.grows = base is not None and answers_base(options) and bool(base.withheld())
-        if self.grows:
-            self.left = ENLARGED
+        self.growing = ENLARGED if base is not None and answers_base(options) and base.withheld() else 1
+        self.most = len(self._small) if self._small else self.growing - 1 + (DRAWS if again else 1)
         self._drawn = 0
 
     def next(self) -> Plan:
         """The next plan."""
-        self.left -= 1
         self._drawn += 1
         options = self._options
         seed = secrets.token_bytes(32) if options.seed is None else options.seed.encode()
@@ -288,9 +285,8 @@ class _Plans:
     def may_follow(self, error: WeakLockError) -> bool:
         """Whether another plan may hold where the last one did not, and there is time to measure it."""
         # Masks and decoys are drawn, and one draw in many leaves more than others; a base knows no draws.
-        if isinstance(error, BaseRevealsError) and not self.grows:
-            return False
-        return bool(self.left and self.allowed.left) and (self._by_preset or error.at_chance)
+        most = self.growing if isinstance(error, BaseRevealsError) else self.most
+        return self._drawn < most and bool(self.allowed.left) and (self._by_preset or error.at_chance)
 
     @property
     def redrawn(self) -> bool:
