@@ -42,8 +42,15 @@ run_gate() {
   elif ("gate_$gate") >"$logs/$gate.log" 2>&1; then
     report PASSED "$gate ($((SECONDS - start)) s)"
   else
-    report FAILED "$gate ($((SECONDS - start)) s), the end of ${logs#"$PWD"/}/$gate.log:" "$(tail -n 40 "$logs/$gate.log")"
+    report FAILED "$gate ($((SECONDS - start)) s), from ${logs#"$PWD"/}/$gate.log:" "$(excerpt "$logs/$gate.log")"
   fi
+}
+
+# excerpt LOG: the lines that tell of failures, which may lie far from its end, and its end.
+excerpt() {
+  grep -nE '✘|[Ee]rror:|FAIL' "$1" | head -n 20
+  echo "[…]"
+  tail -n 30 "$1"
 }
 
 # report RESULT TEXT [LOG]: at once, so that the lines of two gates do not mix.
