@@ -27,7 +27,7 @@ gate 'ruff format' .venv/bin/ruff format --check .
 gate 'mypy' .venv/bin/mypy
 gate 'workflows' tools/check-workflows.sh
 gate 'servers for the tests' tools/debian.sh postgresql softhsm2 chromium nginx caddy haproxy systemd
-gate 'python tests' .venv/bin/python -m pytest -n auto --dist loadfile
+gate 'python tests' .venv/bin/python -m pytest -n auto --dist loadfile --durations=20 --durations-min=20
 gate 'pythons' tools/test-pythons.sh
 gate 'C++ set-up' tools/setup-cpp.sh
 gate 'C++' tools/test-cpp.sh
