@@ -76,10 +76,15 @@ class Together(Trials):
         self.tried: list[tuple[LayerPart, ...]] = []
         self.until = until
         self.lucky_below = 0.0
+        self.small = 0.0
 
     @property
     def large(self) -> float:
         return math.inf
+
+    @property
+    def enough(self) -> float:
+        return self.small
 
     def alone(self, part: LayerPart) -> LayerPart:
         left = 0.5 if len(part.channels) == 8 else 0.8
@@ -120,6 +125,40 @@ def test_a_smaller_lock_that_held_by_luck_is_not_taken() -> None:
     locks = smallest._search(trials, math.inf, TimeLimit(), lambda done, total: None)
     first = next(lock for lock in trials.tried if Together().holds(lock))
     assert locks[0] == first  # it was not chosen for its size
+
+
+def found_at_once() -> tuple[LayerPart, ...]:
+    """The first lock that holds, before it is polished."""
+    trials = Together()
+    smallest._search(trials, math.inf, TimeLimit(), lambda done, total: None)
+    return next(lock for lock in trials.tried if Together().holds(lock))
+
+
+def test_of_small_locks_the_strongest_is_taken() -> None:
+    first, trials = found_at_once(), Together()
+    trials.small = cost(tuple(layer[0] for layer in trials.layers))
+    locks = smallest._search(trials, math.inf, TimeLimit(), lambda done, total: None)
+    assert [(part.layer, len(part.channels)) for part in locks[0]] == [(layer[0].layer, 8) for layer in trials.layers]
+    assert trials.tried[-1] == locks[0]
+    assert trials.tried[-2] == first
+
+    trials = Together(until=trials.tried.index(first) + 1)  # no time for the stronger one
+    trials.small = math.inf
+    assert smallest._search(trials, math.inf, TimeLimit(), lambda done, total: None)[0] == first
+
+    trials = Together()
+    trials.small = cost(first)  # the stronger ones cost more
+    assert smallest._search(trials, math.inf, TimeLimit(), lambda done, total: None)[0] == first
+    assert trials.tried[-1] == first, "and what is small is not polished"
+
+
+def test_polishing_ends_where_a_lock_is_small() -> None:
+    first, trials = found_at_once(), Together()
+    trials.small = 0.9 * cost(first)
+    locks = smallest._search(trials, math.inf, TimeLimit(), lambda done, total: None)
+    held = [lock for lock in trials.tried if Together().holds(lock)]
+    assert [cost(lock) <= trials.small for lock in held] == [False] * (len(held) - 1) + [True]
+    assert locks[0] == held[-1]
 
 
 @pytest.mark.parametrize("always", [False, True])
@@ -254,6 +293,10 @@ class Turning(Trials):
     @property
     def large(self) -> float:
         return self.most
+
+    @property
+    def enough(self) -> float:
+        return 0.0
 
     def alone(self, part: LayerPart) -> LayerPart:
         return replace(part, left=0.7, aligned=0.05 if part.layer == "9" else 0.7)

@@ -149,7 +149,7 @@ class FakeTrials:
     def __init__(self, found: Any, unit: str, exclude: Any) -> None:
         self._clock, self.unit, self.tried = found.limit.clock, unit, 0
         self.layers = [[LayerPart(f"{i}", (0,), float(i + 1))] for i in range(5)]
-        self.large, self.everything = 0.0, 100.0  # nothing is tried because it turns classes around
+        self.large, self.enough, self.everything = 0.0, 0.0, 100.0  # nothing is tried because it turns classes around
         self.looked: list[str] = found.looked
 
     def alone(self, part: LayerPart) -> LayerPart:

@@ -4,9 +4,9 @@ Each layer is locked alone, in whole and in part, the cheapest first, and what i
 layers leave together is about the product of what each leaves alone, so the cheapest parts with a small enough product are found
 by arithmetic. The lock of these is drawn several times and run on several kinds of inputs; where it does not hold, a smaller
 product is asked for. Together they leave more or less than the product, so the first lock that holds is then changed, a part at a
-time, as long as it gets smaller and holds. What was chosen so has to hold in further draws. Real inputs leave more than synthetic
-ones: on these, equal answers are at chance before the values of the classes have lost their correlation with the original's. So
-both must be gone.
+time, as long as it gets smaller and holds. What was chosen so has to hold in further draws. Where the first one is small already,
+the smallest product that is small takes its place: it leaves less. Real inputs leave more than synthetic ones: on these, equal
+answers are at chance before the values of the classes have lost their correlation with the original's. So both must be gone.
 
 Some layers turn the classes around and leave all else of the outputs: the last one of a language model. As a small network may
 find its classes again by chance, locks that rely on this are tried only where others are large, and every draw has to hold.
@@ -60,6 +60,7 @@ DRAWN = 3  # times that a finished lock may be drawn
 LARGER = 3  # locks for the case that no draw of the smallest is silent, beside the one of all layers
 GROWTH = 1.5  # times the bytes of the one before that each of them has at least
 LARGE = 0.005  # share of the weights' bytes above which a lock that turns classes around is tried before
+ENOUGH = 0.00025  # share of the weights' bytes that is small: below it the strongest lock is better than the smallest
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,11 @@ class Trials:
     def large(self) -> float:
         """Bytes of a key above which it is large."""
         return LARGE * self._artifact.lockable_bytes
+
+    @property
+    def enough(self) -> float:
+        """Bytes of a key that nobody needs smaller."""
+        return ENOUGH * self._artifact.lockable_bytes
 
     def holds(self, lock: Lock) -> bool:
         """Whether the lock silences the output in DRAWS draws, and in as many others: of many locks one may hold by luck."""
@@ -274,8 +280,8 @@ def _search(trials: Trials, most: float, time_limit: TimeLimit, progress: Callab
                 if looked[-1][-1].left > UNTOUCHED:
                     break
     wholes = sorted((layer[0] for layer in trials.layers), key=lambda part: part.cost)
-    careful = [lock for product in PRODUCTS if (lock := cheapest(looked, product))]
-    careful += [tuple(wholes[:size]) for size in TOGETHER if size < len(wholes)]
+    by_product = [lock for product in PRODUCTS if (lock := cheapest(looked, product))]
+    careful = by_product + [tuple(wholes[:size]) for size in TOGETHER if size < len(wholes)]
     aligned = [[replace(part, left=part.aligned) for part in layer] for layer in looked]
     turning = {lock for product in PRODUCTS if (lock := cheapest(aligned, product)) and cost(lock) < trials.large}
     small = [lock for lock in careful if cost(lock) < trials.large]
@@ -287,9 +293,22 @@ def _search(trials: Trials, most: float, time_limit: TimeLimit, progress: Callab
         late = time.process_time() > stop + SECONDS or trying.over
         holds, layers = (trials.always_holds, aligned) if lock in turning else (trials.holds, looked)
         if (not late or place + 1 == len(candidates)) and holds(lock):
-            held = _confirmed(trials, _polished(lock, layers, holds, trying), always=lock in turning)
+            if lock not in turning and (stronger := _stronger(lock, by_product, holds, trials.enough)):
+                held = [stronger]
+            else:
+                polished = _polished(lock, layers, holds, trying, trials.enough)
+                held = _confirmed(trials, polished, always=lock in turning)
             return growing((*held, *candidates[place + 1 :], candidates[-1]))
     return []
+
+
+def _stronger(lock: Lock, others: Sequence[Lock], holds: Callable[[Lock], bool], enough: float) -> Lock | None:
+    """The last of the other locks that costs no more than `enough`, where it costs more than `lock` and holds."""
+    small = [other for other in others if cost(lock) < cost(other) <= enough]
+    try:
+        return small[-1] if small and holds(small[-1]) else None
+    except OutOfTimeError:
+        return None
 
 
 def growing(locks: Sequence[Lock]) -> list[Lock]:
@@ -302,13 +321,18 @@ def growing(locks: Sequence[Lock]) -> list[Lock]:
 
 
 def _polished(
-    lock: Lock, layers: Sequence[Sequence[LayerPart]], holds: Callable[[Lock], bool], limit: TimeLimit
+    lock: Lock,
+    layers: Sequence[Sequence[LayerPart]],
+    holds: Callable[[Lock], bool],
+    limit: TimeLimit,
+    enough: float,
 ) -> list[Lock]:
-    """Ever cheaper locks that hold, each one change away from the one before; the cheapest first, `lock` itself last."""
+    """Ever cheaper locks that hold, each one change away from the one before, until one costs no more than `enough`; the cheapest
+    first, `lock` itself last."""
     stop = time.process_time() + POLISHING
     held, tried = [lock], {frozenset(lock)}
     others = iter(cheaper(lock, layers)[:NEIGHBORS])
-    while (other := next(others, None)) and not limit.over and time.process_time() < stop:
+    while cost(held[0]) > enough and (other := next(others, None)) and not limit.over and time.process_time() < stop:
         if frozenset(other) in tried:
             continue
         tried.add(frozenset(other))
