@@ -151,6 +151,11 @@ def test_of_small_locks_the_strongest_is_taken() -> None:
     assert smallest._search(trials, math.inf, TimeLimit(), lambda done, total: None)[0] == first
     assert trials.tried[-1] == first, "and what is small is not polished"
 
+    trials = Together()
+    trials.small = math.inf
+    most = cost(first) + 1  # no more may be spent
+    assert smallest._search(trials, most, TimeLimit(), lambda done, total: None)[0] == first
+
 
 def test_polishing_ends_where_a_lock_is_small() -> None:
     first, trials = found_at_once(), Together()

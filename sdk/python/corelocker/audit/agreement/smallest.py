@@ -293,7 +293,8 @@ def _search(trials: Trials, most: float, time_limit: TimeLimit, progress: Callab
         late = time.process_time() > stop + SECONDS or trying.over
         holds, layers = (trials.always_holds, aligned) if lock in turning else (trials.holds, looked)
         if (not late or place + 1 == len(candidates)) and holds(lock):
-            if lock not in turning and (stronger := _stronger(lock, by_product, holds, trials.enough)):
+            affordable = [other for other in by_product if cost(other) < most]
+            if lock not in turning and (stronger := _stronger(lock, affordable, holds, trials.enough)):
                 held = [stronger]
             else:
                 polished = _polished(lock, layers, holds, trying, trials.enough)
